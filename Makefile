@@ -1,0 +1,75 @@
+# Everything a person or a machine does with this repository. Each target sets up what it needs:
+# Python >= 3.11, make and a C toolchain are enough to begin with.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+SOURCES := bench epp scorers tests
+
+# Without access to managed interpreters; a user's own index settings stay in force.
+UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv --quiet
+COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-annotate
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(STAMP)  ## make the virtual environment from the lock file; quick when nothing changed
+	@:
+
+demo: $(STAMP)  ## Envoy, the picker and three llama.cpp servers, live [SECONDS=20] [JSON=out.json]
+	@$(BIN)/python -m bench.demo $(if $(SECONDS),--seconds "$(SECONDS)") $(if $(JSON),--json "$(JSON)")
+
+check: $(STAMP)  ## format, lint, types, import rules, generated code
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@tools/check-proto $(BIN)/python
+
+test: check unit system  ## everything: check, unit and property tests, system tests
+
+unit: $(STAMP)  ## unit and property tests only [ARGS=pytest arguments]
+	@$(BIN)/python -m pytest tests --ignore=tests/system $(ARGS)
+
+system: $(STAMP)  ## tests with the real Envoy and real llama.cpp servers only [ARGS=pytest arguments]
+	@$(BIN)/python -m pytest tests/system $(ARGS)
+
+bench: $(STAMP)  ## what the picker costs, through Envoy [VERSUS="command line of another picker"]
+	@$(BIN)/python -m bench.overhead $(if $(VERSUS),--versus "$(VERSUS)")
+
+proto: $(STAMP)  ## generate epp/wire/pb from proto/
+	@tools/generate-proto $(BIN)/python .
+
+format: $(STAMP)  ## rewrite the sources in the project's format
+	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+lock: $(STAMP)  ## resolve the lock files again [UPGRADE=1 for newer versions]
+	@echo uv | $(COMPILE) $(if $(UPGRADE),--upgrade) - --output-file requirements/uv.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --output-file requirements/run.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra bench --group dev \
+		--constraints requirements/run.lock --output-file requirements/dev.lock
+
+clean:  ## remove the environment and everything built
+	@rm -rf $(VENV) .build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(BIN)/uv: requirements/uv.lock
+	@tools/make-venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/uv.lock
+	@touch $@
+
+$(STAMP): $(BIN)/uv requirements/uv.lock requirements/dev.lock pyproject.toml
+	@echo "setting up $(VENV)" >&2
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --require-hashes requirements/uv.lock requirements/dev.lock
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: help setup demo check test unit system bench proto format lock clean

@@ -1,0 +1,127 @@
+"""An endpoint picker as its own process: ours, or any program that takes the same flags."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from bench.rig.process import Process, free_port
+from epp.wire.pb import health_pb2
+
+OURS = (sys.executable, "-m", "epp", "serve")
+SERVICE = "inference-extension"
+
+PROFILE: Mapping[str, Any] = {
+    "plugins": [
+        {"type": "queue-scorer"},
+        {"type": "kv-cache-utilization-scorer"},
+        {"type": "prefix-cache-scorer"},
+        {"type": "max-score-picker"},
+    ],
+    "schedulingProfiles": [
+        {
+            "name": "default",
+            "plugins": [
+                {"pluginRef": "queue-scorer", "weight": 2},
+                {"pluginRef": "kv-cache-utilization-scorer", "weight": 2},
+                {"pluginRef": "prefix-cache-scorer", "weight": 3},
+                {"pluginRef": "max-score-picker"},
+            ],
+        }
+    ],
+}
+"""What pickers do without a configuration file, written down."""
+
+
+class Picker(Process):
+    """One picker over a file of endpoints, which is watched: ``set_endpoints`` changes it.
+
+    ``endpoints`` are ``ip:port`` by name, or whole entries of the file. ``config`` is an
+    EndpointPickerConfig without its discovery part, which is added.
+    """
+
+    def __init__(
+        self,
+        *,
+        logs: Path,
+        endpoints: Mapping[str, str] | Sequence[Mapping[str, Any]],
+        config: Mapping[str, Any] = PROFILE,
+        command: Sequence[str] = OURS,
+        flags: Sequence[str] = (),
+        tls: bool = True,
+        name: str = "picker",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.grpc_port, self.health_port, self.metrics_port = free_port(), free_port(), free_port()
+        self.address = f"127.0.0.1:{self.grpc_port}"
+        self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
+        self.tls = tls
+        self.endpoints_file = (logs / f"{name}-endpoints.yaml").absolute()
+        self.config_file = (logs / f"{name}-config.yaml").absolute()
+        self.config_file.parent.mkdir(parents=True, exist_ok=True)
+        self.set_endpoints(endpoints)
+        self.config_file.write_text(json.dumps(_with_discovery(config, self.endpoints_file), indent=1))
+        given = ["--pool-name", "rig", "--config-file", str(self.config_file)]
+        given += ["--grpc-port", str(self.grpc_port), "--grpc-health-port", str(self.health_port)]
+        given += ["--metrics-port", str(self.metrics_port), f"--secure-serving={str(tls).lower()}"]
+        root = str(Path(__file__).resolve().parents[2])
+        super().__init__(
+            name,
+            [*command, *given, "--tracing=false", *flags],
+            log=logs / f"{name}.log",
+            environment={"PYTHONPATH": root, **(environment or {})},
+        )
+
+    def set_endpoints(self, endpoints: Mapping[str, str] | Sequence[Mapping[str, Any]]) -> None:
+        """Replace the endpoints file in one step."""
+        entries = (
+            [_entry(name, address) for name, address in endpoints.items()]
+            if isinstance(endpoints, Mapping)
+            else [dict(entry) for entry in endpoints]
+        )
+        beside = self.endpoints_file.with_suffix(".new")
+        beside.write_text(json.dumps({"endpoints": entries}, indent=1))
+        beside.replace(self.endpoints_file)
+
+    def is_ready(self) -> bool:
+        """SERVING on the health port."""
+        return self.health() == "SERVING"
+
+    def health(self, service: str = SERVICE) -> str:
+        """The answer for one service name, or the gRPC status code's name when there is none."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        with grpc.insecure_channel(f"127.0.0.1:{self.health_port}", options=_LONE_CHANNEL) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            try:
+                answer = check(request, timeout=2.0)
+            except grpc.RpcError as failure:
+                return str(failure.code().name)
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+# Channels to one address share a connection and its reconnect back-off, which starts at a second: a
+# look must not wait for the look before it.
+_LONE_CHANNEL = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+
+
+def _entry(name: str, address: str) -> dict[str, Any]:
+    host, port = address.rsplit(":", 1)
+    return {"name": name, "address": host, "port": port}
+
+
+def _with_discovery(config: Mapping[str, Any], endpoints: Path) -> dict[str, Any]:
+    discovery = {"type": "file-discovery", "parameters": {"path": str(endpoints), "watchFile": True}}
+    return {
+        "apiVersion": "llm-d.ai/v1alpha1",
+        "kind": "EndpointPickerConfig",
+        **config,
+        "plugins": [discovery, *config.get("plugins", ())],
+        "dataLayer": {**config.get("dataLayer", {}), "discovery": {"pluginRef": "file-discovery"}},
+    }

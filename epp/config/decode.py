@@ -1,0 +1,442 @@
+"""YAML text into frozen dataclasses, strictly.
+
+Place:   used for every file a person writes; knows no particular file.
+Ignores: where the text came from (callers pass a name for messages) and what the values are for.
+Rule:    an unknown field, a wrong type or a doubtful document is an error of one line that names file,
+         line, field and remedy. Nothing is guessed and nothing is run: YAML is only composed, never
+         constructed. The one exception that leaves this module is ConfigError.
+Source:  YAML as Kubernetes reads it; Go's time.ParseDuration; Kubernetes resource quantities.
+
+A dataclass field ``block_size_tokens`` is written ``blockSizeTokens``, unless ``metadata`` says
+otherwise (``{"yaml": "defaultRequestTTL"}``). Supported types: str, int, float, bool, Literal,
+``X | None``, ``tuple[X, ...]``, ``Mapping[str, X]``, dataclasses, Section (left for later), Any, and the
+spellings of epp.core.scoring (Seconds, Bytes). A null is an absent field. A ``__post_init__`` may raise
+``ValueError("fieldName: what is wrong")``; it is given file, line and path here.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias, TypeVar, cast
+
+import yaml
+
+from epp.core.scoring import Spelling
+
+T = TypeVar("T")
+
+MAX_CHARACTERS = 1 << 20
+MAX_NODES = 200_000
+"""After the expansion of aliases, which may repeat each other's content."""
+MAX_NUMBER = 1 << 63
+
+_HERE = "the record's own section"
+
+
+class ConfigError(ValueError):
+    """What is wrong with a configuration, in one line for the person who wrote it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+# --- documents ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a document, with the place where it stands."""
+
+    node: yaml.Node
+    file: str
+    path: str = ""
+
+    def error(self, message: str) -> ConfigError:
+        """An error at this place."""
+        where = f"{self.file}:{self.line}"
+        return ConfigError(f"{where}: {self.path}: {message}" if self.path else f"{where}: {message}")
+
+    @property
+    def line(self) -> int:
+        """Where it begins, counted from 1."""
+        return int(self.node.start_mark.line) + 1
+
+    def empty(self, name: str) -> "Section":
+        """An empty mapping in the place of a field that is not there."""
+        node = yaml.MappingNode(_TAG + "map", [], self.node.start_mark, self.node.end_mark)
+        return Section(node, self.file, f"{self.path}.{name}" if self.path else name)
+
+    def fields(self) -> dict[str, "Section"]:
+        """The fields of a mapping; an error if this is none. Fields that are null are left out."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.error(f"expected a mapping, got {shown(self.node)}")
+        return {
+            key.value: Section(value, self.file, f"{self.path}.{key.value}" if self.path else key.value)
+            for key, value in self.node.value
+            if value.tag != _NULL
+        }
+
+    def items(self) -> list["Section"]:
+        """The items of a list; an error if this is none."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise self.error(f"expected a list, got {shown(self.node)}")
+        return [Section(node, self.file, f"{self.path}[{i}]") for i, node in enumerate(self.node.value)]
+
+    def at(self, *names: str) -> "Section":
+        """The field with this name, or this section itself where there is none."""
+        section = self
+        for name in names:
+            if not isinstance(section.node, yaml.MappingNode):
+                return section
+            section = section.fields().get(name, section)
+        return section
+
+
+Here: TypeAlias = typing.Annotated[Section, _HERE]
+"""The type of a field that the decoder fills with the record's own section."""
+
+
+def parse(text: str, file: str) -> Section:
+    """One YAML document, checked: plain values only, no key twice, bounded."""
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{file}: is larger than {MAX_CHARACTERS >> 20} MiB")
+    try:
+        node = _compose(text)
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_syntax(error, file)) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{file}: is not YAML text: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: is nested too deeply") from None
+    if node is None or node.tag == _NULL:
+        raise ConfigError(f"{file}: is empty")
+    _check(node, file)
+    return Section(node, file)
+
+
+def decode(text: str, file: str, target: type[T]) -> T:
+    """The whole of ``text`` as a ``target``; ``file`` is its name in messages."""
+    return read(parse(text, file), target)
+
+
+def read(section: Section, target: type[T]) -> T:
+    """A section as a ``target``."""
+    try:
+        return cast(T, _read(section, target))
+    except RecursionError:
+        raise section.error("is nested too deeply") from None
+
+
+def shown(node: yaml.Node) -> str:
+    """A value for an error message."""
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    text = str(node.value)
+    text = text if len(text) <= 40 else text[:37] + "..."
+    if node.tag == _NULL:
+        return "nothing"
+    return json.dumps(text, ensure_ascii=False) if node.tag == _STR else text
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``, did you mean "x"?`` or nothing."""
+    known = list(known)
+    same = [other for other in known if other.lower() == name.lower()]
+    close = same or get_close_matches(name, known, n=1, cutoff=0.6)
+    return f', did you mean "{close[0]}"?' if close else ""
+
+
+# --- YAML --------------------------------------------------------------------------------------------
+
+_TAG = "tag:yaml.org,2002:"
+_NULL, _BOOL, _INT, _FLOAT, _STR = (_TAG + name for name in ("null", "bool", "int", "float", "str"))
+_MERGE = _TAG + "merge"
+_PLAIN_TAGS = frozenset({_NULL, _BOOL, _INT, _FLOAT, _STR, _TAG + "map", _TAG + "seq"})
+_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_LOADER):  # type: ignore[misc, valid-type]
+    """Composes only. Fewer plain values are special than in YAML 1.1: no dates, octal or base 60."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+
+
+def _resolve(tag: str, pattern: str, first: str) -> None:
+    _Loader.add_implicit_resolver(tag, re.compile(pattern), list(first))
+
+
+_resolve(_NULL, r"^(?:~|null|Null|NULL|)$", "~nN")
+_Loader.yaml_implicit_resolvers[""] = [(_NULL, re.compile(r"^$"))]
+_resolve(
+    _BOOL, r"^(?:true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$", "tTfFyYnNoO"
+)
+_resolve(_INT, r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789")
+_resolve(
+    _FLOAT,
+    r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+    "-+.0123456789",
+)
+_resolve(_MERGE, r"^<<$", "<")
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        return cast("yaml.Node | None", loader.get_single_node())
+    finally:
+        loader.dispose()
+
+
+def _syntax(error: yaml.MarkedYAMLError, file: str) -> str:
+    mark = error.problem_mark or error.context_mark
+    where = f"{file}:{mark.line + 1}" if mark else file
+    if error.context == "expected a single document in the stream":
+        return f'{where}: holds more than one document, remove all from the second "---" on'
+    return f"{where}: is not valid YAML: {error.problem or error.context}"
+
+
+def _check(root: yaml.Node, file: str) -> None:
+    """Every node, aliases expanded: their number, tags, and the keys of mappings."""
+    waiting, count = [Section(root, file)], 0
+    while waiting:
+        section = waiting.pop()
+        count += 1
+        if count > MAX_NODES:
+            raise ConfigError(f"{file}: holds more than {MAX_NODES} values once its aliases are expanded")
+        node = section.node
+        if node.tag not in _PLAIN_TAGS:
+            raise section.error(f'the tag "{node.tag}" is not supported, write a plain value')
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(section, node)
+            waiting.extend(section.fields().values())
+        elif isinstance(node, yaml.SequenceNode):
+            waiting.extend(section.items())
+
+
+def _check_keys(section: Section, node: yaml.MappingNode) -> None:
+    seen: dict[str, int] = {}
+    for key, _ in node.value:
+        place = Section(key, section.file, section.path)
+        if key.tag == _MERGE:
+            raise place.error('merge keys ("<<") are not supported, write the fields out')
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in _PLAIN_TAGS:
+            raise place.error(f"field names are plain text, got {shown(key)}")
+        if key.value in seen:
+            raise place.error(f'"{key.value}" is there twice, first in line {seen[key.value]}')
+        seen[key.value] = key.start_mark.line + 1
+
+
+# --- values ------------------------------------------------------------------------------------------
+
+
+def _read(section: Section, hint: Any) -> Any:
+    if hint is Section:
+        return section
+    if hint is Any:
+        return _anything(section)
+    if hint in _SCALARS:
+        return _SCALARS[hint](section)
+    if dataclasses.is_dataclass(hint):
+        return _record(section, cast(type, hint))
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        spelling = next((mark for mark in arguments[1:] if mark in _SPELLINGS), None)
+        return _SPELLINGS[spelling](section) if spelling else _read(section, arguments[0])
+    if origin is Literal:
+        return _choice(section, arguments)
+    if origin is tuple and arguments[1:] == (...,):
+        return tuple(_read(item, arguments[0]) for item in section.items())
+    if origin in (dict, Mapping) and arguments[0] is str:
+        return {name: _read(value, arguments[1]) for name, value in section.fields().items()}
+    if origin in (typing.Union, types.UnionType):
+        return _either(section, [argument for argument in arguments if argument is not types.NoneType])
+    raise TypeError(f"{section.path}: a parameter of type {hint} cannot be written in a configuration")
+
+
+def _record(section: Section, target: type[T]) -> T:
+    given = section.fields()
+    wanted = _wanted(cast("Hashable", target))
+    for name, part in given.items():
+        if name not in wanted:
+            raise part.error("unknown field" + (suggestion(name, wanted) or _all_of(wanted)))
+    values: dict[str, Any] = {}
+    for name, (attribute, hint, required) in wanted.items():
+        if name in given:
+            values[attribute] = _read(given[name], hint)
+        elif required:
+            raise section.error(f'"{name}" is missing')
+    for attribute in _own_place(cast("Hashable", target)):
+        values[attribute] = section
+    try:
+        return target(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise _blamed(section, given, str(error)) from None
+
+
+def _blamed(section: Section, given: Mapping[str, Section], message: str) -> ConfigError:
+    """An error of a ``__post_init__``, at the field it names first, if it names one."""
+    name, colon, rest = message.partition(": ")
+    return given[name].error(rest) if colon and name in given else section.error(message)
+
+
+def _all_of(wanted: Mapping[str, Any]) -> str:
+    return f", known are {', '.join(wanted)}" if wanted else ", there are none here"
+
+
+@lru_cache(maxsize=256)
+def _wanted(target: type) -> dict[str, tuple[str, Any, bool]]:
+    """By name in YAML: the attribute, its type, and whether it has to be there."""
+    hints = typing.get_type_hints(target, include_extras=True)
+    return {
+        field.metadata.get("yaml") or camel(field.name): (field.name, hints[field.name], _is_required(field))
+        for field in dataclasses.fields(target)
+        if field.init and hints[field.name] != Here
+    }
+
+
+@lru_cache(maxsize=256)
+def _own_place(target: type) -> list[str]:
+    hints = typing.get_type_hints(target, include_extras=True)
+    return [field.name for field in dataclasses.fields(target) if hints[field.name] == Here]
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def camel(name: str) -> str:
+    """``block_size_tokens`` as ``blockSizeTokens``."""
+    first, *rest = name.split("_")
+    return first + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
+def _either(section: Section, hints: list[Any]) -> Any:
+    if len(hints) == 1:
+        return _read(section, hints[0])
+    wrong: ConfigError | None = None
+    for hint in hints:
+        try:
+            return _read(section, hint)
+        except ConfigError as error:
+            wrong = wrong or error
+    raise wrong or section.error("no value fits here")
+
+
+def _choice(section: Section, values: tuple[Any, ...]) -> Any:
+    text = _text(section)
+    if text in values:
+        return text
+    choices = ", ".join(f'"{value}"' for value in values)
+    raise section.error(f"expected one of {choices}, got {shown(section.node)}" + suggestion(text, values))
+
+
+def _anything(section: Section) -> Any:
+    if isinstance(section.node, yaml.MappingNode):
+        return {name: _anything(part) for name, part in section.fields().items()}
+    if isinstance(section.node, yaml.SequenceNode):
+        return tuple(_anything(part) for part in section.items())
+    for tag, reader in ((_BOOL, _boolean), (_INT, _integer), (_FLOAT, _number)):
+        if section.node.tag == tag:
+            return reader(section)
+    return section.node.value if section.node.tag == _STR else None
+
+
+def _text(section: Section) -> str:
+    if section.node.tag == _STR:
+        return str(section.node.value)
+    quotes = ", put it in quotes" if isinstance(section.node, yaml.ScalarNode) else ""
+    raise section.error(f"expected a string, got {shown(section.node)}{quotes}")
+
+
+def _boolean(section: Section) -> bool:
+    if section.node.tag != _BOOL:
+        raise section.error(f"expected true or false, got {shown(section.node)}")
+    return section.node.value.lower() in {"true", "yes", "on"}
+
+
+def _integer(section: Section) -> int:
+    if section.node.tag != _INT:
+        raise section.error(f"expected an integer, got {shown(section.node)}")
+    digits = section.node.value.replace("_", "")
+    value = int(digits) if len(digits) <= 20 else MAX_NUMBER
+    if abs(value) >= MAX_NUMBER:
+        raise section.error(f"the number {shown(section.node)} is too large")
+    return value
+
+
+def _number(section: Section) -> float:
+    if section.node.tag not in {_INT, _FLOAT}:
+        raise section.error(f"expected a number, got {shown(section.node)}")
+    text = section.node.value.replace("_", "").lower()
+    value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    if not math.isfinite(value):
+        raise section.error(f"expected a finite number, got {shown(section.node)}")
+    return value
+
+
+# --- spellings ---------------------------------------------------------------------------------------
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
+_DURATION = re.compile(rf"[-+]?(?:0|(?:{_PART})+)", re.ASCII)
+_QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))(?:([eE][-+]?\d{1,2})|([numkMGTPE]|[KMGTPE]i)?)", re.ASCII)
+_SUFFIXES = {
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("numkMGTPE", start=-3) if power < 0},
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
+}
+
+
+def duration(text: str) -> float | None:
+    """A Go duration in seconds; None if it is none."""
+    if len(text) > 64 or not _DURATION.fullmatch(text):
+        return None
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, text, re.ASCII))
+    return -seconds if text.startswith("-") else seconds
+
+
+def quantity(text: str) -> int | None:
+    """A Kubernetes quantity as a whole number, rounded up; None if it is none or too large."""
+    parts = _QUANTITY.fullmatch(text) if len(text) <= 64 else None
+    if parts is None:
+        return None
+    number, exponent, suffix = parts.groups()
+    value = Decimal(number + (exponent or "")) * _SUFFIXES.get(suffix or "", Decimal(1))
+    return math.ceil(value) if abs(value) < MAX_NUMBER else None
+
+
+def _duration(section: Section) -> float:
+    value = duration(section.node.value) if section.node.tag == _STR else None
+    if value is None and section.node.tag == _INT and section.node.value == "0":
+        value = 0.0
+    if value is None:
+        raise section.error(
+            f'expected a duration such as "500ms", "2s" or "1m30s", got {shown(section.node)}'
+        )
+    return value
+
+
+def _quantity(section: Section) -> int:
+    value = quantity(section.node.value) if isinstance(section.node, yaml.ScalarNode) else None
+    if value is None:
+        raise section.error(f'expected a quantity such as 1000, "512Mi" or "1G", got {shown(section.node)}')
+    return value
+
+
+_SCALARS: dict[Any, Callable[[Section], Any]] = {str: _text, bool: _boolean, int: _integer, float: _number}
+_SPELLINGS: dict[Any, Callable[[Section], Any]] = {
+    Spelling.DURATION: _duration,
+    Spelling.QUANTITY: _quantity,
+}

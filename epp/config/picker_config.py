@@ -1,0 +1,561 @@
+"""``EndpointPickerConfig``: what a picker's configuration file says, and the plugins made of it.
+
+Place:   ``load`` reads the text, ``build`` makes plugins; epp.main does both and hands the parts on.
+Ignores: files, flags and where plugin types come from (``types`` is a mapping; it may import lazily).
+Rule:    what is known upstream and not supported here is refused by name, never accepted silently;
+         what has no effect upstream either is a warning.
+Source:  llm-d-router v0.10 (``llm-d.ai/v1alpha1``), its later ``llm-d.ai/v1``, and GIE v1.5
+         (``inference.networking.x-k8s.io/v1alpha1``).
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from epp.config.decode import ConfigError, Here, Section, camel, parse, read, suggestion
+from epp.core.apis import DEFAULT_PARSERS, Parser
+from epp.core.scheduling import Profile
+from epp.core.scoring import Bytes, Filter, Kind, Picker, Producer, Scorer, Seconds, kinds
+
+API_VERSIONS = ("llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1")
+KIND = "EndpointPickerConfig"
+DEFAULT_FILE = "default configuration"
+DEFAULT_TEXT = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: queue-scorer
+- type: kv-cache-utilization-scorer
+- type: prefix-cache-scorer
+- type: inflight-load-producer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - {pluginRef: queue-scorer, weight: 2}
+  - {pluginRef: kv-cache-utilization-scorer, weight: 2}
+  - {pluginRef: prefix-cache-scorer, weight: 3}
+  - {pluginRef: max-score-picker}
+"""
+"""What is used without a file: upstream's default."""
+
+UNSUPPORTED_TYPES = frozenset(
+    """
+    agent-identity always-disagg-multimodal-decider always-disagg-pd-decider burst-prefix-cache-producer
+    by-label by-label-selector concurrency-detector context-length-aware data-parallel-profile-handler
+    dcgm-data-source dcgm-extractor decode-filter destination-endpoint-served-verifier
+    disagg-headers-handler disagg-profile-handler disaggregatedset-rollout-screener edf-ordering-policy
+    encode-filter endpoint-attribute-filter endpoint-attribute-scorer endpoint-notification-source
+    fcfs-ordering-policy global-strict-fairness-policy header-label-affinity-scorer
+    header-profile-handler k8s-notification-source latency-scorer latency-slo-admitter load-aware-scorer
+    mm-embeddings-cache-producer mm-embeddings-cache-scorer models-data-extractor models-data-source
+    multicluster-approx-prefix-cache-producer multicluster-file-discovery
+    multicluster-kv-cache-utilization-scorer multicluster-metrics-data-source
+    multicluster-metrics-extractor multicluster-prefix-cache-scorer multicluster-queue-scorer
+    multicluster-session-affinity-filter no-hit-lru-scorer p2p-source-producer pd-profile-handler
+    precise-prefix-cache-producer precise-prefix-cache-scorer predicted-latency-producer
+    predicted-latency-scorer prefill-filter prefill-header-handler prefix-based-pd-decider
+    prefix-cache-affinity-filter priority-holdback-policy priority-then-time-eviction-order-policy
+    probabilistic-admitter program-aware-fairness request-attribute-reporter round-robin-fairness-policy
+    session-affinity-filter session-affinity-scorer session-id-producer sglanghttp-parser
+    sheddable-eviction-filter slo-deadline-ordering-policy slo-headroom-tier-filter
+    soft-reflective-ceiling-policy static-usage-limit-policy token-load-scorer token-producer tokenizer
+    topology-affinity-filter topology-affinity-scorer topology-extractor utilization-detector
+    utilization-filter vertexai-parser vllmgrpc-parser
+    """.split()
+)
+"""Plugin types that upstream has and this version has not."""
+
+GATES = ("flowControl", "haPopulateNonLeaderDatastore", "enableLegacyMetrics")
+NOT_SUPPORTED = "is not supported by this version"
+
+
+# --- the file ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginEntry:
+    """One entry of ``plugins``; ``name`` is ``type`` where there is none."""
+
+    type: str
+    name: str = ""
+    parameters: Section | None = None
+    at: Here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The name of a plugin, where it is used."""
+
+    plugin_ref: str
+    at: Here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilePlugin:
+    """A plugin in a scheduling profile; the weight counts for scorers, 1 where there is none."""
+
+    plugin_ref: str
+    weight: float | None = None
+    at: Here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulingProfile:
+    """One way of choosing."""
+
+    name: str
+    plugins: tuple[ProfilePlugin, ...] = ()
+    at: Here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """A metrics source with what is made of its metrics."""
+
+    plugin_ref: str
+    extractors: tuple[Reference, ...] = ()
+    at: Here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """Where endpoints come from: ``pluginRef``, in newer files ``endpoints.pluginRef``."""
+
+    plugin_ref: str = ""
+    endpoints: Reference | None = None
+    at: Here
+
+    def __post_init__(self) -> None:
+        if bool(self.plugin_ref) == (self.endpoints is not None):
+            raise ValueError("give either pluginRef or endpoints.pluginRef")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataLayer:
+    """What is read from where."""
+
+    inject_defaults: bool = True
+    sources: tuple[DataSource, ...] = ()
+    discovery: Discovery | None = None
+    peer_discovery: Section | None = None
+    cross_replica_syncer_plugin_ref: Section | None = None
+    cross_replica_sync_interval: Section | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHandler:
+    """How request bodies are read."""
+
+    parsers: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorityBand:
+    """Limits of one priority; read and not used."""
+
+    priority: int = 0
+    max_bytes: Bytes | None = None
+    max_requests: Bytes | None = None
+    fairness_policy_ref: str = ""
+    ordering_policy_ref: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaturationDetector:
+    """Read and not used."""
+
+    plugin_ref: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowControl:
+    """Queues in the picker; has no effect without its feature gate, here as upstream."""
+
+    max_bytes: Bytes | None = None
+    max_requests: Bytes | None = None
+    default_request_ttl: Seconds | None = field(default=None, metadata={"yaml": "defaultRequestTTL"})
+    no_endpoint_request_ttl: Seconds | None = field(default=None, metadata={"yaml": "noEndpointRequestTTL"})
+    default_priority_band: PriorityBand | None = None
+    default_negative_priority_band: PriorityBand | None = None
+    priority_bands: tuple[PriorityBand, ...] = ()
+    usage_limit_policy_plugin_ref: str = ""
+    saturation_detector: SaturationDetector | None = None
+    enable_eviction: bool = False
+    at: Here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointPickerConfig:
+    """A whole file."""
+
+    api_version: str
+    kind: str
+    feature_gates: tuple[str, ...] = ()
+    plugins: tuple[PluginEntry, ...] = ()
+    scheduling_profiles: tuple[SchedulingProfile, ...] = ()
+    request_handler: RequestHandler | None = None
+    parser: Reference | None = None
+    data_layer: DataLayer | None = None
+    flow_control: FlowControl | None = None
+    saturation_detector: Section | None = None
+    at: Here
+
+
+def load(text: str, file: str) -> EndpointPickerConfig:
+    """A configuration's text as what it says; ``file`` is its name in messages."""
+    root = parse(text, file)
+    given = root.fields()
+    for name, values in (("apiVersion", API_VERSIONS), ("kind", (KIND,))):
+        if name not in given:
+            raise root.error(f'"{name}" is missing, write {name}: {values[0]}')
+        value = read(given[name], str)
+        if value not in values:
+            expected = " or ".join(f'"{known}"' for known in values)
+            raise given[name].error(f'expected {expected}, got "{value}"')
+    config = read(root, EndpointPickerConfig)
+    _refuse_unsupported(config)
+    return config
+
+
+def load_default() -> EndpointPickerConfig:
+    """What is used without a file."""
+    return load(DEFAULT_TEXT, DEFAULT_FILE)
+
+
+def _refuse_unsupported(config: EndpointPickerConfig) -> None:
+    gates = config.at.at("featureGates")
+    for gate in config.feature_gates:
+        name, _, value = gate.partition("=")
+        if name not in GATES:
+            raise gates.error(f'unknown feature gate "{name}"' + suggestion(name, GATES))
+        if value.strip().lower() not in {"", "true", "false"} or gate.endswith("="):
+            raise gates.error(f'expected "{name}", "{name}=true" or "{name}=false", got "{gate}"')
+        if value.strip().lower() != "false" and name != "haPopulateNonLeaderDatastore":
+            raise gates.error(f'"{name}" {NOT_SUPPORTED}, remove it')
+    layer = config.data_layer or DataLayer()
+    for section in (
+        layer.peer_discovery,
+        layer.cross_replica_syncer_plugin_ref,
+        layer.cross_replica_sync_interval,
+        config.saturation_detector,
+    ):
+        if section is not None:
+            raise section.error(f"{NOT_SUPPORTED}, remove it")
+
+
+# --- the plugins -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """Everything a configuration made: what chooses, what reads, and where endpoints come from."""
+
+    profile: Profile
+    producers: tuple[tuple[str, Producer], ...]
+    parsers: tuple[Parser, ...]
+    discovery: Any | None
+    """The discovery plugin's settings (scorers.file_discovery.FileDiscovery); None: not by a plugin."""
+    metrics_source: Any | None
+    """scorers.metrics_data_source.MetricsDataSource; None: metrics are not read."""
+    extractor: Any | None
+    """scorers.core_metrics_extractor.CoreMetricsExtractor; None: metrics are not read."""
+    warnings: tuple[str, ...]
+    """One line each, for the log: what was written and has no effect."""
+
+
+def build(config: EndpointPickerConfig, types: Mapping[str, type]) -> Assembly:
+    """Make the plugins that ``config`` names; ``types`` by plugin type name."""
+    return _Builder(config, types).build()
+
+
+@dataclass(slots=True)
+class _Plugin:
+    """One plugin, with where it is configured (None: added here)."""
+
+    name: str
+    kinds: frozenset[Kind]
+    plugin: Any
+    entry: PluginEntry | None
+    is_used: bool = False
+
+
+class _Builder:
+    def __init__(self, config: EndpointPickerConfig, types: Mapping[str, type]) -> None:
+        self._config = config
+        self._types = types
+        self._plugins: dict[str, _Plugin] = {}
+        self._warnings: list[str] = []
+
+    def build(self) -> Assembly:
+        for entry in self._config.plugins:
+            self._configure(entry)
+        self._check_handler()
+        profile = self._profile()
+        profile, producers = self._connect(profile)
+        parsers = self._parsers()
+        source, extractor = self._metrics()
+        discovery = self._discovery()
+        self._warn_of_what_has_no_effect()
+        return Assembly(
+            profile=profile,
+            producers=producers,
+            parsers=parsers,
+            discovery=discovery,
+            metrics_source=source,
+            extractor=extractor,
+            warnings=tuple(self._warnings),
+        )
+
+    # --- making and finding ---
+
+    def _configure(self, entry: PluginEntry) -> None:
+        name = entry.name or entry.type
+        if name in self._plugins:
+            first = self._plugins[name].entry
+            where = f", first in line {first.at.line}" if first else ""
+            raise entry.at.error(f'the name "{name}" is there twice{where}; give each plugin its own name')
+        plugin_type = self._type(entry.type, entry.at.at("type"))
+        parameters = entry.parameters or entry.at.empty("parameters")
+        for parameter in dataclasses.fields(plugin_type):
+            reason, written = parameter.metadata.get("deprecated"), camel(parameter.name)
+            if reason and written in parameters.fields():
+                self._warn(parameters.at(written), f"is deprecated: {reason}")
+        plugin = self._made(entry.type, plugin_type, parameters)
+        self._plugins[name] = _Plugin(name, kinds(plugin_type), plugin, entry)
+
+    def _type(self, name: str, at: Section) -> type:
+        if name not in self._types:
+            if name in UNSUPPORTED_TYPES:
+                raise at.error(f'the plugin type "{name}" {NOT_SUPPORTED}')
+            hint = suggestion(name, self._types) or ", is the package that has it installed?"
+            raise at.error(f'unknown plugin type "{name}"{hint}')
+        try:
+            plugin_type = self._types[name]
+        except ConfigError as error:
+            raise at.error(str(error)) from error
+        if not dataclasses.is_dataclass(plugin_type) or not kinds(plugin_type):
+            raise at.error(f'the plugin type "{name}" is no dataclass with the methods of a plugin')
+        return plugin_type
+
+    def _add(self, plugin_type: str) -> _Plugin:
+        """A plugin that was not configured, with its defaults, named as its type."""
+        found = self._type(plugin_type, self._config.at)
+        plugin = self._made(plugin_type, found, self._config.at.empty(plugin_type))
+        added = self._plugins[plugin_type] = _Plugin(plugin_type, kinds(found), plugin, None)
+        return added
+
+    def _made(self, name: str, plugin_type: type, parameters: Section) -> Any:
+        try:
+            return read(parameters, plugin_type)
+        except (TypeError, NameError) as error:  # a field whose type cannot be written in YAML
+            raise parameters.error(f'the plugin type "{name}" is faulty: {error}') from error
+
+    def _referred(self, name: str, at: Section, *wanted: Kind) -> _Plugin:
+        """The plugin called ``name``, which has to be of one of the kinds ``wanted``, if any are given."""
+        place = at.at("pluginRef")
+        found = self._plugins.get(name)
+        if found is None:
+            hint = suggestion(name, self._plugins) or ", add it to plugins"
+            raise place.error(f'there is no plugin "{name}"{hint}')
+        if wanted and not found.kinds & set(wanted):
+            raise place.error(f'"{name}" is a {_spoken(found.kinds)}, expected a {_spoken(wanted)}')
+        found.is_used = True
+        return found
+
+    def _of_type(self, plugin_type: str) -> list[_Plugin]:
+        return [
+            each
+            for each in self._plugins.values()
+            if (each.entry.type if each.entry else each.name) == plugin_type
+        ]
+
+    def _of_kind(self, *wanted: Kind) -> list[_Plugin]:
+        return [each for each in self._plugins.values() if each.kinds & set(wanted)]
+
+    def _warn(self, at: Section, message: str) -> None:
+        self._warnings.append(str(at.error(message)))
+
+    # --- scheduling ---
+
+    def _check_handler(self) -> None:
+        handlers, profiles = self._of_kind(Kind.PROFILE_HANDLER), self._config.scheduling_profiles
+        for handler in handlers:
+            handler.is_used = True
+        if len(handlers) > 1 and handlers[1].entry:
+            raise handlers[1].entry.at.error("there is more than one profile handler, keep one")
+        names = [profile.name for profile in profiles]
+        for profile in profiles:
+            if names.count(profile.name) > 1:
+                raise profile.at.error(f'the profile name "{profile.name}" is there twice')
+        if len(profiles) > 1:
+            raise self._config.at.at("schedulingProfiles").error(
+                f"{len(profiles)} profiles, but single-profile-handler takes one, and a handler that "
+                f"chooses between profiles {NOT_SUPPORTED}"
+            )
+
+    def _profile(self) -> Profile:
+        """The one profile; without any, all filters, scorers and pickers there are."""
+        filters: list[tuple[str, Filter]] = []
+        scorers: list[tuple[str, Scorer, float]] = []
+        pickers: list[_Plugin] = []
+        for each, weight, at in self._profile_plugins():
+            each.is_used = True
+            if Kind.FILTER in each.kinds:
+                filters.append((each.name, each.plugin))
+            if Kind.SCORER in each.kinds:
+                scorers.append((each.name, each.plugin, 1.0 if weight is None else weight))
+            elif weight is not None:
+                self._warn(at, f'the weight of "{each.name}" has no effect, it is no scorer')
+            if Kind.PICKER in each.kinds:
+                pickers.append(each)
+            if len(pickers) > 1:
+                raise at.error(f'"{pickers[0].name}" and "{pickers[1].name}" are both pickers, keep one')
+        if not scorers:
+            self._warn(self._config.at, "no scorers: endpoints are picked without looking at their load")
+        picker = pickers[0] if pickers else self._default_picker()
+        picker.is_used = True
+        profiles = self._config.scheduling_profiles
+        return Profile(
+            name=profiles[0].name if profiles else "default",
+            filters=filters,
+            scorers=scorers,
+            picker=(picker.name, picker.plugin),
+        )
+
+    def _profile_plugins(self) -> Iterable[tuple[_Plugin, float | None, Section]]:
+        choosing = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
+        if not self._config.scheduling_profiles:
+            yield from [(each, None, self._config.at.at("plugins")) for each in self._of_kind(*choosing)]
+            return
+        seen: set[str] = set()
+        for use in self._config.scheduling_profiles[0].plugins:
+            each = self._referred(use.plugin_ref, use.at)
+            if use.plugin_ref in seen:
+                raise use.at.at("pluginRef").error(f'"{use.plugin_ref}" is there twice')
+            seen.add(use.plugin_ref)
+            if not each.kinds & set(choosing):
+                self._warn(use.at, f'"{each.name}" has no effect here, it is a {_spoken(each.kinds)}')
+            yield each, use.weight, use.at
+
+    def _default_picker(self) -> _Plugin:
+        configured = self._of_kind(Kind.PICKER)
+        return configured[0] if configured else self._add("max-score-picker")
+
+    # --- what plugins need of each other ---
+
+    def _connect(self, profile: Profile) -> tuple[Profile, tuple[tuple[str, Producer], ...]]:
+        """Add the producers that plugins in use need, and tell each plugin its producers' names."""
+        filters = [(name, self._connected(name)) for name, _ in profile.filters]
+        scorers = [(name, self._connected(name), weight) for name, _, weight in profile.scorers]
+        picker: tuple[str, Picker] = (profile.picker[0], self._connected(profile.picker[0]))
+        producers: dict[str, Producer] = {}
+        while missing := [each for each in self._of_kind(Kind.PRODUCER) if each.name not in producers]:
+            for each in missing:
+                each.is_used = True
+                producers[each.name] = self._connected(each.name)
+        connected = dataclasses.replace(profile, filters=filters, scorers=scorers, picker=picker)
+        return connected, tuple(producers.items())
+
+    def _connected(self, name: str) -> Any:
+        each = self._plugins[name]
+        for needs, adds in (("requires", True), ("uses", False)):
+            for attribute, producer_type in getattr(type(each.plugin), needs, {}).items():
+                producer = self._producer(each, attribute, producer_type, adds=adds)
+                if producer:
+                    each.plugin = dataclasses.replace(each.plugin, **{attribute: producer})
+        return each.plugin
+
+    def _producer(self, user: _Plugin, attribute: str, producer_type: str, *, adds: bool) -> str:
+        """The name of the producer that ``user`` means; the only one of that type if it names none."""
+        named = getattr(user.plugin, attribute)
+        if user.entry:
+            at = user.entry.at.at("parameters", camel(attribute))
+        else:
+            at = self._config.at
+        if named and (named in self._plugins or named != producer_type):
+            return self._referred(named, at, Kind.PRODUCER).name
+        configured = self._of_type(producer_type)
+        if len(configured) > 1:
+            names = ", ".join(f'"{each.name}"' for each in configured)
+            raise at.error(f"there are {names} of type {producer_type}, name one in {camel(attribute)}")
+        if configured:
+            return configured[0].name
+        return self._add(producer_type).name if adds else ""
+
+    # --- reading ---
+
+    def _parsers(self) -> tuple[Parser, ...]:
+        handler, old = self._config.request_handler, self._config.parser
+        references = handler.parsers if handler else ()
+        if references and old:
+            self._warn(old.at, "has no effect beside requestHandler.parsers")
+        references = references or ((old,) if old else ())
+        if not references:
+            for each in self._of_kind(Kind.PARSER):
+                each.is_used = True
+            return DEFAULT_PARSERS
+        parsers: list[Parser] = []
+        for reference in references:
+            each = self._referred(reference.plugin_ref, reference.at, Kind.PARSER)
+            assert each.entry is not None
+            if Parser.PASSTHROUGH in parsers:
+                self._warn(reference.at, "has no effect after passthrough-parser, which takes every path")
+            parsers.append(self._parser(each.entry))
+        return tuple(dict.fromkeys(parsers))
+
+    def _parser(self, entry: PluginEntry) -> Parser:
+        known = {parser.value: parser for parser in Parser}
+        if entry.type not in known:
+            raise entry.at.error(f"a parser other than {', '.join(known)} {NOT_SUPPORTED}")
+        return known[entry.type]
+
+    def _metrics(self) -> tuple[Any | None, Any | None]:
+        layer = self._config.data_layer or DataLayer()
+        if not layer.sources:
+            if layer.inject_defaults:
+                return self._only("metrics-data-source"), self._only("core-metrics-extractor")
+            self._warn(self._config.at.at("dataLayer"), "no sources: the endpoints' load is not read")
+            return None, None
+        if len(layer.sources) > 1:
+            raise layer.sources[1].at.error(f"more than one source {NOT_SUPPORTED}")
+        source = layer.sources[0]
+        extractors = [self._referred(e.plugin_ref, e.at, Kind.EXTRACTOR) for e in source.extractors]
+        if len(extractors) > 1:
+            raise source.extractors[1].at.error(f"more than one extractor {NOT_SUPPORTED}")
+        made = self._referred(source.plugin_ref, source.at, Kind.METRICS_SOURCE).plugin
+        return made, extractors[0].plugin if extractors else self._only("core-metrics-extractor")
+
+    def _only(self, plugin_type: str) -> Any:
+        """The plugin of this type, added if there is none."""
+        configured = self._of_type(plugin_type)
+        if len(configured) > 1 and configured[1].entry:
+            raise configured[1].entry.at.error(
+                f"there are {len(configured)} plugins of type {plugin_type}; name one in dataLayer.sources"
+            )
+        plugin = configured[0] if configured else self._add(plugin_type)
+        plugin.is_used = True
+        return plugin.plugin
+
+    def _discovery(self) -> Any | None:
+        discovery = self._config.data_layer.discovery if self._config.data_layer else None
+        if discovery is None:
+            return None
+        if discovery.endpoints:
+            reference = discovery.endpoints
+            return self._referred(reference.plugin_ref, reference.at, Kind.DISCOVERY).plugin
+        return self._referred(discovery.plugin_ref, discovery.at, Kind.DISCOVERY).plugin
+
+    # --- warnings ---
+
+    def _warn_of_what_has_no_effect(self) -> None:
+        if self._config.flow_control:
+            self._warn(self._config.flow_control.at, 'has no effect without the feature gate "flowControl"')
+        for each in self._plugins.values():
+            if each.entry and not each.is_used:
+                self._warn(each.entry.at, f'the {_spoken(each.kinds)} "{each.name}" is used by nothing')
+
+
+def _spoken(some: Iterable[Kind]) -> str:
+    return " and ".join(sorted(kind.value for kind in some))

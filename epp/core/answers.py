@@ -1,0 +1,434 @@
+"""What a response says while it passes: first token, usage, how it ended, an error inside a 200.
+
+Place:   fed by epp.core.stream with every piece of a response body, in any chunking.
+Ignores: the status; the clock (the caller looks at ``first_token_seen`` after each piece).
+Rule:    what cannot be read tells nothing; a response is never held up or changed for its facts. The event
+         of an ordinary token is known by a few byte searches, not decoded. ``LIMIT`` bytes are kept at most.
+Source:  the HTML standard on server-sent events; response formats of OpenAI, Anthropic and llama.cpp.
+
+A byte search for ``"usage"`` is safe in JSON: generated text can only hold it with its quotes escaped.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from epp.core.request import Api
+
+LIMIT = 4 << 20
+"""Bytes of an unfinished event, or of a JSON answer, that are kept; one that is longer tells nothing."""
+_MESSAGE_LIMIT = 500
+"""Characters kept of an engine's error message."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the engine counted [tokens]; None where it did not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    """The part of the prompt that the engine took from its cache."""
+    total_tokens: int | None = None
+
+
+class AnswerReader:
+    """The facts of one response so far. This one reads nothing: neither JSON nor events are in it."""
+
+    __slots__ = ("error", "finish", "first_token_seen", "usage")
+    streaming = False
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.first_token_seen = False
+        """Streams only: an event with generated output has passed."""
+        self.error: str | None = None
+        self.finish: str | None = None
+        """finish_reason, stop_reason or status, as the engine spells it."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the body."""
+
+    def end(self) -> None:
+        """The body is complete, or no more of it will come."""
+
+
+def reader_for(api: Api, content_type: str, request_streaming: bool) -> AnswerReader:
+    """The reader for a response; what was asked for decides only where the response names no type."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if "text/event-stream" in content_type.lower() or (not kind and request_streaming):
+        return _EVENTS.get(api, _AnyEvents)()
+    if not kind or kind in {"application/json", "text/json"} or kind.endswith("+json"):
+        return JsonReader()
+    return AnswerReader()
+
+
+# --- what is read of an answer ------------------------------------------------------------------------
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct, gc=False):
+    """``usage`` in the words of OpenAI's two APIs and Anthropic's."""
+
+    prompt_tokens: int | None = None
+    input_tokens: int | None = None
+    completion_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+
+    def usage(self) -> Usage:
+        details = self.prompt_tokens_details or self.input_tokens_details
+        cached = details.cached_tokens if details else None
+        return _usage(
+            prompt=_first(self.prompt_tokens, self.input_tokens),
+            completion=_first(self.completion_tokens, self.output_tokens),
+            cached=_first(cached, self.cache_read_input_tokens),
+            total=self.total_tokens,
+        )
+
+
+class _Timings(msgspec.Struct, gc=False):
+    """llama.cpp's own counts, its only ones in a chat stream without ``include_usage``."""
+
+    prompt_n: int | None = None
+    cache_n: int | None = None
+    predicted_n: int | None = None
+
+    def usage(self) -> Usage:
+        prompt = None if self.prompt_n is None else self.prompt_n + (self.cache_n or 0)
+        return _usage(prompt=prompt, completion=self.predicted_n, cached=self.cache_n)
+
+
+class _Choice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    stop_reason: str | None = None
+
+
+class _Block(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+class _Answer(msgspec.Struct, gc=False):
+    """A whole answer, or one chunk of an OpenAI stream."""
+
+    choices: list[_Choice] | None = None
+    usage: _Counts | None = None
+    timings: _Timings | None = None
+    stop_reason: str | None = None
+    status: str | int | None = None
+    error: Raw = Raw()
+    object: str | None = None
+    message: Raw = Raw()
+
+    def finish(self) -> str | None:
+        reasons = [choice.finish_reason for choice in self.choices or () if choice.finish_reason]
+        status = self.status if isinstance(self.status, str) else None
+        return reasons[-1] if reasons else self.stop_reason or status
+
+
+class _MessageStart(msgspec.Struct, gc=False):
+    usage: _Counts | None = None
+
+
+class _AnthropicEvent(msgspec.Struct, gc=False):
+    type: str = ""
+    message: _MessageStart | str | None = None
+    delta: _Delta | None = None
+    content_block: _Block | None = None
+    usage: _Counts | None = None
+    error: Raw = Raw()
+
+
+class _ResponsesEvent(msgspec.Struct, gc=False):
+    type: str = ""
+    response: _Answer | None = None
+    error: Raw = Raw()
+    message: Raw = Raw()
+
+
+class _ErrorObject(msgspec.Struct, gc=False):
+    message: str | None = None
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+_ANTHROPIC = msgspec.json.Decoder(_AnthropicEvent)
+_RESPONSES = msgspec.json.Decoder(_ResponsesEvent)
+_ERROR = msgspec.json.Decoder(_ErrorObject | str)
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _usage(
+    *, prompt: int | None, completion: int | None, cached: int | None, total: int | None = None
+) -> Usage:
+    if total is None and prompt is not None and completion is not None:
+        total = prompt + completion
+    return Usage(prompt, completion, cached, total)
+
+
+def _error_text(raw: Raw) -> str | None:
+    """The engine's words for what went wrong; None where ``error`` is absent or null."""
+    if not raw or bytes(raw) == b"null":
+        return None
+    found = _decoded(_ERROR, raw)
+    text = found if isinstance(found, str) else found and found.message
+    return (text or bytes(raw).decode(errors="replace"))[:_MESSAGE_LIMIT]
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes | Raw) -> _T | None:
+    """None: not what the decoder looks for. That is the engine's affair; the response passes either way."""
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+# --- whole answers ------------------------------------------------------------------------------------
+
+
+class JsonReader(AnswerReader):
+    """Keeps a JSON answer and reads it at its end."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > LIMIT:
+            self._pieces.clear()
+        else:
+            self._pieces.append(data)
+
+    def end(self) -> None:
+        answer = _decoded(_ANSWER, b"".join(self._pieces))
+        self._pieces.clear()
+        if answer is None:
+            return
+        counts = answer.usage or answer.timings
+        self.usage = counts.usage() if counts else None
+        self.finish = answer.finish()
+        self.error = _answer_error(answer)
+
+
+def _answer_error(answer: _Answer) -> str | None:
+    if answer.object == "error":  # vLLM before it wrapped its errors
+        return _error_text(answer.message) or "error"
+    return _error_text(answer.error)
+
+
+# --- streams --------------------------------------------------------------------------------------------
+
+
+class _Events(AnswerReader):
+    """Cuts a stream into events. Subclasses read one API's events."""
+
+    __slots__ = ("_after_cr", "_pending", "_skipping")
+    streaming = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending = bytearray()
+        self._skipping = False
+        """The event that ``_pending`` belongs to is over the limit."""
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> None:
+        if self._after_cr or b"\r" in data:
+            data = self._with_plain_line_ends(data)
+        if self._pending:
+            searched = max(len(self._pending) - 1, 0)
+            self._pending += data
+            if self._pending.find(b"\n\n", searched) < 0:
+                self._bound()
+                return
+            data = bytes(self._pending)
+            self._pending.clear()
+        *events, rest = data.split(b"\n\n")
+        for event in events:
+            if self._skipping:
+                self._skipping = False
+            elif event and len(event) <= LIMIT:
+                self._take(event)
+        if rest:
+            self._pending += rest
+            self._bound()
+
+    def end(self) -> None:
+        if self._pending and not self._skipping:
+            self._take(bytes(self._pending))
+        self._pending.clear()
+
+    def _with_plain_line_ends(self, data: bytes) -> bytes:
+        if not data:
+            return data
+        if self._after_cr and data.startswith(b"\n"):
+            data = data[1:]
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _bound(self) -> None:
+        if len(self._pending) > LIMIT + 1:  # a line end that belongs to no event yet may be the last byte
+            del self._pending[:-1]
+            self._skipping = True
+
+    def _take(self, event: bytes) -> None:
+        if event.startswith(b"data:") and b"\n" not in event:
+            self._read(b"", event[5:])
+            return
+        name, data = b"", []
+        for line in event.split(b"\n"):
+            if line.startswith(b"data:"):
+                data.append(line[5:])
+            elif line.startswith(b"event:"):
+                name = line[6:].strip()
+        if data:
+            self._read(name, b"\n".join(data))
+
+    def _read(self, name: bytes, data: bytes) -> None:
+        """One event: its name, which may be missing, and its data."""
+        raise NotImplementedError
+
+
+class _ChunkEvents(_Events):
+    """Chunks of the chat and completions APIs: the first with choices carries the first token."""
+
+    __slots__ = ("_counted",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counted = False
+        """``usage`` is what the engine calls usage, not its timings."""
+
+    def _read(self, name: bytes, data: bytes) -> None:
+        if (self.first_token_seen and _is_plain_chunk(data)) or _is_done(data):
+            return
+        chunk = _decoded(_ANSWER, data)
+        if chunk is None:
+            return
+        if chunk.choices:
+            self.first_token_seen = True
+        if chunk.usage is not None:
+            self.usage, self._counted = chunk.usage.usage(), True
+        elif chunk.timings is not None and not self._counted:
+            self.usage = chunk.timings.usage()
+        self.finish = chunk.finish() or self.finish
+        self.error = self.error or _answer_error(chunk)
+
+
+class _AnyEvents(_ChunkEvents):
+    """Events of an API that is not known: whatever comes first is output, unless it is an error."""
+
+    __slots__ = ()
+
+    def _read(self, name: bytes, data: bytes) -> None:
+        super()._read(name, data)
+        if not self.first_token_seen and self.error is None and not _is_done(data):
+            self.first_token_seen = True
+
+
+class _MessageEvents(_Events):
+    """Events of the Anthropic API: usage comes in two halves, output in deltas and in calls of tools."""
+
+    __slots__ = ()
+
+    def _read(self, name: bytes, data: bytes) -> None:
+        if name in (b"ping", b"content_block_stop", b"message_stop"):
+            return
+        if name == b"content_block_delta":
+            self.first_token_seen = True
+            return
+        event = _decoded(_ANTHROPIC, data)
+        if event is None:
+            return
+        match event.type:
+            case "content_block_delta":
+                self.first_token_seen = True
+            case "content_block_start" if event.content_block and event.content_block.type.endswith(
+                "tool_use"
+            ):
+                self.first_token_seen = True
+            case "message_start" if isinstance(event.message, _MessageStart):
+                self._merge(event.message.usage)
+            case "message_delta":
+                self._merge(event.usage)
+                self.finish = (event.delta.stop_reason if event.delta else None) or self.finish
+        self.error = self.error or _error_text(event.error)
+
+    def _merge(self, counts: _Counts | None) -> None:
+        if counts is None:
+            return
+        old, new = self.usage or Usage(), counts.usage()
+        self.usage = _usage(
+            prompt=_first(new.prompt_tokens, old.prompt_tokens),
+            completion=_first(new.completion_tokens, old.completion_tokens),
+            cached=_first(new.cached_tokens, old.cached_tokens),
+        )
+
+
+class _ResponseEvents(_Events):
+    """Events of the Responses API: any delta is output; the last event holds the whole response."""
+
+    __slots__ = ()
+    _TELLING = frozenset((b"", b"response.completed", b"response.incomplete", b"response.failed", b"error"))
+
+    def _read(self, name: bytes, data: bytes) -> None:
+        if name.endswith(b".delta"):
+            self.first_token_seen = True
+        if name not in self._TELLING or (not name and _is_done(data)):
+            return
+        event = _decoded(_RESPONSES, data)
+        if event is None:
+            return
+        kind = event.type.encode() or name
+        if kind.endswith(b".delta"):
+            self.first_token_seen = True
+        elif kind == b"error":
+            self.error = self.error or _error_text(event.message) or _error_text(event.error) or "error"
+        elif kind == b"":
+            self.error = self.error or _error_text(event.error)
+        elif event.response is not None and kind in self._TELLING:
+            self.usage = event.response.usage.usage() if event.response.usage else self.usage
+            self.finish = event.response.finish() or self.finish
+            self.error = self.error or _error_text(event.response.error)
+
+
+_EVENTS: Mapping[Api, type[_Events]] = {
+    Api.CHAT_COMPLETIONS: _ChunkEvents,
+    Api.COMPLETIONS: _ChunkEvents,
+    Api.GENERATE: _ChunkEvents,
+    Api.MESSAGES: _MessageEvents,
+    Api.RESPONSES: _ResponseEvents,
+}
+
+
+def _is_plain_chunk(data: bytes) -> bool:
+    """Whether a chunk holds nothing but output, as nearly every one does."""
+    return (
+        b'"usage"' not in data
+        and b'"error"' not in data
+        and b'"timings"' not in data
+        and data.count(b'"finish_reason"') == data.count(b'"finish_reason":null')
+    )
+
+
+def _is_done(data: bytes) -> bool:
+    return len(data) < 16 and data.strip() == b"[DONE]"

@@ -1,0 +1,352 @@
+"""The engines whose load can be read: which series mean what, as data.
+
+Place:   called by epp.runtime.scrape with the body and headers of an answer; returns a Load.
+Ignores: how the page came here, who uses the reading, and the clock (callers pass unix time).
+Rule:    an engine is a row of ENGINES, never a branch. What a page does not say, says twice or says
+         impossibly (negative counts, NaN, a cache fuller than full) is None.
+Source:  upstream's ``core-metrics-extractor`` presets (llm-d-router v0.10); for TGI and llama.cpp,
+         which have no preset there, their servers' own pages.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from epp.core.exposition import Sample, mentions, samples
+from epp.core.fleet import Load, Lora
+
+CLOCK_SKEW = 60.0
+"""How far [s] a server's clock may be ahead before one of its timestamps cannot be one."""
+
+_MOST = 1e15
+"""No count of anything is larger; keeps sums finite whatever a page says."""
+
+ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+"""The endpoint labels that name the engine, the current one first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Where one number is: a series, and the labels that its samples must have."""
+
+    name: bytes
+    where: tuple[tuple[str, str], ...] = ()
+
+    def read(self, page: bytes) -> list[Sample]:
+        """The samples meant, in the order of the page."""
+        found = samples(page, self.name)
+        return [s for s in found if all(s.label(k) == v for k, v in self.where)] if self.where else found
+
+
+class SpecError(ValueError):
+    """A metric specification that cannot be understood; says what is expected."""
+
+
+_SPEC = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(.*)\}\s*)?")
+_MATCHER = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*(?:"([^"]*)"|([^",{}\s]+))\s*')
+
+
+def series(spec: str) -> Series:
+    """A series as upstream's configuration writes it: ``metric_name`` or ``metric_name{label=value}``."""
+    whole = _SPEC.fullmatch(spec)
+    if whole is None:
+        raise SpecError(f"{spec!r} is no metric: expected metric_name or metric_name{{label=value,...}}")
+    where = []
+    for text in (whole[2] or "").split(",") if (whole[2] or "").strip() else ():
+        pair = _MATCHER.fullmatch(text)
+        if pair is None:
+            raise SpecError(f"{spec!r}: {text.strip()!r} is no label condition: expected label=value")
+        where.append((pair[1], pair[2] if pair[2] is not None else pair[3]))
+    return Series(whole[1].encode(), tuple(where))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """One engine. Of several series for one number the first that the page has is read."""
+
+    name: str
+    signs: tuple[bytes, ...] = ()
+    """Beginnings of series names that give this engine away."""
+    server: str = ""
+    """Value of the Server header that gives this engine away."""
+    waiting: tuple[Series, ...] = ()
+    running: tuple[Series, ...] = ()
+    kv_usage: tuple[Series, ...] = ()
+    replica_label: str = ""
+    """Counts are summed over the values of this label and are the same number within one of them.
+    Empty: every sample is a count of its own (one per data-parallel engine or model)."""
+    lora: Series | None = None
+    """Upstream's ``lora_requests_info``: adapters in labels, the time in the value."""
+    cache_info: Series | None = None
+    """A series whose labels say how the KV cache is cut."""
+    cache_block_label: str = ""
+    cache_blocks_label: str = ""
+    cache_block_tokens: Series | None = None
+    """Where the block size is a value and not a label."""
+    cache_blocks: Series | None = None
+    started_header: str = ""
+    """The response header with the process's start [unix s]."""
+    metrics_path: str = "/metrics"
+    props_path: str = ""
+    """Where the number of slots is told."""
+    slots_path: str = ""
+    """Where each slot is told, and so how many are taken."""
+
+
+_ROWS = (
+    Adapter(
+        name="vllm",
+        signs=(b"vllm:",),
+        waiting=(series("vllm:num_requests_waiting"),),
+        running=(series("vllm:num_requests_running"),),
+        kv_usage=(series("vllm:kv_cache_usage_perc"), series("vllm:gpu_cache_usage_perc")),
+        lora=series("vllm:lora_requests_info"),
+        cache_info=series("vllm:cache_config_info"),
+        cache_block_label="block_size",
+        cache_blocks_label="num_gpu_blocks",
+    ),
+    Adapter(
+        name="sglang",
+        signs=(b"sglang:",),
+        waiting=(series("sglang:num_queue_reqs"),),
+        running=(series("sglang:num_running_reqs"),),
+        kv_usage=(series("sglang:token_usage"),),
+        # its tensor- and pipeline-parallel ranks may each report the requests they share
+        replica_label="dp_rank",
+        cache_info=series("sglang:cache_config_info"),
+        cache_block_label="page_size",
+        cache_blocks_label="num_pages",
+    ),
+    Adapter(
+        name="trtllm-serve",
+        signs=(b"trtllm_",),
+        waiting=(series("trtllm_num_requests_waiting"),),
+        running=(series("trtllm_num_requests_running"),),
+        kv_usage=(series("trtllm_kv_cache_utilization"),),
+        cache_block_tokens=series("trtllm_kv_cache_tokens_per_block"),
+        cache_blocks=series("trtllm_kv_cache_max_blocks"),
+        metrics_path="/prometheus/metrics",
+    ),
+    Adapter(
+        name="triton-tensorrt-llm",
+        signs=(b"nv_trt_llm_",),
+        waiting=(series("nv_trt_llm_request_metrics{request_type=waiting}"),),
+        running=(series("nv_trt_llm_request_metrics{request_type=scheduled}"),),
+        kv_usage=(series("nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}"),),
+        cache_block_tokens=series("nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}"),
+        cache_blocks=series("nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}"),
+    ),
+    Adapter(
+        name="triton",
+        signs=(b"nv_inference_",),
+        waiting=(series("nv_inference_pending_request_count"),),
+        # Upstream's preset reads nv_inference_exec_count as running, but that counts every
+        # execution since the start: Triton does not say how many requests run.
+    ),
+    Adapter(
+        name="tgi",
+        signs=(b"tgi_",),
+        waiting=(series("tgi_queue_size"),),
+        running=(series("tgi_batch_current_size"),),
+    ),
+    Adapter(
+        name="llamacpp",
+        signs=(b"llamacpp:",),
+        server="llama.cpp",
+        waiting=(series("llamacpp:requests_deferred"),),
+        running=(series("llamacpp:requests_processing"),),
+        kv_usage=(series("llamacpp:kv_cache_usage_ratio"),),  # old builds only
+        started_header="process-start-time-unix",
+        props_path="/props",
+        slots_path="/slots",
+    ),
+)
+ENGINES: Mapping[str, Adapter] = MappingProxyType({row.name: row for row in _ROWS})
+
+
+def adapter_from_spec(
+    name: str,
+    *,
+    queued: str = "",
+    running: str = "",
+    kv_usage: str = "",
+    lora: str = "",
+    cache_info: str = "",
+    cache_block_label: str = "",
+    cache_blocks_label: str = "",
+    cache_block_tokens: str = "",
+    cache_blocks: str = "",
+) -> Adapter:
+    """An engine of the user's own: one of ``engineConfigs``. An empty text: it does not say.
+
+    Where upstream leaves the label names of ``cacheInfoSpec`` out, they are vLLM's.
+    """
+    several = {text: (series(text),) if text else () for text in (queued, running, kv_usage)}
+    return Adapter(
+        name=name,
+        signs=tuple({each.name: None for found in several.values() for each in found}),
+        waiting=several[queued],
+        running=several[running],
+        kv_usage=several[kv_usage],
+        lora=series(lora) if lora else None,
+        cache_info=series(cache_info) if cache_info else None,
+        cache_block_label=cache_block_label or "block_size",
+        cache_blocks_label=cache_blocks_label or "num_gpu_blocks",
+        cache_block_tokens=series(cache_block_tokens) if cache_block_tokens else None,
+        cache_blocks=series(cache_blocks) if cache_blocks else None,
+    )
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_load(engine: Adapter, page: bytes, headers: Mapping[str, str], now_unix: float) -> Load:
+    """One metrics page. ``headers``: of the answer, names in lower case."""
+    block_tokens, blocks = _cache(engine, page)
+    return Load(
+        waiting=_count(engine.waiting, page, engine.replica_label),
+        running=_count(engine.running, page, engine.replica_label),
+        kv_usage=_fraction(engine.kv_usage, page),
+        lora=_lora(engine.lora, page, now_unix) if engine.lora is not None else None,
+        cache_block_tokens=block_tokens,
+        cache_blocks=blocks,
+        started_at=_started_at(engine, page, headers),
+    )
+
+
+def detect(page: bytes, headers: Mapping[str, str], engines: Mapping[str, Adapter] = ENGINES) -> str | None:
+    """The engine that made this answer; None when nothing gives it away.
+
+    Earlier rows win: Triton's own series stand beside those of its TensorRT-LLM backend.
+    """
+    server = headers.get("server", "")
+    for name, engine in engines.items():
+        if engine.server and engine.server == server:
+            return name
+        if any(mentions(page, sign) for sign in engine.signs):
+            return name
+    return None
+
+
+class _Props(msgspec.Struct):
+    total_slots: int | None = None
+
+
+_Slots = _Props | list[dict[str, Any]]
+_SLOTS: msgspec.json.Decoder[_Slots] = msgspec.json.Decoder(_Slots)
+
+
+def read_slots(body: bytes) -> int | None:
+    """How many requests llama.cpp works on at once, from the body of ``/props`` or ``/slots``."""
+    told = _decode_slots(body)
+    slots = told.total_slots if isinstance(told, _Props) else len(told) if told is not None else None
+    return slots if slots is not None and slots > 0 else None
+
+
+def read_busy_slots(body: bytes) -> int | None:
+    """How many of them are taken, from the body of ``/slots``: what a server without metrics tells."""
+    told = _decode_slots(body)
+    if not isinstance(told, list) or not told:
+        return None
+    taken = [slot.get("is_processing") for slot in told]
+    return sum(map(bool, taken)) if all(isinstance(each, bool) for each in taken) else None
+
+
+def _decode_slots(body: bytes) -> _Slots | None:
+    try:
+        return _SLOTS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _present(alternatives: Iterable[Series], page: bytes) -> list[Sample]:
+    """The samples of the first series that the page has."""
+    for each in alternatives:
+        found = each.read(page)
+        if found:
+            return found
+    return []
+
+
+def _count(alternatives: tuple[Series, ...], page: bytes, replica_label: str) -> int | None:
+    found = _present(alternatives, page)
+    if not found or any(not 0 <= sample.value <= _MOST for sample in found):  # NaN is not >= 0
+        return None
+    if not replica_label:
+        return int(sum(sample.value for sample in found))
+    replicas: dict[str | None, float] = {}
+    for sample in found:
+        replica = sample.label(replica_label)
+        replicas[replica] = max(sample.value, replicas.get(replica, 0.0))
+    return int(sum(replicas.values()))
+
+
+def _fraction(alternatives: tuple[Series, ...], page: bytes) -> float | None:
+    values = [sample.value for sample in _present(alternatives, page)]
+    return max(values) if values and all(0 <= value <= 1 for value in values) else None
+
+
+def _lora(where: Series, page: bytes, now_unix: float) -> Lora | None:
+    """The newest line: old ones stay for ever. Several API servers of one vLLM may add their times
+    up to one in the far future, which would win for ever."""
+    believable = [s for s in where.read(page) if 0 < s.value <= now_unix + CLOCK_SKEW]
+    if not believable:
+        return None
+    newest = max(believable, key=lambda sample: sample.value)
+    return Lora(
+        running=_names(newest.label("running_lora_adapters")),
+        waiting=_names(newest.label("waiting_lora_adapters")),
+        max_adapters=_positive(newest.label("max_lora")) or 0,
+    )
+
+
+def _names(text: str | None) -> frozenset[str]:
+    return frozenset(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _cache(engine: Adapter, page: bytes) -> tuple[int | None, int | None]:
+    """Tokens in a block, and blocks in all.
+
+    Of several the largest: each data-parallel engine of vLLM tells the number of all of them.
+    """
+    infos = engine.cache_info.read(page) if engine.cache_info is not None else []
+    if infos:
+        tokens = [_positive(info.label(engine.cache_block_label)) for info in infos]
+        blocks = [_positive(info.label(engine.cache_blocks_label)) for info in infos]
+    else:
+        tokens = _values(engine.cache_block_tokens, page)
+        blocks = _values(engine.cache_blocks, page)
+    return max(filter(None, tokens), default=None), max(filter(None, blocks), default=None)
+
+
+def _values(where: Series | None, page: bytes) -> list[int | None]:
+    return [_whole(sample.value) for sample in where.read(page)] if where is not None else []
+
+
+def _positive(text: str | None) -> int | None:
+    """A positive whole number in a label, which may also say "None"."""
+    digits = text is not None and len(text) < 16 and text.isascii() and text.isdigit()
+    return int(text) or None if text is not None and digits else None
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if 1 <= value <= _MOST else None
+
+
+def _started_at(engine: Adapter, page: bytes, headers: Mapping[str, str]) -> float | None:
+    if engine.started_header:
+        return _time(headers.get(engine.started_header, ""))
+    found = samples(page, b"process_start_time_seconds")
+    return found[0].value if len(found) == 1 and 0 < found[0].value < float("inf") else None
+
+
+def _time(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None

@@ -1,0 +1,66 @@
+"""What the picker knows of one request when it chooses.
+
+Place:   made by epp.core.stream out of headers and body; read by every plugin.
+Ignores: how the gateway sent it.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class Api(enum.Enum):
+    """The request APIs whose bodies are understood; everything else is PASSTHROUGH."""
+
+    CHAT_COMPLETIONS = "chat/completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    IMAGES = "images/generations"
+    CONVERSATIONS = "conversations"
+    MESSAGES = "messages"
+    GENERATE = "inference/v1/generate"
+    PASSTHROUGH = "passthrough"
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a body says, as far as choosing needs it.
+
+    ``prompt`` is the material for prefix hashing: roles, tools, text and image references in the
+    order in which an engine renders them, so that two requests with a common beginning of the
+    conversation have a common beginning here. Four of its bytes stand for one token.
+    """
+
+    model: str = ""
+    prompt: bytes = b""
+    streaming: bool = False
+    max_output_tokens: int | None = None
+    cache_salt: str = ""
+
+
+NO_PAYLOAD = Payload()
+BYTES_PER_TOKEN = 4
+"""The estimate of upstream's ``token-producer`` where no tokenizer is at hand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request, complete as far as choosing an endpoint is concerned."""
+
+    id: str = ""
+    path: str = "/v1/completions"
+    api: Api = Api.PASSTHROUGH
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Lower-case names, pseudo-headers included."""
+    payload: Payload = NO_PAYLOAD
+    target_model: str = ""
+    """The model the server is asked for; differs from ``payload.model`` after a rewrite."""
+    body_bytes: int = 0
+    subset: tuple[str, ...] | None = None
+    """The gateway's subset hint: ``ip`` or ``ip:port`` each; None when it gave none."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Estimated length of the prompt [tokens]."""
+        return (len(self.payload.prompt) + BYTES_PER_TOKEN - 1) // BYTES_PER_TOKEN

@@ -1,0 +1,215 @@
+"""Choosing: candidates, filters, scores, the pick and its reservation, in one synchronous step.
+
+Place:   one Scheduler per pool, called by the driver with each request; reads epp.core.fleet.
+Ignores: where requests come from and answers go, and how plugins were configured.
+Rule:    nothing is awaited between looking at the endpoints and reserving, so no two requests see the
+         same counts. An unknown score never beats a known one.
+Source:  the upstream picker's scheduler: total = sum of weight * clamp(score, 0, 1).
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from epp.core.fleet import Endpoint, Fleet, Reservation
+from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, Code, Rejection
+from epp.core.request import Request
+from epp.core.scoring import (
+    Chance,
+    Cycle,
+    Filter,
+    Picker,
+    PrefixMatch,
+    Producer,
+    Scorer,
+    Scores,
+    addressed,
+)
+
+NOT_CACHED = Rejection(Code.PRECONDITION_FAILED, "no decode worker has the requested KV cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a request goes, and why."""
+
+    endpoints: Sequence[Endpoint]
+    """Best first; the reservation is on the first."""
+    reservation: Reservation
+    candidates: Sequence[Endpoint]
+    """What the scorers saw, after filters."""
+    scores: Mapping[str, Scores]
+    """By plugin name, in the order of ``candidates``, before weights."""
+    totals: Sequence[float]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """By plugin name."""
+    match: PrefixMatch | None = None
+    """What was known of this prompt's prefix when it was picked; None without such a producer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One way of choosing: plugins by name, in the order in which they run."""
+
+    name: str = "default"
+    filters: Sequence[tuple[str, Filter]] = ()
+    scorers: Sequence[tuple[str, Scorer, float]] = ()
+    """Name, scorer, weight."""
+    picker: tuple[str, Picker]
+
+
+class PickRecord(NamedTuple):
+    """One remembered pick, as references only; ``describe`` makes it readable."""
+
+    at: float
+    """When [s, monotonic]."""
+    request_id: str
+    model: str
+    target_model: str
+    prompt_tokens: int
+    outcome: Decision | Rejection
+
+
+class Scheduler:
+    """Chooses endpoints of one fleet.
+
+    ``honour_subset``: whether the gateway's subset hint restricts the candidates.
+    ``remember``: how many picks ``recent`` keeps, the newest last.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        profile: Profile,
+        producers: Sequence[tuple[str, Producer]] = (),
+        *,
+        chance: Chance,
+        honour_subset: bool = True,
+        remember: int = 100,
+    ) -> None:
+        self.recent: deque[PickRecord] = deque(maxlen=remember)
+        self._fleet = fleet
+        self._profile = profile
+        self._producers = tuple(producers)
+        self._chance = chance
+        self._honour_subset = honour_subset
+        self._weights = {name: weight for name, _, weight in profile.scorers}
+
+    def pick(self, request: Request, now: float) -> Decision | Rejection:
+        """Where ``request`` goes, reserved there; or why nowhere."""
+        outcome = self._decide(request, now)
+        payload = request.payload
+        self.recent.append(
+            PickRecord(now, request.id, payload.model, request.target_model, request.prompt_tokens, outcome)
+        )
+        return outcome
+
+    def _decide(self, request: Request, now: float) -> Decision | Rejection:
+        candidates = self._candidates(request, now)
+        if not candidates:
+            return NO_CANDIDATES
+        cycle = Cycle(request, now=now, chance=self._chance)
+        for name, producer in self._producers:
+            producer.produce(cycle, candidates, name)
+        for _, each in self._profile.filters:
+            candidates = each.filter(cycle, candidates)
+            if not candidates:
+                return ALL_FILTERED
+        scores, totals = self._rate(cycle, candidates)
+        picker_name, picker = self._profile.picker
+        chosen = picker.pick(cycle, list(zip(candidates, totals, strict=True)))
+        if not chosen:
+            raise RuntimeError(f'picker "{picker_name}" chose nothing out of {len(candidates)} endpoints')
+        match = self._match(cycle)
+        prefer = request.headers.get("prefer")
+        if prefer and wants_cached(prefer) and not _held(match, chosen[0]):
+            return NOT_CACHED
+        for name, producer in self._producers:
+            producer.picked(cycle, chosen[0], name)
+        reservation = Reservation(chosen[0], cycle.charge)
+        return Decision(chosen, reservation, candidates, scores, totals, self._weights, match)
+
+    def _candidates(self, request: Request, now: float) -> Sequence[Endpoint]:
+        candidates = self._fleet.candidates(now)
+        if request.subset is None or not self._honour_subset:
+            return candidates
+        # A subset in which all look dead may still serve, like a fleet in which all look dead.
+        return addressed(candidates, request.subset) or addressed(self._fleet.endpoints, request.subset)
+
+    def _rate(self, cycle: Cycle, candidates: Sequence[Endpoint]) -> tuple[dict[str, Scores], list[float]]:
+        totals = [0.0] * len(candidates)
+        by_name: dict[str, Scores] = {}
+        for name, scorer, weight in self._profile.scorers:
+            scores = by_name[name] = scorer.score(cycle, candidates)
+            if len(scores) != len(candidates):
+                count = len(candidates)
+                raise RuntimeError(f'scorer "{name}" gave {len(scores)} scores for {count} endpoints')
+            totals = _add(totals, scores, weight)
+        return by_name, totals
+
+    def _match(self, cycle: Cycle) -> PrefixMatch | None:
+        for name, _ in self._producers:
+            fact = cycle.facts.get(name)
+            if isinstance(fact, PrefixMatch):
+                return fact
+        return None
+
+
+def _add(totals: list[float], scores: Scores, weight: float) -> list[float]:
+    """The totals with one scorer's scores added, clamped; unknown ones count as the worst known one."""
+    if None in scores:
+        known = [score for score in scores if score is not None]
+        if not known:
+            return totals
+        worst = min(known) if weight >= 0 else max(known)
+        scores = [worst if score is None else score for score in scores]
+    return [
+        total + weight * (score if 0.0 <= score <= 1.0 else _clamp(score))  # type: ignore[operator,arg-type]
+        for total, score in zip(totals, scores, strict=True)
+    ]
+
+
+def _held(match: PrefixMatch | None, endpoint: Endpoint) -> int:
+    return match.blocks.get(endpoint, 0) if match else 0
+
+
+def _clamp(score: float) -> float:
+    """Into [0, 1]; what is not a number is 0."""
+    return 1.0 if score > 1.0 else 0.0
+
+
+def wants_cached(prefer: str) -> bool:
+    """Whether a ``Prefer`` header says ``if-available``: only an endpoint that has the prompt cached."""
+    return any(part.partition(";")[0].strip().lower() == "if-available" for part in prefer.split(","))
+
+
+def describe(record: PickRecord) -> dict[str, Any]:
+    """A remembered pick for people: every candidate with every plugin's score and the total."""
+    outcome = record.outcome
+    shown: dict[str, Any] = {
+        "at": record.at,
+        "request_id": record.request_id,
+        "model": record.model,
+        "target_model": record.target_model,
+        "prompt_tokens": record.prompt_tokens,
+    }
+    if isinstance(outcome, Rejection):
+        return {**shown, "rejected": outcome.body, "status": outcome.status}
+    match = outcome.match
+    return {
+        **shown,
+        "picked": [endpoint.name for endpoint in outcome.endpoints],
+        "prompt_blocks": match.total_blocks if match else None,
+        "weights": dict(outcome.weights),
+        "candidates": [
+            {
+                "endpoint": endpoint.name,
+                "address": endpoint.address,
+                "total": total,
+                "scores": {name: scores[i] for name, scores in outcome.scores.items()},
+                "cached_blocks": match.blocks.get(endpoint, 0) if match else None,
+            }
+            for i, (endpoint, total) in enumerate(zip(outcome.candidates, outcome.totals, strict=True))
+        ],
+    }

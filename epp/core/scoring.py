@@ -1,0 +1,204 @@
+"""The plugin interface: everything a filter, scorer, picker or producer may see.
+
+Place:   implemented by the files in ``scorers`` and by users' packages; called by epp.core.scheduling.
+Rule:    plugins import only this module. They read endpoints and write nothing but their own facts.
+         No opinion is None, never a number.
+
+A plugin type is a class whose dataclass fields are its parameters (``block_size_tokens`` is written
+``blockSizeTokens`` in a configuration). What it is follows from the methods it has; one class may
+be several things. A type that only holds settings says what it is with a class variable ``kind``.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
+
+from epp.core.fleet import Endpoint, Load, Lora
+from epp.core.prefix import PrefixIndex, chain_seed, hash_blocks
+from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
+
+__all__ = [
+    "BYTES_PER_TOKEN",
+    "Api",
+    "Bytes",
+    "Chance",
+    "Cycle",
+    "Endpoint",
+    "Filter",
+    "Kind",
+    "Load",
+    "Lora",
+    "Payload",
+    "Picker",
+    "PrefixIndex",
+    "PrefixMatch",
+    "Producer",
+    "Request",
+    "Scorer",
+    "Scores",
+    "Seconds",
+    "Spelling",
+    "addressed",
+    "chain_seed",
+    "fewest_first",
+    "hash_blocks",
+    "kinds",
+]
+
+Scores = Sequence[float | None]
+"""One score per endpoint, in the order of the endpoints; in [0, 1], clamped; None = no opinion."""
+
+
+# --- parameters --------------------------------------------------------------------------------
+
+
+class Spelling(enum.Enum):
+    """How a number is written in a configuration, where it is not written as a number."""
+
+    DURATION = "a Go duration: 500ms, 2s, 1m30s"
+    QUANTITY = "a Kubernetes quantity: 512Mi, 1G"
+
+
+Seconds: TypeAlias = Annotated[float, Spelling.DURATION]
+"""A parameter in seconds, written as a Go duration."""
+Bytes: TypeAlias = Annotated[int, Spelling.QUANTITY]
+"""A parameter in bytes (or pieces), written as a Kubernetes quantity."""
+
+
+# --- what a decision works with ----------------------------------------------------------------
+
+
+class Chance(Protocol):
+    """The part of ``random.Random`` that plugins use."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        """Reorder in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMatch:
+    """How much of a prompt each endpoint probably holds. Missing endpoints hold nothing."""
+
+    blocks: Mapping[Endpoint, int]
+    total_blocks: int
+    block_tokens: int
+
+
+class Cycle:
+    """One decision: the request, the time, and what producers found out for it."""
+
+    __slots__ = ("chance", "charge", "facts", "now", "request")
+
+    def __init__(self, request: Request, *, now: float, chance: Chance) -> None:
+        self.request = request
+        self.now = now
+        self.chance = chance
+        self.facts: dict[str, Any] = {}
+        """By producer name, for example a PrefixMatch."""
+        self.charge = 0
+        """Tokens of work this request will be booked with on the picked endpoint."""
+
+
+# --- what a plugin may be ----------------------------------------------------------------------
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Drops endpoints that must not serve this request; keeps the order."""
+
+    def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]: ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Rates endpoints: n endpoints in, n scores out."""
+
+    def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores: ...
+
+
+@runtime_checkable
+class Picker(Protocol):
+    """Chooses from (endpoint, total score) pairs; best first, at least one."""
+
+    def pick(self, cycle: Cycle, scored: Sequence[tuple[Endpoint, float]]) -> Sequence[Endpoint]: ...
+
+
+@runtime_checkable
+class Producer(Protocol):
+    """Finds something out before filters and scorers run, and learns which endpoint was picked."""
+
+    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> None:
+        """Put a fact into ``cycle.facts[name]``."""
+
+    def picked(self, cycle: Cycle, endpoint: Endpoint, name: str) -> None:
+        """The request goes to ``endpoint``; called before its reservation is made."""
+
+
+class Kind(enum.Enum):
+    """What a plugin is to a configuration."""
+
+    FILTER = "filter"
+    SCORER = "scorer"
+    PICKER = "picker"
+    PRODUCER = "producer"
+    PROFILE_HANDLER = "profile handler"
+    PARSER = "parser"
+    METRICS_SOURCE = "metrics source"
+    EXTRACTOR = "extractor"
+    DISCOVERY = "discovery"
+
+
+_BY_METHOD = {
+    "filter": Kind.FILTER,
+    "score": Kind.SCORER,
+    "pick": Kind.PICKER,
+    "produce": Kind.PRODUCER,
+}
+
+
+def kinds(plugin_type: type) -> frozenset[Kind]:
+    """What a plugin type is, from its methods and its class variable ``kind``."""
+    found = {kind for method, kind in _BY_METHOD.items() if callable(getattr(plugin_type, method, None))}
+    declared = getattr(plugin_type, "kind", None)
+    return frozenset(found | {declared} if isinstance(declared, Kind) else found)
+
+
+# --- what several plugins need -----------------------------------------------------------------
+
+
+def fewest_first(values: Sequence[float | None]) -> list[float | None]:
+    """Score 1 for the smallest value, 0 for the largest, linear between; all equal 1; None stays None."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return [None] * len(values)
+    most = max(known)
+    spread = most - min(known)
+    if not spread:
+        return [None if value is None else 1.0 for value in values]
+    return [None if value is None else (most - value) / spread for value in values]
+
+
+def addressed(endpoints: Iterable[Endpoint], entries: Iterable[str]) -> list[Endpoint]:
+    """The endpoints that ``entries`` name: ``ip``, ``ip:port`` or ``[v6]:port``; a bare IP is any port."""
+    wanted = {_canonical(entry) for entry in entries}
+    return [e for e in endpoints if _canonical(e.address) in wanted or _canonical(e.spec.ip) in wanted]
+
+
+@lru_cache(maxsize=4096)
+def _canonical(entry: str) -> str:
+    """One spelling for one address: IPv6 shortened, brackets only with a port."""
+    entry = entry.strip()
+    if entry.count(":") < 2:
+        return entry
+    host, bracket, port = entry.removeprefix("[").partition("]")
+    try:
+        host = str(ip_address(host))
+    except ValueError:
+        return entry
+    return f"[{host}]{port}" if bracket and port else host

@@ -1,0 +1,452 @@
+"""One request's conversation with the gateway (ext_proc), without I/O.
+
+Place:   fed by epp.wire, driven by epp.runtime.server; hands Pick to whoever chooses.
+Ignores: gRPC, asyncio, the clock (callers pass ``now``), why an endpoint won.
+Rule:    every change of state is a row of TRANSITIONS; a pair that is absent is the peer's error.
+         Whatever was reserved by a Picked is released exactly once, on every way out.
+Source:  envoy/service/ext_proc/v3/external_processor.proto
+
+Three ways a request reaches the point of choosing, by the gateway's body mode:
+FULL_DUPLEX collects the body and answers everything after the pick; BUFFERED lets the headers go on
+and puts the decision on the body's answer; STREAMED and NONE must choose on the headers alone.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from epp.core.answers import AnswerReader, reader_for
+from epp.core.apis import Parsers, parse
+from epp.core.budget import Budget
+from epp.core.events import (
+    Action,
+    AnswerBufferedBody,
+    AnswerRequestBody,
+    AnswerRequestHeaders,
+    AnswerRequestTrailers,
+    AnswerResponseBody,
+    AnswerResponseHeaders,
+    AnswerResponseTrailers,
+    BodyMode,
+    ContinueRequestBody,
+    ContinueRequestHeaders,
+    ContinueResponseBody,
+    End,
+    Event,
+    Finished,
+    Outcome,
+    Pick,
+    Picked,
+    Prefilled,
+    Refused,
+    Reject,
+    Release,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    StreamClosed,
+)
+from epp.core.json_edit import replace_string
+from epp.core.rejection import BODY_TOO_LARGE, BUFFERS_FULL, Code, Rejected, Rejection
+from epp.core.request import NO_PAYLOAD, Api, Payload, Request
+from epp.core.scheduling import Decision
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+CHUNK_BYTES = 62_000
+"""Largest piece of a body in one answer, as upstream: it leaves room for framing below 64 KiB."""
+
+REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+PATH_HEADERS = (":path", "x-original-path", "x-forwarded-path")
+DEFAULT_PATH = "/v1/completions"
+
+TRAILERS_WITHOUT_BODY = Rejection(
+    Code.BAD_REQUEST, "a request with trailers but without a body cannot be routed in BUFFERED mode"
+)
+
+
+class State(enum.Enum):
+    """Where a conversation stands."""
+
+    START = "waiting for the first message"
+    COLLECTING = "collecting the request"
+    PICKING = "waiting for a pick"
+    FORWARDED = "waiting for the response"
+    RESPONDING = "passing the response on"
+    RESPONDED = "waiting for the end of the stream"
+    REJECTED = "refused"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestComplete:
+    """The machine's own event: what the body mode lets us see of the request is here."""
+
+    end: End | None
+    """None: more may follow that we do not wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseComplete:
+    """The machine's own event: the response has ended."""
+
+
+Step = Event | RequestComplete | ResponseComplete
+
+_REQUEST_PIECES = (RequestBody, RequestTrailers)
+_RESPONSE_PIECES = (ResponseBody, ResponseTrailers)
+_FROM_GATEWAY = (RequestHeaders, *_REQUEST_PIECES, ResponseHeaders, *_RESPONSE_PIECES)
+_ANSWERS_TO_PICK = (Picked, Refused)
+
+TRANSITIONS: Mapping[tuple[State, type[Step]], State] = {
+    (State.START, RequestHeaders): State.COLLECTING,
+    (State.START, ResponseHeaders): State.RESPONDING,  # a gateway that sends the response phase only
+    (State.COLLECTING, RequestBody): State.COLLECTING,
+    (State.COLLECTING, RequestTrailers): State.COLLECTING,
+    (State.COLLECTING, RequestComplete): State.PICKING,
+    (State.COLLECTING, Refused): State.REJECTED,
+    (State.COLLECTING, ResponseHeaders): State.RESPONDING,  # the gateway answered by itself
+    (State.PICKING, RequestBody): State.PICKING,  # late pieces wait for the pick
+    (State.PICKING, RequestTrailers): State.PICKING,
+    (State.PICKING, Picked): State.FORWARDED,
+    (State.PICKING, Refused): State.REJECTED,
+    (State.PICKING, ResponseHeaders): State.RESPONDING,
+    (State.FORWARDED, RequestBody): State.FORWARDED,
+    (State.FORWARDED, RequestTrailers): State.FORWARDED,
+    (State.FORWARDED, ResponseHeaders): State.RESPONDING,
+    (State.RESPONDING, RequestBody): State.RESPONDING,  # the server may answer before it read all
+    (State.RESPONDING, RequestTrailers): State.RESPONDING,
+    (State.RESPONDING, ResponseBody): State.RESPONDING,
+    (State.RESPONDING, ResponseTrailers): State.RESPONDING,
+    (State.RESPONDING, ResponseComplete): State.RESPONDED,
+    **{(State.RESPONDED, piece): State.RESPONDED for piece in (*_REQUEST_PIECES, *_RESPONSE_PIECES)},
+    (State.RESPONDED, ResponseComplete): State.RESPONDED,
+    **{(State.REJECTED, message): State.REJECTED for message in _FROM_GATEWAY},
+    # a pick that comes when nobody waits for it any more is given back
+    **{
+        (state, answer): state
+        for state in (State.RESPONDING, State.RESPONDED, State.REJECTED, State.CLOSED)
+        for answer in _ANSWERS_TO_PICK
+    },
+    **{(state, StreamClosed): State.CLOSED for state in State if state is not State.CLOSED},
+}
+
+
+class PeerError(Exception):
+    """The gateway sent something that has no place in the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """What all streams of one listener share."""
+
+    parsers: Parsers
+    budget: Budget
+    new_id: Callable[[], str]
+    """Makes an ``x-request-id`` where the client sent none."""
+
+
+class Stream:
+    """The machine. ``receive`` takes one event and returns the actions it causes, in order."""
+
+    __slots__ = (
+        "_body",
+        "_decision",
+        "_end",
+        "_headers",
+        "_held_bytes",
+        "_late",
+        "_made_id",
+        "_outcome",
+        "_reader",
+        "_request",
+        "_request_mode",
+        "_response_mode",
+        "_rewritten",
+        "_settings",
+        "_subset",
+        "state",
+    )
+
+    def __init__(self, settings: StreamSettings) -> None:
+        self.state = State.START
+        self._settings = settings
+        self._headers: Mapping[str, str] = {}
+        self._subset: tuple[str, ...] | None = None
+        self._request_mode = BodyMode.FULL_DUPLEX
+        self._response_mode = BodyMode.FULL_DUPLEX
+        self._body: list[bytes] = []
+        self._held_bytes = 0  # what the budget has lent us
+        self._end: End | None = None
+        self._made_id: str | None = None
+        self._request: Request | None = None
+        self._rewritten = False
+        self._late: list[RequestBody | RequestTrailers] = []
+        self._decision: Decision | None = None  # charged to this request until Release
+        self._reader: AnswerReader | None = None
+        self._outcome: Outcome | None = None
+
+    def receive(self, event: Step, now: float) -> list[Action]:
+        """Take one event that happened at ``now`` [s, monotonic]. Raises PeerError, changing nothing."""
+        try:
+            before, self.state = self.state, TRANSITIONS[self.state, type(event)]
+        except KeyError:
+            raise PeerError(f"{type(event).__name__} while {self.state.value}") from None
+        if before is State.REJECTED and type(event) in _FROM_GATEWAY:
+            return []  # the client has its answer; the gateway may not have noticed yet
+        return _HANDLERS[type(event)](self, event, now)
+
+    # --- the request ---
+
+    def _on_request_headers(self, event: RequestHeaders, now: float) -> list[Action]:
+        self._outcome = Outcome(received_at=now)
+        self._headers = event.headers
+        self._subset = event.subset
+        self._request_mode, self._response_mode = event.request_mode, event.response_mode
+        if event.ended:
+            return self.receive(RequestComplete(End.HEADERS), now)
+        if _announced_bytes(event.headers) > MAX_BODY_BYTES:
+            return self.receive(Refused(BODY_TOO_LARGE), now)
+        match event.request_mode:
+            case BodyMode.FULL_DUPLEX:
+                return []
+            case BodyMode.BUFFERED | BodyMode.BUFFERED_PARTIAL:
+                return [ContinueRequestHeaders()]
+            case BodyMode.STREAMED | BodyMode.NONE:
+                return self.receive(RequestComplete(None), now)
+
+    def _on_request_body(self, event: RequestBody, now: float) -> list[Action]:
+        if self.state is State.PICKING:
+            self._late.append(event)
+            return []
+        if self.state is not State.COLLECTING:
+            return [self._pass_on(event)]
+        if event.subset is not None:
+            self._subset = event.subset
+        refusal = self._hold(event.data)
+        if refusal is not None:
+            return self.receive(Refused(refusal), now)
+        if event.ended:
+            return self.receive(RequestComplete(End.BODY), now)
+        if self._request_mode is BodyMode.FULL_DUPLEX:
+            return []
+        return self.receive(RequestComplete(None), now)  # BUFFERED: one message is the whole body
+
+    def _on_request_trailers(self, event: RequestTrailers, now: float) -> list[Action]:
+        if self.state is State.PICKING:
+            self._late.append(event)
+            return []
+        if self.state is not State.COLLECTING:
+            return [AnswerRequestTrailers()]
+        if self._request_mode is not BodyMode.FULL_DUPLEX:
+            return self.receive(Refused(TRAILERS_WITHOUT_BODY), now)
+        if event.subset is not None:
+            self._subset = event.subset
+        return self.receive(RequestComplete(End.TRAILERS), now)
+
+    def _on_request_complete(self, event: RequestComplete, now: float) -> list[Action]:
+        self._end = event.end
+        try:
+            self._request = self._read_request()
+        except Rejected as refused:
+            return self.receive(Refused(refused.rejection), now)
+        if self._outcome is not None:
+            self._outcome.request = self._request
+        return [Pick(self._request)]
+
+    def _read_request(self) -> Request:
+        body = b"".join(self._body)
+        path = next((self._headers[name] for name in PATH_HEADERS if self._headers.get(name)), DEFAULT_PATH)
+        api, payload = Api.PASSTHROUGH, NO_PAYLOAD
+        truncated = self._request_mode is BodyMode.BUFFERED_PARTIAL and self._end is None
+        if body and not truncated:
+            api = self._settings.parsers.api_of(path)
+            payload = parse(api, body)
+        body, target_model = self._rewrite(body, payload)
+        self._body = [body] if body else []
+        request_id = self._headers.get("x-request-id")
+        if not request_id:
+            request_id = self._made_id = self._settings.new_id()
+        return Request(
+            id=request_id,
+            path=path,
+            api=api,
+            headers=self._headers,
+            payload=payload,
+            target_model=target_model,
+            body_bytes=len(body),
+            subset=self._subset,
+        )
+
+    def _rewrite(self, body: bytes, payload: Payload) -> tuple[bytes, str]:
+        """The body for the server, and the model it asks for."""
+        wanted = next((self._headers[name] for name in REWRITE_HEADERS if self._headers.get(name)), None)
+        if wanted is None or not payload.model or wanted == payload.model:
+            return body, payload.model
+        self._rewritten = True
+        return replace_string(body, "model", wanted), wanted
+
+    def _on_picked(self, event: Picked, now: float) -> list[Action]:
+        if self.state is not State.FORWARDED:
+            return [Release(event.decision)]
+        self._decision = event.decision
+        if self._outcome is not None:
+            self._outcome.decision, self._outcome.picked_at = event.decision, now
+        answers = [*self._answers_to_request(event.decision), *map(self._pass_on, self._late)]
+        self._drop_body()
+        return answers
+
+    def _answers_to_request(self, decision: Decision) -> list[Action]:
+        addresses = [endpoint.address for endpoint in decision.endpoints]
+        body = self._body[0] if self._body else b""
+        by_body = self._request_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
+        if by_body and self._end is not End.HEADERS:
+            return [AnswerBufferedBody(addresses, body if self._rewritten else None, self._made_id)]
+        changed = self._rewritten or self._end is End.BODY
+        headers = AnswerRequestHeaders(addresses, len(body) if body and changed else None, self._made_id)
+        match self._end:
+            case End.BODY:
+                return [headers, *_pieces(body, ended=True)]
+            case End.TRAILERS:
+                return [headers, *(_pieces(body, ended=False) if body else []), AnswerRequestTrailers()]
+            case _:
+                return [headers]
+
+    def _pass_on(self, late: RequestBody | RequestTrailers) -> Action:
+        """The answer to a piece that came after the decision."""
+        if isinstance(late, RequestTrailers):
+            return AnswerRequestTrailers()
+        if self._request_mode is BodyMode.FULL_DUPLEX:
+            return AnswerRequestBody(late.data, late.ended)
+        return ContinueRequestBody()
+
+    def _on_refused(self, event: Refused, now: float) -> list[Action]:
+        if self.state is not State.REJECTED or self._outcome is None or self._outcome.rejection is not None:
+            return []
+        self._outcome.rejection = event.rejection
+        self._drop_body()
+        return [Reject(event.rejection)]
+
+    def _hold(self, data: bytes) -> Rejection | None:
+        """Keep a piece of the body; the reason why not, if it may not be kept."""
+        if self._held_bytes + len(data) > MAX_BODY_BYTES:
+            return BODY_TOO_LARGE
+        if not self._settings.budget.take(len(data)):
+            return BUFFERS_FULL
+        self._held_bytes += len(data)
+        if data:
+            self._body.append(data)
+        return None
+
+    def _drop_body(self) -> None:
+        self._settings.budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+        self._body = []
+        self._late = []
+
+    # --- the response ---
+
+    def _on_response_headers(self, event: ResponseHeaders, now: float) -> list[Action]:
+        self._drop_body()
+        outcome = self._outcome = self._outcome or Outcome(received_at=now)
+        if event.response_mode is not None:
+            self._response_mode = event.response_mode
+        status = event.headers.get(":status", "")
+        outcome.status = int(status) if status.isascii() and status.isdigit() else None
+        outcome.served = event.served
+        request = self._request
+        self._reader = reader_for(
+            request.api if request else Api.PASSTHROUGH,
+            event.headers.get("content-type", ""),
+            request.payload.streaming if request else False,
+        )
+        outcome.response_streaming = self._reader.streaming
+        answers: list[Action] = [AnswerResponseHeaders()]
+        if event.ended:
+            answers += self.receive(ResponseComplete(), now)
+        return answers
+
+    def _on_response_body(self, event: ResponseBody, now: float) -> list[Action]:
+        answers: list[Action] = [
+            AnswerResponseBody(event.data, event.ended)
+            if self._response_mode is BodyMode.FULL_DUPLEX
+            else ContinueResponseBody()
+        ]
+        if self.state is State.RESPONDING:
+            answers += self._read_answer(event.data, now)
+            if event.ended:
+                answers += self.receive(ResponseComplete(), now)
+        return answers
+
+    def _read_answer(self, data: bytes, now: float) -> list[Action]:
+        reader, outcome = self._reader, self._outcome
+        assert reader is not None and outcome is not None  # set with the response headers
+        outcome.response_bytes += len(data)
+        reader.feed(data)
+        if outcome.first_token_at is None and reader.first_token_seen:
+            outcome.first_token_at = now
+            if self._decision is not None:
+                return [Prefilled(self._decision)]
+        return []
+
+    def _on_response_trailers(self, event: ResponseTrailers, now: float) -> list[Action]:
+        answers: list[Action] = [AnswerResponseTrailers()]
+        if self.state is State.RESPONDING:
+            answers += self.receive(ResponseComplete(), now)
+        return answers
+
+    def _on_response_complete(self, event: ResponseComplete, now: float) -> list[Action]:
+        reader, outcome = self._reader, self._outcome
+        assert reader is not None and outcome is not None  # set with the response headers
+        reader.end()
+        outcome.response_complete, outcome.ended_at = True, now
+        return self._release()
+
+    # --- the end ---
+
+    def _on_closed(self, event: StreamClosed, now: float) -> list[Action]:
+        self._drop_body()
+        actions = self._release()
+        if self._outcome is not None:
+            actions.append(Finished(self._closing_facts(self._outcome, now)))
+        return actions
+
+    def _closing_facts(self, outcome: Outcome, now: float) -> Outcome:
+        if not outcome.response_complete:
+            outcome.ended_at = now
+        if self._reader is not None:
+            outcome.usage, outcome.error = self._reader.usage, self._reader.error
+        return outcome
+
+    def _release(self) -> list[Action]:
+        decision, self._decision = self._decision, None
+        return [] if decision is None else [Release(decision)]
+
+
+_HANDLERS: Mapping[type[Step], Callable[..., list[Action]]] = {
+    RequestHeaders: Stream._on_request_headers,
+    RequestBody: Stream._on_request_body,
+    RequestTrailers: Stream._on_request_trailers,
+    RequestComplete: Stream._on_request_complete,
+    Picked: Stream._on_picked,
+    Refused: Stream._on_refused,
+    ResponseHeaders: Stream._on_response_headers,
+    ResponseBody: Stream._on_response_body,
+    ResponseTrailers: Stream._on_response_trailers,
+    ResponseComplete: Stream._on_response_complete,
+    StreamClosed: Stream._on_closed,
+}
+
+
+def _pieces(body: bytes, *, ended: bool) -> list[Action]:
+    """The body in pieces of at most CHUNK_BYTES; an empty body is one empty piece."""
+    starts = range(0, len(body), CHUNK_BYTES) if body else range(1)
+    last = starts[-1]
+    return [AnswerRequestBody(body[at : at + CHUNK_BYTES], ended and at == last) for at in starts]
+
+
+def _announced_bytes(headers: Mapping[str, str]) -> int:
+    length = headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0

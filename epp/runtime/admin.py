@@ -1,0 +1,239 @@
+"""The HTTP port for operators: metrics, probes, and why requests went where they went.
+
+Place:   started by main beside the gRPC server; reads, never writes.
+Ignores: who asks. As with upstream's file discovery there is no authentication; TLS and client
+         certificates are --metrics-cert-dir and --metrics-client-ca-file.
+Rule:    nothing here may delay a request: aiohttp and prometheus-client (400 ms) are imported in a thread
+         after the gRPC port is open, and the metrics page is written family by family.
+"""
+
+import asyncio
+import importlib
+import json
+import socket
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from epp.core.fleet import Endpoint, Fleet
+from epp.core.request import Request
+from epp.core.scheduling import Decision
+from epp.runtime.errors import StartError
+from epp.runtime.health import Readiness
+from epp.runtime.logs import MAX_TEXT
+from epp.runtime.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
+
+
+@dataclass(frozen=True, slots=True)
+class PickRecord:
+    """One pick, with as little of its request as explains it: bodies are not kept alive."""
+
+    wall_time: float
+    request_id: str
+    path: str
+    model: str
+    prompt_tokens: int
+    decision: Decision
+
+
+class PickLog:
+    """The last picks, newest first."""
+
+    def __init__(self, size: int = 256) -> None:
+        self._records: deque[PickRecord] = deque(maxlen=size)
+
+    def __iter__(self) -> Iterator[PickRecord]:
+        return iter(self._records)
+
+    def picked(self, request: Request, decision: Decision, wall_time: float) -> None:
+        self._records.appendleft(
+            PickRecord(
+                wall_time,
+                request.id[:MAX_TEXT],
+                request.path[:MAX_TEXT],
+                request.payload.model[:MAX_TEXT],
+                request.prompt_tokens,
+                decision,
+            )
+        )
+
+
+def explain(record: PickRecord, weights: Mapping[str, float]) -> dict[str, Any]:
+    """Why this endpoint: every candidate with its total and what it is made of, best first."""
+    decision = record.decision
+    candidates: list[dict[str, Any]] = [
+        {
+            "endpoint": endpoint.name,
+            "address": endpoint.address,
+            "total": total,
+            "scores": {
+                name: {"score": scores[index], "weight": weights.get(name)}
+                for name, scores in decision.scores.items()
+            },
+        }
+        for index, (endpoint, total) in enumerate(zip(decision.candidates, decision.totals, strict=True))
+    ]
+    candidates.sort(key=lambda candidate: candidate["total"], reverse=True)
+    return {
+        "time": record.wall_time,
+        "request_id": record.request_id,
+        "path": record.path,
+        "model": record.model,
+        "prompt_tokens": record.prompt_tokens,
+        "picked": [endpoint.name for endpoint in decision.endpoints],
+        "candidates": candidates,
+    }
+
+
+def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
+    """One endpoint as the picker sees it; null is unknown."""
+    load = endpoint.load
+    return {
+        "name": endpoint.name,
+        "namespace": endpoint.spec.namespace,
+        "address": endpoint.address,
+        "host": endpoint.spec.host_name or None,
+        "engine": endpoint.engine,
+        "reachability": endpoint.reachability.value,
+        "reason": endpoint.down_reason or None,
+        "load": {
+            "age_seconds": None if endpoint.load_at is None else round(now - endpoint.load_at, 3),
+            "waiting": load.waiting,
+            "running": load.running,
+            "kv_usage": load.kv_usage,
+            "slots": load.slots,
+            "lora": None
+            if load.lora is None
+            else {
+                "running": sorted(load.lora.running),
+                "waiting": sorted(load.lora.waiting),
+                "max_adapters": load.lora.max_adapters,
+            },
+        },
+        "requests_in_flight": endpoint.requests_in_flight,
+        "tokens_in_flight": endpoint.tokens_in_flight,
+        "generation": endpoint.generation,
+        "labels": dict(endpoint.labels),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminState:
+    """What the pages are made of. ``weights``: of the scorers, by plugin name."""
+
+    metrics: Metrics
+    readiness: Readiness
+    fleet: Fleet
+    picks: PickLog
+    weights: Mapping[str, float]
+    clock: Callable[[], float]
+
+
+def listen(port: int, *, flag: str = "metrics-port") -> socket.socket:
+    """Take the port on every address, IPv4 and IPv6; early, so that a port in use stops the start."""
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(
+                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
+            )
+        return socket.create_server(("", port), backlog=128)
+    except OSError as fault:
+        raise StartError(
+            f"--{flag}: port {port} cannot be bound ({fault.strerror}): stop what uses it or choose another"
+        ) from fault
+
+
+class Admin:
+    """The running HTTP server."""
+
+    def __init__(self, runner: "web.AppRunner") -> None:
+        self._runner = runner
+
+    async def close(self) -> None:
+        """Stop serving; nothing is left."""
+        await self._runner.cleanup()
+
+
+async def serve(state: AdminState, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> Admin:
+    """Serve the pages on ``listener`` until the result is closed."""
+    web = await asyncio.to_thread(importlib.import_module, "aiohttp.web")
+    await asyncio.to_thread(importlib.import_module, "prometheus_client")
+    app = web.Application()
+    pages = _Pages(state, web)
+    routes: dict[str, Handler] = {
+        "/metrics": pages.metrics,
+        "/healthz": pages.healthz,
+        "/readyz": pages.readyz,
+        "/debug/endpoints": pages.endpoints,
+        "/debug/picks": pages.picks,
+    }
+    app.add_routes([web.get(path, handler) for path, handler in routes.items()])
+    app.add_routes([web.route("*", "/{rest:.*}", pages.unknown(tuple(routes)))])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    await web.SockSite(runner, listener, ssl_context=tls, shutdown_timeout=1.0).start()
+    return Admin(runner)
+
+
+class _Pages:
+    """The handlers. ``web``: the module, which is imported late."""
+
+    def __init__(self, state: AdminState, web: Any) -> None:
+        self._state = state
+        self._web = web
+
+    async def metrics(self, request: "web.Request") -> "web.StreamResponse":
+        response: web.StreamResponse = self._web.StreamResponse(headers={"content-type": CONTENT_TYPE})
+        await response.prepare(request)
+        for part in self._state.metrics.pages():
+            await response.write(part)
+            await asyncio.sleep(0)  # requests go first
+        await response.write_eof()
+        return response
+
+    async def healthz(self, _request: "web.Request") -> "web.StreamResponse":
+        return self._json({"status": "alive"})
+
+    async def readyz(self, _request: "web.Request") -> "web.StreamResponse":
+        readiness = self._state.readiness
+        body: dict[str, Any] = {"status": "ready" if readiness.is_ready else "not ready"}
+        if not readiness.is_ready:
+            body["reason"] = readiness.reason
+        details = readiness.details()
+        if details:
+            body["details"] = details
+        return self._json(body, status=200 if readiness.is_ready else 503)
+
+    async def endpoints(self, _request: "web.Request") -> "web.StreamResponse":
+        now = self._state.clock()
+        return self._json({"endpoints": [describe(e, now) for e in self._state.fleet.endpoints]})
+
+    async def picks(self, request: "web.Request") -> "web.StreamResponse":
+        text = request.query.get("limit", "20")
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 1000:
+            return self._json({"error": f"limit: {text!r} is not a number from 1 to 1000"}, status=400)
+        limit = int(text)
+        records = [record for record, _ in zip(self._state.picks, range(limit), strict=False)]
+        return self._json({"picks": [explain(record, self._state.weights) for record in records]})
+
+    def unknown(self, paths: tuple[str, ...]) -> Handler:
+        async def answer(request: "web.Request") -> "web.StreamResponse":
+            known = request.path in paths
+            error = f"{request.path}: only GET" if known else "no such page"
+            return self._json({"error": error, "paths": paths}, status=405 if known else 404)
+
+        return answer
+
+    def _json(self, body: Mapping[str, Any], *, status: int = 200) -> "web.StreamResponse":
+        text = json.dumps(body, indent=2) + "\n"
+        response: web.StreamResponse = self._web.Response(
+            text=text, status=status, content_type="application/json"
+        )
+        return response

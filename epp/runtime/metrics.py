@@ -1,0 +1,580 @@
+"""What the process counts, and the page on which Prometheus reads it.
+
+Place:   told by the server of picks and finished requests; read by epp.runtime.admin.
+Ignores: how a request was served. prometheus-client is imported when the page is first read.
+Rule:    on the request path only plain lists and dictionaries change: one count feeds every family
+         of names under which upstream publishes it. An unknown value is left out, never a zero.
+Source:  names, labels and buckets of GIE v1.5 (``inference_*``) and llm-d-router v0.10 (``llm_d_epp_*``).
+"""
+
+import functools
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from epp.core.events import Outcome
+from epp.core.fleet import Endpoint, Fleet, Reachability
+from epp.core.rejection import Rejection
+from epp.core.request import Request
+from epp.core.scheduling import Decision
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MAX_LABEL_VALUES = 1000
+"""Model names come from clients: later ones share the series of OTHER, as upstream does."""
+MAX_LABEL_CHARACTERS = 256
+OTHER = "other"
+DEFAULT_FLOW = "default-flow"
+FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+PRIORITY = "0"
+"""Of every request: objectives are Kubernetes objects."""
+
+LATENCY = (
+    *(0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60),
+    *(120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600),
+)
+TTFT = LATENCY[:24]
+NTPOT = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+TPOT = (
+    *(0.0005, 0.00205, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2),
+    *(0.3, 0.4, 0.5, 0.6, 0.8, 1, 2),
+)
+SCHEDULER = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+REQUEST_BYTES = tuple(2**power for power in range(6, 31))
+# 32778 is upstream's spelling; a corrected bound would not add up with upstream's series.
+TOKENS = (
+    *(1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32778),
+    *(2**p for p in range(16, 21)),
+)
+RESPONSE_BYTES = TOKENS[:15]
+OUTPUT_TOKENS = TOKENS[:12]
+
+Labels = tuple[str, ...]
+Numbers = dict[Labels, float]
+Kind = Literal["counter", "gauge"]
+
+
+class Histogram:
+    """Counts per bucket (not cumulative until read) and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def add(self, other: "Histogram") -> None:
+        """Take in all that another one with the same bounds has observed."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """One family of counters or gauges, as it is at the moment of reading."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: Labels = ()
+    values: Mapping[Labels, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Histograms:
+    """One family of histograms, as it is at the moment of reading."""
+
+    name: str
+    help: str
+    labels: Labels = ()
+    values: Mapping[Labels, Histogram] = field(default_factory=dict)
+
+
+Family = Values | Histograms
+
+
+class Source(Protocol):
+    """Anything that has something to tell Prometheus."""
+
+    def families(self) -> Iterable[Family]: ...
+
+
+class Counter:
+    """A counter with labels, for facts that are not counted per request."""
+
+    __slots__ = ("_values", "help", "labels", "name")
+
+    def __init__(self, name: str, help_text: str, labels: Labels = ()) -> None:
+        self.name, self.help, self.labels = name, help_text, labels
+        self._values: Numbers = {} if labels else {(): 0.0}
+
+    def add(self, *labels: str, by: float = 1.0) -> None:
+        key = labels
+        if key not in self._values and len(self._values) >= MAX_LABEL_VALUES:
+            key = (OTHER,) * len(self.labels)
+        self._values[key] = self._values.get(key, 0.0) + by
+
+    def families(self) -> Iterable[Family]:
+        yield Values(self.name, "counter", self.help, self.labels, dict(self._values))
+
+
+class Gauge:
+    """A gauge that is asked for its value when the page is read; None leaves it out."""
+
+    __slots__ = ("_read", "help", "kind", "name")
+
+    def __init__(
+        self, name: str, help_text: str, read: Callable[[], float | None], *, kind: Kind = "gauge"
+    ) -> None:
+        self.name, self.help, self.kind, self._read = name, help_text, kind, read
+
+    def families(self) -> Iterable[Family]:
+        value = self._read()
+        yield Values(self.name, self.kind, self.help, (), {} if value is None else {(): value})
+
+
+class _Series:
+    """All that is counted for one (model, target model, fairness id)."""
+
+    __slots__ = (
+        "cached_tokens",
+        "duration",
+        "errors",
+        "input_tokens",
+        "ntpot",
+        "output_tokens",
+        "request_bytes",
+        "requests",
+        "response_bytes",
+        "running",
+        "tpot",
+        "ttft_streaming",
+        "ttft_whole",
+    )
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.running = 0
+        self.errors: dict[str, int] = {}
+        self.duration = Histogram(LATENCY)
+        self.request_bytes = Histogram(REQUEST_BYTES)
+        self.response_bytes = Histogram(RESPONSE_BYTES)
+        self.input_tokens = Histogram(TOKENS)
+        self.output_tokens = Histogram(OUTPUT_TOKENS)
+        self.cached_tokens = Histogram(TOKENS)
+        self.ntpot = Histogram(NTPOT)
+        self.tpot = Histogram(TPOT)
+        self.ttft_streaming = Histogram(TTFT)
+        self.ttft_whole = Histogram(TTFT)
+
+    def failed(self, code: str) -> None:
+        self.errors[code] = self.errors.get(code, 0) + 1
+
+
+_NO_REQUEST = ("", "", DEFAULT_FLOW)
+
+
+class RequestMetrics:
+    """Everything that is counted per request: ``picked`` when it is placed, ``observe`` at its end."""
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, str, str], _Series] = {}
+        self._attempts: dict[Labels, int] = {}
+        self._scheduling = Histogram(SCHEDULER)
+
+    def picked(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
+        """The scheduler took ``seconds`` for this result. A Decision makes the request a running one."""
+        self._scheduling.observe(seconds)
+        if isinstance(result, Rejection):
+            key: Labels = ("failure", request.target_model, "", "", "")
+        else:
+            self._of(request).running += 1
+            spec = result.endpoints[0].spec
+            key = ("success", request.target_model, spec.name, spec.namespace, str(spec.port))
+        if key not in self._attempts:
+            full = len(self._attempts) >= MAX_LABEL_VALUES
+            key = (key[0], OTHER if full else _label(key[1]), *key[2:])
+        self._attempts[key] = self._attempts.get(key, 0) + 1
+
+    def observe(self, outcome: Outcome, now: float) -> None:
+        """Count a request that ended ``now`` [s], exactly once, whatever became of it."""
+        request = outcome.request
+        if request is None and outcome.rejection is None:
+            return  # no request phase: nothing is known that upstream's labels could name
+        series = self._of(request)
+        series.requests += 1
+        if request is not None:
+            series.request_bytes.observe(request.body_bytes)
+        if outcome.decision is not None:
+            series.running -= 1
+        if outcome.rejection is not None:
+            series.failed(outcome.rejection.code.spelling)
+        elif outcome.error is not None or (outcome.status is not None and outcome.status >= 400):
+            series.failed("ModelServerError")
+        elif outcome.response_complete:
+            self._answered(series, outcome, now - outcome.received_at)
+
+    @staticmethod
+    def _answered(series: _Series, outcome: Outcome, duration: float) -> None:
+        """A whole, good answer: sizes, times and what the engine counted."""
+        series.duration.observe(duration)
+        series.response_bytes.observe(outcome.response_bytes)
+        ttft = None
+        if not outcome.response_streaming:
+            series.ttft_whole.observe(duration)
+        elif outcome.first_token_at is not None:
+            ttft = outcome.first_token_at - outcome.received_at
+            series.ttft_streaming.observe(ttft)
+        usage = outcome.usage
+        if usage is None:
+            return
+        if usage.prompt_tokens:
+            series.input_tokens.observe(usage.prompt_tokens)
+        if usage.cached_tokens is not None:
+            series.cached_tokens.observe(usage.cached_tokens)
+        output = usage.completion_tokens
+        if output:
+            series.output_tokens.observe(output)
+            series.ntpot.observe(duration / output)
+            if ttft is not None and output > 1:
+                series.tpot.observe((duration - ttft) / (output - 1))
+
+    def _of(self, request: Request | None) -> _Series:
+        key = _NO_REQUEST if request is None else _labels(request)
+        series = self._series.get(key)
+        return self._admit(key) if series is None else series
+
+    def _admit(self, key: tuple[str, str, str]) -> _Series:
+        """A new label set, or what it shares once there are too many: first its flow, then its model."""
+        model, target, fairness = map(_label, key)
+        limits = (
+            ((model, target, fairness), MAX_LABEL_VALUES),
+            ((model, target, OTHER), 2 * MAX_LABEL_VALUES),
+            ((OTHER, OTHER, OTHER), math.inf),
+        )
+        for candidate, limit in limits:
+            known = self._series.get(candidate)
+            if known is not None:
+                return known
+            if len(self._series) < limit:
+                break
+        created = self._series[candidate] = _Series()
+        return created
+
+    def families(self) -> Iterable[Family]:
+        yield from self._counter_families()
+        yield from self._histogram_families()
+        yield from self._scheduler_families()
+
+    def _counter_families(self) -> Iterator[Family]:
+        series = self._series.items()
+        full = ("model_name", "target_model_name", "fairness_id", "priority")
+        requests: Numbers = {(*key, PRIORITY): float(s.requests) for key, s in series}
+        running: Numbers = {(*key, PRIORITY): float(s.running) for key, s in series}
+        errors: Numbers = {
+            (*key, PRIORITY, code): float(n) for key, s in series for code, n in s.errors.items()
+        }
+        help_text = "Total number of processed requests."
+        yield Values("llm_d_epp_request_total", "counter", help_text, full, requests)
+        old = ("model_name", "target_model_name", "priority")
+        yield Values(
+            "inference_objective_request_total", "counter", help_text, old, _fold(requests, (0, 1, 3))
+        )
+        help_text = "Total number of request errors."
+        yield Values("llm_d_epp_request_error_total", "counter", help_text, (*full, "error_code"), errors)
+        old = ("model_name", "target_model_name", "error_code")
+        yield Values(
+            "inference_objective_request_error_total", "counter", help_text, old, _fold(errors, (0, 1, 4))
+        )
+        help_text = "Requests that are placed and not ended."
+        yield Values("llm_d_epp_request_running", "gauge", help_text, full, running)
+        yield Values(
+            "inference_objective_running_requests", "gauge", help_text, ("model_name",), _fold(running, (0,))
+        )
+
+    def _histogram_families(self) -> Iterator[Family]:
+        full = ("model_name", "target_model_name", "fairness_id", "priority")
+        for attribute, name, old_name, help_text in _HISTOGRAMS:
+            by_labels: dict[Labels, Histogram] = {
+                (*key, PRIORITY): getattr(s, attribute) for key, s in self._series.items()
+            }
+            yield Histograms(f"llm_d_epp_{name}", help_text, full, by_labels)
+            if old_name:
+                folded = _fold_histograms(by_labels)
+                yield Histograms(f"inference_objective_{old_name}", help_text, full[:2], folded)
+        help_text = "Seconds from the request's first byte to the first token; of a whole answer: to its end."
+        ttft: dict[Labels, Histogram] = {
+            (*key, PRIORITY, "true"): s.ttft_streaming for key, s in self._series.items()
+        }
+        ttft |= {(*key, PRIORITY, "false"): s.ttft_whole for key, s in self._series.items()}
+        yield Histograms("llm_d_epp_request_ttft_seconds", help_text, (*full, "streaming"), ttft)
+        old = _fold_histograms(ttft)
+        yield Histograms("inference_objective_request_ttft_seconds", help_text, full[:2], old)
+
+    def _scheduler_families(self) -> Iterator[Family]:
+        help_text = "Seconds that choosing an endpoint took."
+        scheduling: dict[Labels, Histogram] = {(): self._scheduling}
+        yield Histograms("llm_d_epp_scheduler_e2e_duration_seconds", help_text, (), scheduling)
+        yield Histograms("inference_extension_scheduler_e2e_duration_seconds", help_text, (), scheduling)
+        attempts: Numbers = {key: float(n) for key, n in self._attempts.items()}
+        help_text = "Attempts to choose an endpoint."
+        for prefix, endpoint in (("llm_d_epp", "endpoint_name"), ("inference_extension", "pod_name")):
+            labels = ("status", "target_model_name", endpoint, "namespace", "port")
+            yield Values(f"{prefix}_scheduler_attempts_total", "counter", help_text, labels, attempts)
+
+
+_HISTOGRAMS = (
+    ("duration", "request_duration_seconds", "request_duration_seconds", "Seconds from first to last byte."),
+    ("request_bytes", "request_size_bytes", "request_sizes", "Size of the request's body."),
+    ("response_bytes", "response_size_bytes", "response_sizes", "Size of the response's body."),
+    ("input_tokens", "request_input_tokens", "input_tokens", "Prompt tokens, as the server counted them."),
+    (
+        "output_tokens",
+        "request_output_tokens",
+        "output_tokens",
+        "Generated tokens, as the server counted them.",
+    ),
+    (
+        "cached_tokens",
+        "request_cached_tokens",
+        "prompt_cached_tokens",
+        "Prompt tokens the server had cached.",
+    ),
+    (
+        "ntpot",
+        "request_ntpot_seconds",
+        "normalized_time_per_output_token_seconds",
+        "Duration divided by generated tokens.",
+    ),
+    ("tpot", "request_streaming_tpot_seconds", "", "Seconds per token after the first, of streamed answers."),
+)
+
+
+def _labels(request: Request) -> tuple[str, str, str]:
+    headers = request.headers
+    fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1]) or DEFAULT_FLOW
+    return request.payload.model, request.target_model, fairness
+
+
+def _label(text: str) -> str:
+    """A client's text, fit for the page: not endless, and encodable."""
+    return text[:MAX_LABEL_CHARACTERS].encode(errors="replace").decode()
+
+
+def _fold(values: Mapping[Labels, float], keep: tuple[int, ...]) -> Numbers:
+    """Sum over the labels that an older family does not have."""
+    folded: Numbers = {}
+    for labels, value in values.items():
+        key = tuple(labels[index] for index in keep)
+        folded[key] = folded.get(key, 0.0) + value
+    return folded
+
+
+def _fold_histograms(values: Mapping[Labels, Histogram]) -> dict[Labels, Histogram]:
+    """The same for histograms: what remains is (model, target model)."""
+    folded: dict[Labels, Histogram] = {}
+    for labels, histogram in values.items():
+        total = folded.get(labels[:2])
+        if total is None:
+            total = folded[labels[:2]] = Histogram(histogram.bounds)
+        total.add(histogram)
+    return folded
+
+
+class StreamMetrics:
+    """Streams that gateways hold open to us, one per request in progress."""
+
+    __slots__ = ("inflight",)
+
+    def __init__(self) -> None:
+        self.inflight = 0
+
+    def opened(self) -> None:
+        self.inflight += 1
+
+    def closed(self) -> None:
+        self.inflight -= 1
+
+    def families(self) -> Iterable[Family]:
+        help_text = "ext_proc streams that are open now."
+        yield Values("llm_d_epp_extproc_streams_inflight", "gauge", help_text, (), {(): float(self.inflight)})
+
+
+class FleetMetrics:
+    """The pool as it is when the page is read. ``pool`` is the value of upstream's label ``name``."""
+
+    def __init__(self, fleet: Fleet, *, pool: str, clock: Callable[[], float]) -> None:
+        self._fleet = fleet
+        self._pool = pool
+        self._clock = clock
+
+    def families(self) -> Iterable[Family]:
+        now = self._clock()
+        endpoints = self._fleet.endpoints
+        fresh = [e for e in endpoints if e.load_at is not None and now - e.load_at < self._fleet.stale_after]
+        yield from self._average(
+            "kv_cache_utilization", "fraction of the KV cache in use", [e.load.kv_usage for e in fresh]
+        )
+        yield from self._average(
+            "queue_size", "number of requests waiting in a server", [e.load.waiting for e in fresh]
+        )
+        yield from self._average(
+            "running_requests", "number of requests a server works on", [e.load.running for e in fresh]
+        )
+        ready = float(sum(e.reachability is Reachability.UP for e in endpoints))
+        help_text = "Endpoints that answer."
+        for name in ("llm_d_epp_ready_endpoints", "inference_pool_ready_pods"):
+            yield Values(name, "gauge", help_text, ("name",), {(self._pool,): ready})
+        yield from self._queue_sizes(fresh)
+        yield from _endpoint_families(endpoints, fresh, now)
+
+    def _average(self, what: str, meaning: str, readings: Sequence[float | None]) -> Iterator[Family]:
+        known = [reading for reading in readings if reading is not None]
+        average: Numbers = {}
+        spread: Numbers = {}
+        if known:
+            mean = math.fsum(known) / len(known)
+            average[self._pool,] = mean
+            spread[self._pool,] = math.sqrt(math.fsum((k - mean) ** 2 for k in known) / len(known))
+        help_text = f"Average {meaning}, over the endpoints that tell it."
+        for prefix in ("llm_d_epp", "inference_pool"):
+            yield Values(f"{prefix}_average_{what}", "gauge", help_text, ("name",), average)
+        help_text = f"Standard deviation of the {meaning}."
+        yield Values(f"llm_d_epp_std_dev_{what}", "gauge", help_text, ("name",), spread)
+
+    def _queue_sizes(self, fresh: Iterable[Endpoint]) -> Iterator[Family]:
+        sizes: Numbers = {}
+        for endpoint in fresh:
+            if endpoint.load.waiting is not None:  # names repeat across namespaces; the label has no room
+                key = (self._pool, endpoint.name)
+                sizes[key] = sizes.get(key, 0.0) + endpoint.load.waiting
+        help_text = "Requests waiting in each server."
+        for name, label in (
+            ("llm_d_epp_per_endpoint_queue_size", "model_server_endpoint"),
+            ("inference_pool_per_pod_queue_size", "model_server_pod"),
+        ):
+            yield Values(name, "gauge", help_text, ("name", label), sizes)
+
+
+def _endpoint_families(
+    endpoints: Iterable[Endpoint], fresh: Iterable[Endpoint], now: float
+) -> Iterator[Family]:
+    def key(endpoint: Endpoint) -> Labels:
+        return endpoint.spec.namespace, endpoint.name
+
+    tried = [e for e in endpoints if e.reachability is not Reachability.UNTRIED]
+    families: tuple[tuple[str, str, Numbers], ...] = (
+        (
+            "endpoint_up",
+            "1: the server answers, 0: it does not; absent until it has been tried.",
+            {key(e): float(e.reachability is Reachability.UP) for e in tried},
+        ),
+        (
+            "endpoint_in_flight_requests",
+            "Requests that were sent there and have not ended.",
+            {key(e): float(e.requests_in_flight) for e in endpoints},
+        ),
+        (
+            "endpoint_in_flight_tokens",
+            "Prompt tokens sent there and not yet known to be processed (estimated).",
+            {key(e): float(e.tokens_in_flight) for e in endpoints},
+        ),
+        (
+            "reading_age_seconds",
+            "Age of the last load reading; absent when there is none that counts.",
+            {key(e): now - e.load_at for e in fresh if e.load_at is not None},
+        ),
+    )
+    for name, help_text, values in families:
+        yield Values(f"fleet_epp_{name}", "gauge", help_text, ("namespace", "endpoint"), values)
+
+
+class Metrics:
+    """Everything on the page. ``add`` what has something to tell; the first two are always there."""
+
+    def __init__(self, *, version: str = "") -> None:
+        self.requests = RequestMetrics()
+        self.streams = StreamMetrics()
+        self._version = version
+        self._sources: list[Source] = [self.requests, self.streams]
+
+    def add(self, *sources: Source) -> None:
+        self._sources.extend(sources)
+
+    def families(self) -> Iterator[Family]:
+        help_text = "The build that is running."
+        labels = ("commit", "build_ref")
+        values: Numbers = {("", f"fleet-epp-{self._version}"): 1.0}
+        for prefix in ("llm_d_epp", "inference_extension"):
+            yield Values(f"{prefix}_info", "gauge", help_text, labels, values)
+        for source in self._sources:
+            yield from source.families()
+
+    def pages(self) -> Iterator[bytes]:
+        """The page, family by family, so that a reader on the event loop can let others in between."""
+        from prometheus_client import ProcessCollector, generate_latest  # noqa: PLC0415 (70 ms, see above)
+
+        process = ProcessCollector(registry=None)
+        for family in self.families():
+            if family.values:
+                yield generate_latest(_One([_exported(family)]))
+        yield generate_latest(_One(process.collect()))
+
+    def page(self) -> bytes:
+        """The whole page."""
+        return b"".join(self.pages())
+
+
+class _One:
+    """What generate_latest takes for a registry."""
+
+    def __init__(self, metrics: "Iterable[Metric]") -> None:
+        self._metrics = metrics
+
+    def collect(self) -> "Iterable[Metric]":
+        return self._metrics
+
+
+def _exported(family: Family) -> "Metric":
+    from prometheus_client.core import (  # noqa: PLC0415 (70 ms, see above)
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    if isinstance(family, Histograms):
+        histograms = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        for labels, histogram in family.values.items():
+            if any(histogram.counts):  # as with upstream, a series begins with its first observation
+                histograms.add_metric(labels, _cumulative(histogram), histogram.total)
+        return histograms
+    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    exported = make(family.name, family.help, labels=family.labels)
+    for labels, value in family.values.items():
+        exported.add_metric(labels, value)
+    return exported
+
+
+def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
+    buckets, seen = [], 0
+    for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
+        seen += count
+        buckets.append(("+Inf" if bound == math.inf else _bound(bound), float(seen)))
+    return buckets
+
+
+@functools.cache
+def _bound(bound: float) -> str:
+    """As prometheus-client writes it: ``1.0``, ``1048576.0``, ``1.34217728e+08``."""
+    from prometheus_client.utils import floatToGoString  # noqa: PLC0415 (70 ms, see above)
+
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]

@@ -1,0 +1,328 @@
+"""One endpoint's answers about itself: which engine it is, and how loaded.
+
+Place:   used by epp.runtime.scrape, one Probe for each endpoint; reads with epp.core.engines.
+Ignores: when to look, what becomes of a reading, the fleet.
+Rule:    what was found out by looking is forgotten when the server is lost: another process may
+         listen there next.
+"""
+
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from epp.core.engines import ENGINE_LABELS, ENGINES, Adapter, detect, read_busy_slots, read_load, read_slots
+from epp.core.fleet import Endpoint, Load
+from epp.runtime.http_client import Connection, Failure, FetchError, Response, Server
+
+_log = logging.getLogger("epp.scrape")
+
+_REMEDIES = {
+    401: "give it the endpoint's API key",
+    403: "give it an API key that may read metrics",
+    501: "start it with --metrics",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """How to ask. None: as the endpoint and its engine say."""
+
+    timeout: float = 1.0
+    """Seconds for one answer, a connection included, as upstream; then the endpoint is lost."""
+    max_page: int = 4 << 20
+    """Bytes: eighty times the page of a vLLM."""
+    metrics_again: float = 4.0
+    """Seconds until a server that refused its metrics, and tells its slots instead, is asked again."""
+    scheme: str | None = None
+    port: int | None = None
+    path: str | None = None
+    verify_tls: bool = True
+    """Upstream's ``insecureSkipVerify``, the other way round."""
+    engines: Mapping[str, Adapter] = field(default_factory=lambda: ENGINES)
+    engine_labels: Sequence[str] = ENGINE_LABELS
+    """Labels that name an endpoint's engine, best first."""
+    default_engine: str | None = None
+    """For endpoints without an engine label; None: find out by looking."""
+
+
+@dataclass(slots=True)
+class ScrapeStats:
+    """What happened so far, for metrics."""
+
+    results: Counter[str] = field(default_factory=Counter)
+    """Looks by result: ``ok``, ``no metrics``, ``unknown engine``, ``unavailable`` or a Failure's value."""
+    seconds: float = 0.0
+    """How long all of them took together."""
+    poll_errors: int = 0
+    """Looks without a metrics page (``datalayer_poll_errors_total``)."""
+    extract_errors: int = 0
+    """Pages without the engine's series (``datalayer_extract_errors_total``)."""
+
+
+class Unavailable(Exception):
+    """The server answers that it cannot serve now."""
+
+
+class TlsContexts:
+    """One context for each CA file: making one reads the system's certificates."""
+
+    def __init__(self, *, verify: bool) -> None:
+        self._verify = verify
+        self._contexts: dict[str | None, ssl.SSLContext] = {}
+
+    def get(self, ca_file: str | None) -> ssl.SSLContext:
+        context = self._contexts.get(ca_file)
+        if context is None:
+            context = self._contexts[ca_file] = self._make(ca_file)
+        return context
+
+    def _make(self, ca_file: str | None) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            message = f"CA file {ca_file} cannot be used ({error}): give a PEM file with certificates"
+            raise FetchError(Failure.TLS, message) from error
+        if not self._verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class Probe:
+    """What is known about how to ask one endpoint, and the connection to it."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: ProbeSettings,
+        *,
+        stats: ScrapeStats,
+        contexts: TlsContexts,
+        clock: Callable[[], float],
+        unix_clock: Callable[[], float],
+        on_idle_close: Callable[[], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._settings = settings
+        self._stats = stats
+        self._contexts = contexts
+        self._clock = clock
+        self._unix_clock = unix_clock
+        self._on_idle_close = on_idle_close
+        self._connection: Connection | None = None
+        self._declared = self._declared_engine()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._engine = self._declared
+        self._path: str | None = None
+        """Where the engine was recognised."""
+        self._started_at: float | None = None
+        self._slots: int | None = None
+        self._slots_asked = False
+        self._metrics_refused_until = float("-inf")
+        self._remarks: set[str] = set()
+
+    async def read(self) -> Load | None:
+        """What the server tells about its load; None when it answers but does not tell.
+
+        FetchError: it cannot be talked to. Unavailable: it says that it cannot serve.
+        """
+        engine = self._engine
+        if engine is not None and engine.slots_path and self._clock() < self._metrics_refused_until:
+            return await self._read_slots(engine)
+        page = await self._find_metrics()
+        engine = self._engine
+        if page.status != 200:
+            return await self._without_metrics(engine, page.status)
+        if engine is None:
+            self._stats.results["unknown engine"] += 1
+            self._stats.extract_errors += 1
+            label = self._settings.engine_labels[0] if self._settings.engine_labels else "engine"
+            self._remark(f"its metrics are of no known engine, so its load is unknown: label it {label}=NAME")
+            return None
+        return await self._read_page(engine, page)
+
+    async def lose(self) -> None:
+        """The server is lost: forget what it said and close the connection."""
+        self._forget()
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; the next ``read`` opens another, with keys and certificates read anew."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
+
+    def abort(self) -> None:
+        """As ``close``, without waiting for it."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    # --- metrics
+
+    async def _find_metrics(self) -> Response:
+        """The metrics page. While the engine is unknown, of each path where some engine has one."""
+        paths = self._paths()
+        page = await self._try(paths[0])
+        for path in paths[1:]:
+            if self._engine is not None:
+                break
+            page = await self._try(path)
+        return page
+
+    async def _try(self, path: str) -> Response:
+        page = await self._get(path)
+        if self._engine is None and self._recognise(page):
+            self._path = path
+        return page
+
+    def _paths(self) -> Sequence[str]:
+        settings, url = self._settings, self._endpoint.spec.metrics_url
+        if self._path is not None:
+            return (self._path,)
+        if url is not None:
+            parts = urlsplit(url)
+            return ((parts.path or "/metrics") + (f"?{parts.query}" if parts.query else ""),)
+        if settings.path is not None:
+            return (settings.path,)
+        if self._engine is not None:
+            return (self._engine.metrics_path,)
+        return tuple(dict.fromkeys(engine.metrics_path for engine in settings.engines.values()))
+
+    def _recognise(self, page: Response) -> bool:
+        name = detect(page.body if page.status == 200 else b"", page.headers, self._settings.engines)
+        if name is not None:
+            self._engine = self._settings.engines[name]
+            self._endpoint.engine = name
+        return name is not None
+
+    async def _read_page(self, engine: Adapter, page: Response) -> Load:
+        load = read_load(engine, page.body, page.headers, self._unix_clock())
+        if load.waiting is None and load.running is None:
+            if self._declared is None and self._recognise(page) and self._engine is not None:
+                engine = self._engine  # another engine may have taken the place of the last one
+                load = read_load(engine, page.body, page.headers, self._unix_clock())
+            if load.waiting is None and load.running is None and load.kv_usage is None:
+                self._stats.extract_errors += 1
+        if load.started_at != self._started_at:
+            self._started_at = load.started_at
+            self._slots_asked = False
+        self._stats.results["ok"] += 1
+        if engine.props_path and not self._slots_asked:
+            self._slots = await self._count_slots(engine)
+            self._slots_asked = True
+        return replace(load, slots=self._slots) if engine.props_path else load
+
+    # --- without metrics
+
+    async def _without_metrics(self, engine: Adapter | None, status: int) -> Load | None:
+        self._stats.results["no metrics"] += 1
+        self._stats.poll_errors += 1
+        self._metrics_refused_until = self._clock() + self._settings.metrics_again
+        remedy = _REMEDIES.get(status, "see whether it has metrics, and give their URL")
+        self._remark(f"it answers {status} when asked for metrics: {remedy}")
+        if status in (401, 403):
+            await self.close()  # the key may have been changed: read it again
+        return await self._read_slots(engine) if engine is not None and engine.slots_path else None
+
+    async def _read_slots(self, engine: Adapter) -> Load | None:
+        """The next best thing: how many slots there are and how many are taken."""
+        page = await self._get(engine.slots_path)
+        slots = read_slots(page.body) if page.status == 200 else None
+        if slots is not None:
+            return Load(running=read_busy_slots(page.body), slots=slots)
+        slots = await self._count_slots(engine)
+        return Load(slots=slots) if slots is not None else None
+
+    async def _count_slots(self, engine: Adapter) -> int | None:
+        for path in (engine.props_path, engine.slots_path):
+            page = await self._get(path)
+            slots = read_slots(page.body) if page.status == 200 else None
+            if slots is not None:
+                return slots
+        return None
+
+    # --- the connection
+
+    async def _get(self, path: str) -> Response:
+        if self._connection is None:
+            self._connection = Connection(
+                self._server(), max_body=self._settings.max_page, on_idle_close=self._on_idle_close
+            )
+        page = await self._connection.get(path, self._settings.timeout)
+        if page.status in (502, 503, 504):
+            loading = b"loading model" in page.body.lower()
+            raise Unavailable("loading model" if loading else f"it answers {page.status} to {path}")
+        return page
+
+    def _server(self) -> Server:
+        spec, settings = self._endpoint.spec, self._settings
+        scheme, host, port = settings.scheme or spec.scheme, spec.ip, settings.port or spec.port
+        host_name = spec.host_name
+        if spec.metrics_url is not None:
+            scheme, host, port = _split_url(spec.metrics_url)
+            host_name = ""
+        return Server(
+            host=host,
+            port=port,
+            host_header=f"{host_name}:{port}" if host_name else "",
+            tls=self._contexts.get(spec.ca_file) if scheme == "https" else None,
+            server_name=host_name,
+            bearer=self._api_key(),
+        )
+
+    def _api_key(self) -> str:
+        file = self._endpoint.spec.api_key_file
+        if file is None:
+            return ""
+        try:
+            key = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            self._remark(f"its API key file {file} cannot be read ({error}): asking without a key")
+            return ""
+        if not (key.isascii() and key.isprintable()):
+            self._remark(f"its API key file {file} must hold one line of ASCII: asking without a key")
+            return ""
+        return key
+
+    # --- words
+
+    def _declared_engine(self) -> Adapter | None:
+        settings, endpoint = self._settings, self._endpoint
+        labels = (endpoint.labels.get(key) for key in settings.engine_labels)
+        name = endpoint.spec.engine or next(filter(None, labels), None) or settings.default_engine
+        if name is None:
+            return None
+        engine = settings.engines.get(name)
+        if engine is None:
+            known = ", ".join(settings.engines)
+            where = f"endpoint {endpoint.name} ({endpoint.address})"
+            _log.warning(
+                "%s: no engine is called %r, known are %s: finding out by looking", where, name, known
+            )
+            return None
+        endpoint.engine = engine.name
+        return engine
+
+    def _remark(self, text: str) -> None:
+        """Tell the operator, once until the server is lost."""
+        if text not in self._remarks:
+            self._remarks.add(text)
+            _log.warning("endpoint %s (%s): %s", self._endpoint.name, self._endpoint.address, text)
+
+
+def _split_url(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of a metrics URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise FetchError(Failure.UNREACHABLE, f"metrics URL {url!r} cannot be used: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise FetchError(Failure.UNREACHABLE, f"metrics URL {url!r}: expected http://host:port/path")
+    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)

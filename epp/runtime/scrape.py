@@ -1,0 +1,296 @@
+"""Looks at every endpoint of a fleet again and again, and tells the fleet what it saw.
+
+Place:   writes epp.core.fleet (reading, answered, lost); kicked by whoever picks; run by epp.main.
+Ignores: what a reading is used for, and how one is made (epp.runtime.probe).
+Rule:    an answer that says nothing about the load is not a load of zero; a server that cannot be
+         talked to is lost at once, and no other endpoint waits for it.
+
+One task holds the agenda. A look is a short task of its own, at most ``in_flight`` of them. A
+kept-alive connection to each endpoint is the fastest witness of its death: when the peer closes it,
+one reconnect tells an idle timeout (it works) from a dead process (it is refused).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+
+from epp.core.fleet import Endpoint, Fleet, Load
+from epp.core.pacing import Agenda, Pace, Standing
+from epp.runtime.http_client import FetchError
+from epp.runtime.probe import Probe, ProbeSettings, ScrapeStats, TlsContexts, Unavailable
+
+__all__ = [
+    "EXTRACTOR_TYPE",
+    "SOURCE_TYPE",
+    "Pace",
+    "ProbeSettings",
+    "ScrapeSettings",
+    "ScrapeStats",
+    "Scraper",
+]
+
+_log = logging.getLogger("epp.scrape")
+
+SOURCE_TYPE = "metrics-data-source"
+EXTRACTOR_TYPE = "core-metrics-extractor"
+"""The labels of ``datalayer_poll_errors_total`` and ``datalayer_extract_errors_total``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrapeSettings:
+    """When to look, and how."""
+
+    pace: Pace = field(default_factory=Pace)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    in_flight: int = 64
+    """Looks at a time. A dead address takes a place for a whole timeout; a page takes memory."""
+
+
+class _Watch:
+    """When to look at one endpoint."""
+
+    __slots__ = (
+        "busy",
+        "busy_until",
+        "closed_idle",
+        "endpoint",
+        "failures",
+        "hot",
+        "looked_before",
+        "lost_at",
+        "may_reconnect",
+        "probe",
+        "standing",
+        "task",
+    )
+
+    probe: Probe
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.task: asyncio.Task[None] | None = None
+        self.standing = Standing.QUIET
+        self.failures = 0
+        self.lost_at: float | None = None
+        self.looked_before = False
+        self.hot = False
+        """Picked since its last look began."""
+        self.busy = False
+        self.busy_until = float("-inf")
+        self.closed_idle = False
+        """The next look was made due by the end of an idle connection."""
+        self.may_reconnect = True
+        """False after such a look: a server that closes after each answer is not asked without end."""
+
+
+class Scraper:
+    """Watches the endpoints of one fleet. ``run`` must be running for anything to happen."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        settings: ScrapeSettings | None = None,
+        *,
+        clock: Callable[[], float],
+        unix_clock: Callable[[], float],
+        chance: Random,
+    ) -> None:
+        self.stats = ScrapeStats()
+        self._fleet = fleet
+        self._settings = settings or ScrapeSettings()
+        self._clock = clock
+        self._unix_clock = unix_clock
+        self._chance = chance
+        self._contexts = TlsContexts(verify=self._settings.probe.verify_tls)
+        self._watches: dict[Endpoint, _Watch] = {}
+        self._agenda: Agenda[_Watch] = Agenda()
+        self._busy = 0
+        self._looking = 0
+        self._alarm: asyncio.Future[None] | None = None
+        self._alarm_at = float("inf")
+        self.update(fleet.endpoints, ())
+
+    # --- what others call
+
+    def update(self, added: Iterable[Endpoint], removed: Iterable[Endpoint]) -> None:
+        """Take over what ``Fleet.replace`` returned."""
+        for endpoint in removed:
+            watch = self._watches.pop(endpoint, None)
+            if watch is not None:
+                self._set_busy(watch, False)
+                self._agenda.drop(watch)
+                if watch.task is not None:
+                    watch.task.cancel()
+                watch.probe.abort()
+        now = self._clock()
+        for endpoint in added:
+            if endpoint not in self._watches:
+                self._watches[endpoint] = watch = self._watch(endpoint)
+                self._agenda.put(watch, now)
+        self._wake()
+
+    def kick(self, endpoint: Endpoint) -> None:
+        """A request goes to ``endpoint``: look at it more often. Almost free while it is busy."""
+        watch = self._watches.get(endpoint)
+        if watch is not None and not watch.hot:
+            watch.hot = True
+            if watch.task is None and not watch.busy:
+                self._hasten(watch)
+
+    async def run(self) -> None:
+        """Look until cancelled; then nothing is left open."""
+        try:
+            async with asyncio.TaskGroup() as looks:
+                while True:
+                    self._start_due(looks)
+                    await self._sleep()
+        finally:
+            for watch in self._watches.values():
+                await watch.probe.close()
+
+    # --- the agenda
+
+    def _watch(self, endpoint: Endpoint) -> _Watch:
+        watch = _Watch(endpoint)
+        watch.probe = Probe(
+            endpoint,
+            self._settings.probe,
+            stats=self.stats,
+            contexts=self._contexts,
+            clock=self._clock,
+            unix_clock=self._unix_clock,
+            on_idle_close=partial(self._idle_closed, watch),
+        )
+        return watch
+
+    def _start_due(self, looks: asyncio.TaskGroup) -> None:
+        now = self._clock()
+        while self._looking < self._settings.in_flight:
+            watch = self._agenda.take(now)
+            if watch is None:
+                return
+            self._looking += 1
+            watch.task = looks.create_task(self._look(watch), name=f"scrape: {watch.endpoint.name}")
+            watch.task.add_done_callback(self._looked)
+
+    def _looked(self, _task: asyncio.Task[None]) -> None:
+        self._looking -= 1
+        if self._looking == self._settings.in_flight - 1:
+            self._wake()  # something due may have waited for a place
+
+    async def _sleep(self) -> None:
+        """Until the next look is due, or something changes the agenda."""
+        due = self._agenda.next_due() if self._looking < self._settings.in_flight else None
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.create_future()
+        self._alarm_at = due if due is not None else float("inf")
+        timer = loop.call_later(max(due - self._clock(), 0.0), self._wake) if due is not None else None
+        try:
+            await self._alarm
+        finally:
+            self._alarm = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
+
+    def _put(self, watch: _Watch, due: float) -> None:
+        self._agenda.put(watch, due)
+        if due < self._alarm_at:
+            self._wake()
+
+    def _due(self, watch: _Watch, now: float, share: float) -> float:
+        """When to look next, after ``share`` of the interval."""
+        quiet = len(self._watches) - self._busy
+        return self._settings.pace.next_due(
+            watch.standing, now, busy=self._busy, quiet=quiet, failures=watch.failures, share=share
+        )
+
+    def _hasten(self, watch: _Watch) -> None:
+        """Make a resting endpoint due as a busy one would be, a lost one as after its first failure."""
+        if watch.standing is Standing.SILENT:
+            return
+        now = self._clock()
+        if watch.standing is Standing.LOST:
+            wanted = now + self._settings.pace.retry_first
+        else:
+            self._set_busy(watch, True)
+            watch.standing = Standing.BUSY
+            # somewhere in the second half of the interval: a burst of picks is no burst of looks
+            wanted = self._due(watch, now, self._chance.uniform(0.5, 1.0))
+        due = self._agenda.due(watch)
+        if due is None or wanted < due:
+            self._put(watch, wanted)
+
+    def _set_busy(self, watch: _Watch, busy: bool) -> None:
+        self._busy += busy - watch.busy
+        watch.busy = busy
+
+    def _idle_closed(self, watch: _Watch) -> None:
+        """The peer closed a connection that waited for the next look: look now."""
+        if watch.may_reconnect and watch.task is None and watch.endpoint in self._watches:
+            watch.closed_idle = True
+            self._put(watch, self._clock())
+
+    # --- one look
+
+    async def _look(self, watch: _Watch) -> None:
+        started = self._clock()
+        watch.hot = False
+        watch.may_reconnect, watch.closed_idle = not watch.closed_idle, False
+        try:
+            load = await watch.probe.read()
+        except FetchError as error:
+            await self._lost(watch, error.kind.value, str(error))
+        except Unavailable as error:
+            await self._lost(watch, "unavailable", str(error))
+        else:
+            self._answered(watch, load)
+        self.stats.seconds += self._clock() - started
+        watch.task = None
+        self._plan_next(watch)
+
+    def _answered(self, watch: _Watch, load: Load | None) -> None:
+        endpoint, now = watch.endpoint, self._clock()
+        if watch.lost_at is not None:
+            gone = now - watch.lost_at
+            _log.info("endpoint %s (%s) is back after %.1f s", endpoint.name, endpoint.address, gone)
+        watch.failures, watch.lost_at = 0, None
+        if load is None:
+            watch.standing = Standing.SILENT
+            self._fleet.answered(endpoint)
+        else:
+            watch.standing = Standing.QUIET
+            self._fleet.reading(endpoint, load, now)
+
+    async def _lost(self, watch: _Watch, result: str, reason: str) -> None:
+        self.stats.results[result] += 1
+        self.stats.poll_errors += 1
+        watch.standing = Standing.LOST
+        watch.failures += 1
+        endpoint = watch.endpoint
+        self._fleet.lost(endpoint, reason)
+        if watch.lost_at is None:
+            watch.lost_at = self._clock()
+            _log.warning("endpoint %s (%s) is lost: %s", endpoint.name, endpoint.address, reason)
+        await watch.probe.lose()
+
+    def _plan_next(self, watch: _Watch) -> None:
+        if watch.endpoint not in self._watches:
+            return
+        now = self._clock()
+        if watch.hot or watch.endpoint.requests_in_flight > 0:
+            watch.busy_until = now + self._settings.pace.linger
+        tells = watch.standing is Standing.QUIET
+        self._set_busy(watch, tells and now < watch.busy_until)
+        if watch.busy:
+            watch.standing = Standing.BUSY
+        # after the first look anywhere in the interval, so that endpoints found together part
+        share = self._chance.uniform(0.9, 1.1) if watch.looked_before else self._chance.uniform(0.1, 1.0)
+        watch.looked_before = True
+        self._put(watch, self._due(watch, now, share))

@@ -1,0 +1,150 @@
+"""The ext_proc server on grpc.aio: one coroutine per stream, everything else in the core.
+
+Place:   reads bytes from the gateway, lets epp.wire and epp.core.stream decide, writes the answers.
+Ignores: what the messages mean and why an endpoint won.
+Rule:    between two awaits a whole event is worked off, the pick and its reservation included; what
+         was taken is given back at one exit, however the stream ends.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from epp.core.events import (
+    Answer,
+    Event,
+    Finished,
+    Outcome,
+    Pick,
+    Picked,
+    Prefilled,
+    Refused,
+    Release,
+    StreamClosed,
+)
+from epp.core.rejection import Rejection
+from epp.core.request import Request
+from epp.core.scheduling import Decision
+from epp.core.stream import PeerError, Stream, StreamSettings
+from epp.wire import ext_proc
+
+logger = logging.getLogger("epp.server")
+
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+_FRAME_MARGIN_BYTES = 1024 * 1024
+"""What a message may be larger than the body it carries: headers, metadata, framing."""
+
+
+class Choose(Protocol):
+    """Chooses an endpoint and reserves on it, in one step."""
+
+    def pick(self, request: Request, now: float) -> Decision | Rejection: ...
+
+
+class Observer(Protocol):
+    """Is told of streams: metrics and the log."""
+
+    def opened(self) -> None: ...
+
+    def finished(self, outcome: Outcome) -> None: ...
+
+    def closed(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtProc:
+    """Serves one pool. ``picked`` is told of every pick (the scraper looks more often then)."""
+
+    scheduler: Choose
+    settings: StreamSettings
+    observer: Observer
+    picked: Callable[[Decision], None]
+    clock: Callable[[], float]
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service for a grpc.aio server; messages stay bytes, epp.wire reads them."""
+        method = grpc.stream_stream_rpc_method_handler(self.process)
+        return grpc.method_handlers_generic_handler(SERVICE, {"Process": method})
+
+    async def process(self, _requests: Any, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+        """One stream, one request."""
+        stream = Stream(self.settings)
+        self.observer.opened()
+        try:
+            while (message := await context.read()) is not grpc.aio.EOF:
+                for answer in self._react(stream, ext_proc.events(message)):
+                    await context.write(ext_proc.encode(answer))
+        except (PeerError, ext_proc.WireError) as fault:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(fault))
+        finally:
+            for answer in self._react(stream, (StreamClosed(),)):
+                raise AssertionError(f"an answer to nobody: {answer}")
+            self.observer.closed()
+
+    def _react(self, stream: Stream, events: Iterable[Event]) -> list[Answer]:
+        """Feed events and carry out what concerns us; returns what the gateway is to be told."""
+        waiting, answers, now = deque(events), [], self.clock()
+        while waiting:
+            for action in stream.receive(waiting.popleft(), now):
+                match action:
+                    case Pick(request):
+                        waiting.appendleft(self._pick(request, now))
+                    case Prefilled(decision):
+                        decision.reservation.prefilled()
+                    case Release(decision):
+                        decision.reservation.release()
+                    case Finished(outcome):
+                        self.observer.finished(outcome)
+                    case _:
+                        answers.append(action)
+        return answers
+
+    def _pick(self, request: Request, now: float) -> Picked | Refused:
+        decision = self.scheduler.pick(request, now)
+        if isinstance(decision, Rejection):
+            return Refused(decision)
+        self.picked(decision)
+        return Picked(decision)
+
+
+class PortInUse(Exception):
+    """A port could not be bound; the text names the port, the flag and the remedy."""
+
+
+def make_server(handlers: Iterable[grpc.GenericRpcHandler], *, max_body_bytes: int) -> grpc.aio.Server:
+    """A grpc.aio server for few long-lived connections with many short streams."""
+    server = grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 0),  # two pickers on one port must be an error, not a lottery
+            ("grpc.max_receive_message_length", max_body_bytes + _FRAME_MARGIN_BYTES),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", 2**31 - 1),  # the gateway's circuit breaker is the limit
+            # The default cancels streams that wait for their turn in a burst of a thousand.
+            ("grpc.server.max_pending_requests", 2**31 - 1),
+            ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
+        ]
+    )
+    server.add_generic_rpc_handlers(tuple(handlers))
+    return server
+
+
+def bind(server: grpc.aio.Server, port: int, *, flag: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Listen on every address; returns the port (chosen by the system when ``port`` is 0)."""
+    try:
+        if credentials is None:
+            return server.add_insecure_port(f"[::]:{port}")
+        return server.add_secure_port(f"[::]:{port}", credentials)
+    except RuntimeError as failure:
+        raise PortInUse(f"--{flag}: port {port} cannot be bound, is another process using it?") from failure
+
+
+async def stop(server: grpc.aio.Server, grace: float) -> None:
+    """No new streams; open ones may finish for ``grace`` seconds."""
+    logger.info("draining")
+    await asyncio.shield(server.stop(grace))

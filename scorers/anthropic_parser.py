@@ -1,0 +1,16 @@
+"""``anthropic-parser``: the Anthropic messages API."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from epp.core.scoring import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class AnthropicParser:
+    """Understands messages; without parameters.
+
+    Source: upstream ``anthropic-parser``.
+    """
+
+    kind: ClassVar[Kind] = Kind.PARSER

@@ -1,0 +1,60 @@
+"""``core-metrics-extractor``: which metrics of an engine mean what."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from epp.core.scoring import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """One engine's metric names, each ``name`` or ``name{label=value,…}``; empty: the engine has none."""
+
+    name: str
+    queued_requests_spec: str = ""
+    running_requests_spec: str = ""
+    kv_usage_spec: str = ""
+    lora_spec: str = ""
+    cache_info_spec: str = ""
+    """A metric whose labels say block size and number of blocks."""
+    cache_block_size_label_name: str = ""
+    """The label of ``cacheInfoSpec`` with the block size; empty: ``block_size``."""
+    cache_num_blocks_label_name: str = ""
+    """The label of ``cacheInfoSpec`` with the number of blocks; empty: ``num_gpu_blocks``."""
+    cache_block_size_spec: str = ""
+    """A gauge with the block size, where there is no such metric."""
+    cache_num_blocks_spec: str = ""
+    """A gauge with the number of blocks, where there is no such metric."""
+    custom_metrics: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name: must not be empty")
+        if self.name == "default":
+            raise ValueError('name: "default" is reserved, use defaultEngine to choose the default')
+        if self.custom_metrics:
+            raise ValueError("customMetrics: not supported by this version, leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreMetricsExtractor:
+    """How an endpoint's engine is known, and what its metrics are called.
+
+    Source: upstream ``core-metrics-extractor``.
+    """
+
+    engine_label_key: str = "llm-d.ai/engine-type"
+    """The endpoint label that names its engine (``inference.networking.k8s.io/engine-type`` also counts)."""
+    default_engine: str | None = None
+    """The engine of endpoints without that label; None: it is found out by looking."""
+    engine_configs: tuple[EngineConfig, ...] = ()
+    """Engines in addition to the built-in ones, or instead of a built-in one of the same name."""
+
+    kind: ClassVar[Kind] = Kind.EXTRACTOR
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for config in self.engine_configs:
+            if config.name in seen:
+                raise ValueError(f'engineConfigs: engine "{config.name}" is there twice')
+            seen.add(config.name)

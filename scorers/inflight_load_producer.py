@@ -1,0 +1,59 @@
+"""``inflight-load-producer``: books each request's work on the endpoint that got it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from epp.core.scoring import Cycle, Endpoint, PrefixMatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InflightLoadProducer:
+    """Estimate the tokens of work a request brings to the picked endpoint.
+
+    In:     the prompt's estimated tokens; the PrefixMatch of the named producer, if there is one.
+    Out:    ``cycle.charge`` [tokens]: the prompt without its cached part, plus, with
+            ``addEstimatedOutputTokens``, ``outputRatio`` times the prompt, at most
+            ``maxEstimatedOutputTokens`` and what the request itself allows.
+    Source: upstream ``inflight-load-producer``. Requests in flight are counted without it.
+    """
+
+    add_estimated_output_tokens: bool = False
+    output_ratio: float = 1.5
+    """Estimated output tokens per prompt token."""
+    max_estimated_output_tokens: int | None = None
+    prefix_match_info_producer_name: str = "approx-prefix-cache-producer"
+    sync_cross_replica_state: bool | None = None
+
+    uses: ClassVar[Mapping[str, str]] = {
+        "prefix_match_info_producer_name": "approx-prefix-cache-producer",
+    }
+
+    def __post_init__(self) -> None:
+        if self.output_ratio < 0:
+            raise ValueError(f"outputRatio: must be at least 0, got {self.output_ratio:g}")
+        if self.max_estimated_output_tokens is not None and self.max_estimated_output_tokens < 0:
+            raise ValueError(
+                f"maxEstimatedOutputTokens: must be at least 0, got {self.max_estimated_output_tokens}"
+            )
+        if self.sync_cross_replica_state:
+            raise ValueError(
+                "syncCrossReplicaState: sharing state between replicas is not supported by this version, "
+                "leave it out"
+            )
+
+    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> None:
+        """Nothing to find out before the pick."""
+
+    def picked(self, cycle: Cycle, endpoint: Endpoint, name: str) -> None:
+        prompt = cycle.request.prompt_tokens
+        match: PrefixMatch | None = cycle.facts.get(self.prefix_match_info_producer_name)
+        cached = match.blocks.get(endpoint, 0) * match.block_tokens if match is not None else 0
+        charge = max(0, prompt - cached)
+        if self.add_estimated_output_tokens:
+            charge += self._output(prompt, cycle.request.payload.max_output_tokens)
+        cycle.charge = charge
+
+    def _output(self, prompt: int, allowed: int | None) -> int:
+        limits = [limit for limit in (self.max_estimated_output_tokens, allowed) if limit is not None]
+        return max(0, min([round(prompt * self.output_ratio), *limits]))

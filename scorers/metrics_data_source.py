@@ -1,0 +1,40 @@
+"""``metrics-data-source``: how the endpoints' metrics are read."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from epp.core.scoring import Kind, Seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsDataSource:
+    """Settings of the scraper, where an endpoint has none of its own.
+
+    Source: upstream ``metrics-data-source``.
+    """
+
+    scheme: Literal["http", "https"] | None = None
+    """None: as the endpoint says, which is http unless it says otherwise."""
+    path: str | None = None
+    """None: where the endpoint's engine shows its metrics."""
+    port: int | None = None
+    """None: the serving port."""
+    insecure_skip_verify: bool = True
+    """With https: believe any certificate."""
+    ca_cert_path: str = ""
+    client_cert_path: str = ""
+    client_key_path: str = ""
+    interval: Seconds | None = None
+    """None: as the command line says."""
+
+    kind: ClassVar[Kind] = Kind.METRICS_SOURCE
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise ValueError(f"port: must be from 1 to 65535, got {self.port}")
+        if self.path is not None and not self.path.startswith("/"):
+            raise ValueError(f'path: must begin with "/", got "{self.path}"')
+        if self.interval is not None and self.interval <= 0:
+            raise ValueError("interval: must be above 0s")
+        if bool(self.client_cert_path) != bool(self.client_key_path):
+            raise ValueError("clientCertPath: clientCertPath and clientKeyPath belong together, give both")

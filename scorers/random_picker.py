@@ -1,0 +1,29 @@
+"""``random-picker``: any endpoint, whatever its score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from epp.core.scoring import Cycle, Endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomPicker:
+    """Pick endpoints at random.
+
+    In:     (endpoint, total) pairs, at least one; the totals do not matter.
+    Out:    up to ``maxNumOfEndpoints`` endpoints in random order.
+    Source: upstream ``random-picker``.
+    """
+
+    max_num_of_endpoints: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_num_of_endpoints < 1:
+            raise ValueError(f"maxNumOfEndpoints: must be at least 1, got {self.max_num_of_endpoints}")
+
+    def pick(self, cycle: Cycle, scored: Sequence[tuple[Endpoint, float]]) -> Sequence[Endpoint]:
+        if self.max_num_of_endpoints == 1:
+            return (scored[int(cycle.chance.random() * len(scored))][0],)
+        endpoints = [endpoint for endpoint, _ in scored]
+        cycle.chance.shuffle(endpoints)
+        return endpoints[: self.max_num_of_endpoints]

@@ -1,0 +1,478 @@
+"""One request's conversation, in the words of every gateway."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.core.budget import Budget
+from epp.core.events import (
+    Answer,
+    AnswerBufferedBody,
+    AnswerRequestBody,
+    AnswerRequestHeaders,
+    AnswerRequestTrailers,
+    AnswerResponseBody,
+    AnswerResponseHeaders,
+    AnswerResponseTrailers,
+    BodyMode,
+    ContinueRequestBody,
+    ContinueRequestHeaders,
+    ContinueResponseBody,
+    Event,
+    Refused,
+    Reject,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    StreamClosed,
+)
+from epp.core.rejection import BODY_TOO_LARGE, BUFFERS_FULL, NO_CANDIDATES, Code
+from epp.core.request import Api
+from epp.core.stream import CHUNK_BYTES, MAX_BODY_BYTES, TRANSITIONS, PeerError, State, Stream
+from tests.core.conversation import FIRST, SECOND, Conversation, joined
+
+CHAT = b'{"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}'
+OK = {":status": "200", "content-type": "application/json"}
+
+
+def post(path: str = "/v1/chat/completions", **more: object) -> RequestHeaders:
+    headers = {":method": "POST", ":path": path, "x-request-id": "r-1"}
+    return RequestHeaders(headers, **more)  # type: ignore[arg-type]
+
+
+def get(path: str = "/v1/models", **more: object) -> RequestHeaders:
+    headers = {":method": "GET", ":path": path, "x-request-id": "r-1"}
+    return RequestHeaders(headers, **more)  # type: ignore[arg-type]
+
+
+TO_FIRST = AnswerRequestHeaders(["10.0.0.1:8000"])
+TO_FIRST_WITH_CHAT = AnswerRequestHeaders(["10.0.0.1:8000"], len(CHAT))
+FULL = BodyMode.FULL_DUPLEX
+
+DIALECTS: dict[str, list[tuple[Event, list[Answer]]]] = {
+    "no body: the end is on the headers": [
+        (get(ended=True), [TO_FIRST]),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+        (ResponseBody(b"{}", ended=True), [AnswerResponseBody(b"{}", True)]),
+    ],
+    "Envoy, full duplex: one chunk, then an empty one that ends": [
+        (post(request_mode=FULL, response_mode=FULL), []),
+        (RequestBody(CHAT), []),
+        (RequestBody(b"", ended=True), [TO_FIRST_WITH_CHAT, AnswerRequestBody(CHAT, True)]),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+        (ResponseBody(b"{}"), [AnswerResponseBody(b"{}", False)]),
+        (ResponseBody(b"", ended=True), [AnswerResponseBody(b"", True)]),
+    ],
+    "the end is on the last chunk": [
+        (post(), []),
+        (RequestBody(CHAT[:20]), []),
+        (RequestBody(CHAT[20:], ended=True), [TO_FIRST_WITH_CHAT, AnswerRequestBody(CHAT, True)]),
+        (ResponseHeaders({":status": "204"}, ended=True), [AnswerResponseHeaders()]),
+    ],
+    "the end is in the trailers, which are answered": [
+        (post(), []),
+        (RequestBody(CHAT), []),
+        (RequestTrailers(), [TO_FIRST, AnswerRequestBody(CHAT, False), AnswerRequestTrailers()]),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+        (ResponseBody(b"{}"), [AnswerResponseBody(b"{}", False)]),
+        (ResponseTrailers(), [AnswerResponseTrailers()]),
+    ],
+    "trailers without a body": [
+        (post(), []),
+        (RequestTrailers(), [TO_FIRST, AnswerRequestTrailers()]),
+    ],
+    "agentgateway: an empty chunk ends the request even after trailers": [
+        (post(), []),
+        (RequestBody(CHAT), []),
+        (RequestTrailers(), [TO_FIRST, AnswerRequestBody(CHAT, False), AnswerRequestTrailers()]),
+        (RequestBody(b"", ended=True), [AnswerRequestBody(b"", True)]),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+        (ResponseBody(b"{}"), [AnswerResponseBody(b"{}", False)]),
+        (ResponseTrailers(), [AnswerResponseTrailers()]),
+        (ResponseBody(b"", ended=True), [AnswerResponseBody(b"", True)]),
+    ],
+    "agentgateway: a GET whose body is one empty chunk": [
+        (get(), []),
+        (RequestBody(b"", ended=True), [TO_FIRST, AnswerRequestBody(b"", True)]),
+    ],
+    "NGINX Gateway Fabric: one body, no response phase": [
+        (post(), []),
+        (RequestBody(CHAT, ended=True), [TO_FIRST_WITH_CHAT, AnswerRequestBody(CHAT, True)]),
+        (StreamClosed(), []),
+    ],
+    "BUFFERED: headers go on at once, the pick rides on the body": [
+        (
+            post(request_mode=BodyMode.BUFFERED, response_mode=BodyMode.BUFFERED),
+            [ContinueRequestHeaders()],
+        ),
+        (RequestBody(CHAT, ended=True), [AnswerBufferedBody(["10.0.0.1:8000"])]),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+        (ResponseBody(b"{}", ended=True), [ContinueResponseBody()]),
+    ],
+    "BUFFERED with trailers: the body is whole although its end is not on it": [
+        (post(request_mode=BodyMode.BUFFERED), [ContinueRequestHeaders()]),
+        (RequestBody(CHAT), [AnswerBufferedBody(["10.0.0.1:8000"])]),
+        (RequestTrailers(), [AnswerRequestTrailers()]),
+    ],
+    "BUFFERED without a body: the pick is on the headers": [
+        (get(request_mode=BodyMode.BUFFERED, ended=True), [TO_FIRST]),
+    ],
+    "STREAMED: the pick is on the headers, the body passes": [
+        (post(request_mode=BodyMode.STREAMED, response_mode=BodyMode.STREAMED), [TO_FIRST]),
+        (RequestBody(CHAT[:9]), [ContinueRequestBody()]),
+        (RequestBody(CHAT[9:], ended=True), [ContinueRequestBody()]),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+        (ResponseBody(b"{}"), [ContinueResponseBody()]),
+        (ResponseBody(b"", ended=True), [ContinueResponseBody()]),
+    ],
+    "STREAMED: the server answers before it has read all": [
+        (post(request_mode=BodyMode.STREAMED, response_mode=BodyMode.STREAMED), [TO_FIRST]),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+        (RequestBody(CHAT, ended=True), [ContinueRequestBody()]),
+        (ResponseBody(b"{}", ended=True), [ContinueResponseBody()]),
+    ],
+    "NONE: headers only": [
+        (post(request_mode=BodyMode.NONE, response_mode=BodyMode.NONE), [TO_FIRST]),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+    ],
+    "response phase only": [
+        (ResponseHeaders(OK, response_mode=FULL), [AnswerResponseHeaders()]),
+        (ResponseBody(b"{}"), [AnswerResponseBody(b"{}", False)]),
+        (ResponseBody(b"", ended=True), [AnswerResponseBody(b"", True)]),
+    ],
+    "the gateway answers by itself while the body is still coming": [
+        (post(), []),
+        (RequestBody(CHAT[:9]), []),
+        (ResponseHeaders({":status": "408"}, ended=True), [AnswerResponseHeaders()]),
+    ],
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_gets_its_answers_and_gives_its_reservation_back(dialect: str) -> None:
+    conversation = Conversation()
+    closed_by_gateway = False
+    for event, answers in DIALECTS[dialect]:
+        assert conversation.hear(event) == answers
+        closed_by_gateway = isinstance(event, StreamClosed)
+    if not closed_by_gateway:
+        assert conversation.hear(StreamClosed()) == []
+    assert conversation.releases == len(conversation.decisions)
+    assert conversation.budget.used == 0
+    assert len(conversation.outcomes) == 1
+
+
+def test_the_scheduler_sees_what_the_body_says() -> None:
+    conversation = Conversation()
+    conversation.hear(post(subset=("10.0.0.1",)), RequestBody(CHAT, ended=True))
+    request = conversation.request
+    assert (request.api, request.payload.model, request.target_model) == (
+        Api.CHAT_COMPLETIONS,
+        "tiny",
+        "tiny",
+    )
+    assert (request.id, request.subset, request.body_bytes) == ("r-1", ("10.0.0.1",), len(CHAT))
+
+
+def test_the_hint_on_the_end_of_the_body_replaces_the_one_on_the_headers() -> None:
+    conversation = Conversation()
+    conversation.hear(post(subset=("10.0.0.1",)), RequestBody(CHAT, ended=True, subset=()))
+    assert conversation.request.subset == ()
+
+
+def test_a_client_without_request_id_gets_one() -> None:
+    (answer,) = Conversation().hear(RequestHeaders({":path": "/v1/models"}, ended=True))
+    assert answer == AnswerRequestHeaders(["10.0.0.1:8000"], None, "made-id")
+
+
+@pytest.mark.parametrize(
+    "headers, path",
+    [
+        pytest.param({":path": "/a", "x-original-path": "/b"}, "/a", id="path"),
+        pytest.param({"x-original-path": "/b", "x-forwarded-path": "/c"}, "/b", id="original"),
+        pytest.param({"x-forwarded-path": "/c"}, "/c", id="forwarded"),
+        pytest.param({}, "/v1/completions", id="none"),
+    ],
+)
+def test_the_path_is_found_where_gateways_put_it(headers: dict[str, str], path: str) -> None:
+    conversation = Conversation()
+    conversation.hear(RequestHeaders(headers, ended=True))
+    assert conversation.request.path == path
+
+
+def test_several_destinations_are_named_in_order() -> None:
+    conversation = Conversation(endpoints=(SECOND, FIRST))
+    (answer,) = conversation.hear(get(ended=True))
+    assert answer == AnswerRequestHeaders(["10.0.0.2:8000", "10.0.0.1:8000"])
+
+
+@pytest.mark.parametrize("name", ["x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite"])
+def test_a_rewrite_changes_one_value_and_its_length(name: str) -> None:
+    conversation = Conversation()
+    body = b'{ "messages":[ {"role":"user","content":"hi"} ],"temperature": 1.000,  "model" : "tiny" }'
+    rewritten = body.replace(b"tiny", b"much-larger")
+    headers, piece = conversation.hear(
+        RequestHeaders({":path": "/v1/chat/completions", name: "much-larger", "x-request-id": "r"}),
+        RequestBody(body, ended=True),
+    )
+    assert headers == AnswerRequestHeaders(["10.0.0.1:8000"], len(rewritten))
+    assert piece == AnswerRequestBody(rewritten, True)
+    assert conversation.request.target_model == "much-larger"
+    assert conversation.request.payload.model == "tiny"
+
+
+def test_a_rewrite_of_a_buffered_body_replaces_it() -> None:
+    conversation = Conversation()
+    headers = {":path": "/v1/chat/completions", REWRITE: "larger", "x-request-id": "r"}
+    conversation.hear(RequestHeaders(headers, request_mode=BodyMode.BUFFERED))
+    (answer,) = conversation.hear(RequestBody(CHAT, ended=True))
+    assert answer == AnswerBufferedBody(["10.0.0.1:8000"], CHAT.replace(b"tiny", b"larger"))
+
+
+REWRITE = "x-llm-d-model-name-rewrite"
+
+
+def test_a_truncated_body_is_not_judged() -> None:
+    """BUFFERED_PARTIAL hands over what fits; half a JSON object is no mistake of the client."""
+    conversation = Conversation()
+    conversation.hear(post(request_mode=BodyMode.BUFFERED_PARTIAL))
+    (answer,) = conversation.hear(RequestBody(CHAT[:20]))
+    assert answer == AnswerBufferedBody(["10.0.0.1:8000"])
+    assert conversation.request.api is Api.PASSTHROUGH
+
+
+def test_large_bodies_leave_in_pieces() -> None:
+    body = CHAT[:-1] + b" " * (2 * CHUNK_BYTES) + b"}"
+    answers = Conversation().hear(post(), RequestBody(body, ended=True))
+    pieces = [answer for answer in answers if isinstance(answer, AnswerRequestBody)]
+    assert [len(piece.data) for piece in pieces] == [CHUNK_BYTES, CHUNK_BYTES, len(body) - 2 * CHUNK_BYTES]
+    assert [piece.ended for piece in pieces] == [False, False, True]
+    assert joined(pieces, AnswerRequestBody) == body
+
+
+@pytest.mark.parametrize(
+    "events, code",
+    [
+        pytest.param([post(), RequestBody(b"{no", ended=True)], Code.BAD_REQUEST, id="not JSON"),
+        pytest.param([post(), RequestBody(b'{"messages":[]}', ended=True)], Code.BAD_REQUEST, id="no model"),
+        pytest.param([post(), RequestBody(b"[1]", ended=True)], Code.BAD_REQUEST, id="not an object"),
+        pytest.param([post(), RequestBody(b'{"model":"\xff"}', ended=True)], Code.BAD_REQUEST, id="not UTF-8"),
+        pytest.param(
+            [post(request_mode=BodyMode.BUFFERED), RequestTrailers()],
+            Code.BAD_REQUEST,
+            id="nothing to answer the pick on",
+        ),
+        pytest.param(
+            [RequestHeaders({"content-length": str(MAX_BODY_BYTES + 1)})],
+            Code.PAYLOAD_TOO_LARGE,
+            id="announced as too large",
+        ),
+    ],
+)
+def test_the_clients_mistakes_are_answered_at_once(events: list[Event], code: Code) -> None:
+    conversation = Conversation()
+    answers = conversation.hear(*events)
+    assert isinstance(answers[-1], Reject) and answers[-1].rejection.code is code
+    assert conversation.hear(ResponseHeaders({":status": "400"}), ResponseBody(b"", ended=True)) == []
+    conversation.hear(StreamClosed())
+    assert conversation.outcome.rejection is answers[-1].rejection
+    assert conversation.decisions == [] and conversation.budget.used == 0
+
+
+def test_a_body_that_never_ends_is_cut_off() -> None:
+    conversation = Conversation()
+    piece = b" " * (1 << 22)
+    conversation.hear(post())
+    for _ in range(MAX_BODY_BYTES // len(piece)):
+        assert conversation.hear(RequestBody(piece)) == []
+    assert conversation.hear(RequestBody(b" ")) == [Reject(BODY_TOO_LARGE)]
+    assert conversation.budget.used == 0
+    assert conversation.hear(RequestBody(piece)) == []
+
+
+def test_all_bodies_together_have_a_budget() -> None:
+    budget = Budget(2 * len(CHAT) - 1)
+    first, second = Conversation(budget=budget), Conversation(budget=budget)
+    first.hear(post(), RequestBody(CHAT))
+    assert second.hear(post(), RequestBody(CHAT)) == [Reject(BUFFERS_FULL)]
+    first.hear(RequestBody(b"", ended=True))
+    third = Conversation(budget=budget)
+    assert third.hear(post(), RequestBody(CHAT, ended=True))[0] == TO_FIRST_WITH_CHAT
+    assert budget.used == 0
+
+
+def test_a_refusal_is_told_and_nothing_is_reserved() -> None:
+    conversation = Conversation(refuse=NO_CANDIDATES)
+    assert conversation.hear(get(ended=True)) == [Reject(NO_CANDIDATES)]
+    conversation.hear(StreamClosed())
+    assert conversation.outcome.rejection is NO_CANDIDATES and conversation.releases == 0
+
+
+def test_a_streamed_answer_frees_the_prompt_at_its_first_token_and_the_rest_at_its_end() -> None:
+    conversation = Conversation()
+    before = (FIRST.requests_in_flight, FIRST.tokens_in_flight)
+    conversation.hear(post(), RequestBody(CHAT[:-1] + b', "stream": true}', ended=True))
+    assert (FIRST.requests_in_flight, FIRST.tokens_in_flight) == (before[0] + 1, before[1] + 7)
+    conversation.hear(ResponseHeaders({":status": "200", "content-type": "text/event-stream"}))
+    conversation.hear(ResponseBody(b": ping\n\n"))
+    assert conversation.prefills == 0
+    conversation.hear(ResponseBody(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'))
+    assert conversation.prefills == 1 and FIRST.tokens_in_flight == before[1]
+    assert FIRST.requests_in_flight == before[0] + 1
+    first_token_at = conversation.now
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}\n\ndata: [DONE]\n\n'
+    conversation.hear(ResponseBody(usage))
+    conversation.hear(ResponseBody(b"", ended=True))
+    assert FIRST.requests_in_flight == before[0] and conversation.releases == 1
+    conversation.hear(StreamClosed())
+    outcome = conversation.outcome
+    assert (outcome.status, outcome.first_token_at, outcome.response_complete) == (200, first_token_at, True)
+    assert outcome.usage is not None and outcome.usage.prompt_tokens == 5
+
+
+def test_the_endpoint_that_really_served_is_kept() -> None:
+    conversation = Conversation()
+    conversation.hear(get(ended=True), ResponseHeaders(OK, served="10.0.0.2:8000"), StreamClosed())
+    assert conversation.outcome.served == "10.0.0.2:8000"
+    assert not conversation.outcome.response_complete
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([RequestBody(b"")], id="body first"),
+        pytest.param([RequestTrailers()], id="trailers first"),
+        pytest.param([ResponseBody(b"")], id="response body first"),
+        pytest.param([get(ended=True), get(ended=True)], id="headers twice"),
+        pytest.param([get(ended=True), ResponseBody(b"")], id="response body without headers"),
+        pytest.param([get(ended=True), StreamClosed(), StreamClosed()], id="closed twice"),
+    ],
+)
+def test_what_has_no_place_in_the_conversation_is_the_peers_error(events: list[Event]) -> None:
+    conversation = Conversation()
+    conversation.hear(*events[:-1])
+    before = conversation.stream.state
+    with pytest.raises(PeerError):
+        conversation.hear(events[-1])
+    assert conversation.stream.state is before
+
+
+# --- a pick that takes its time (a queue may stand between Pick and Picked) ---
+
+
+def test_pieces_that_come_while_a_pick_is_awaited_are_answered_after_it() -> None:
+    conversation = Conversation(picks_at_once=False)
+    conversation.hear(post(), RequestBody(CHAT))
+    assert conversation.hear(RequestTrailers()) == []
+    assert conversation.hear(RequestBody(b"", ended=True)) == []
+    answers = conversation.hear(conversation.pick())
+    assert answers == [
+        TO_FIRST,
+        AnswerRequestBody(CHAT, False),
+        AnswerRequestTrailers(),
+        AnswerRequestBody(b"", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        pytest.param([StreamClosed()], id="client gone"),
+        pytest.param([ResponseHeaders({":status": "504"}, ended=True)], id="gateway answered"),
+    ],
+)
+def test_a_pick_that_nobody_waits_for_is_given_back(meanwhile: list[Event]) -> None:
+    conversation = Conversation(picks_at_once=False)
+    conversation.hear(get(ended=True), *meanwhile)
+    assert conversation.hear(conversation.pick()) == []
+    assert conversation.releases == 1
+    assert conversation.hear(Refused(NO_CANDIDATES)) == []
+
+
+# --- properties ---
+
+modes = st.sampled_from(BodyMode)
+header_maps = st.dictionaries(
+    st.sampled_from([":path", ":status", "content-type", "content-length", "x-request-id", REWRITE]),
+    st.sampled_from(["/v1/chat/completions", "/x", "200", "abc", "text/event-stream", "9" * 30, ""]),
+)
+pieces = st.sampled_from([b"", CHAT, CHAT[:10], b"data: {}\n\n", b"\xff"])
+gateway_events = st.one_of(
+    st.builds(RequestHeaders, header_maps, st.none(), modes, modes, st.booleans()),
+    st.builds(RequestBody, pieces, st.booleans()),
+    st.just(RequestTrailers()),
+    st.builds(ResponseHeaders, header_maps, st.none(), st.booleans(), st.none() | modes),
+    st.builds(ResponseBody, pieces, st.booleans()),
+    st.just(ResponseTrailers()),
+)
+
+
+@given(
+    st.lists(gateway_events, max_size=12),
+    st.sampled_from([None, NO_CANDIDATES]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_whatever_comes_in_whatever_order_is_released_exactly_once(
+    events: list[Event], refuse: object, at_once: bool, late_pick: bool
+) -> None:
+    conversation = Conversation(refuse=refuse, picks_at_once=at_once)  # type: ignore[arg-type]
+    before = (FIRST.requests_in_flight, FIRST.tokens_in_flight)
+    for event in events:
+        asked = len(conversation.requests)
+        try:
+            conversation.hear(event)
+        except PeerError:
+            break
+        if not at_once and not late_pick and len(conversation.requests) > asked:
+            conversation.hear(conversation.pick())
+    conversation.hear(StreamClosed())
+    if not at_once and late_pick and conversation.requests:
+        conversation.hear(conversation.pick())
+    assert conversation.releases == len(conversation.decisions) <= 1
+    assert (FIRST.requests_in_flight, FIRST.tokens_in_flight) == before
+    assert conversation.budget.used == 0
+    assert conversation.stream.state is State.CLOSED
+    assert len(conversation.outcomes) == (0 if not events or conversation_never_began(events) else 1)
+
+
+def conversation_never_began(events: list[Event]) -> bool:
+    return not isinstance(events[0], RequestHeaders | ResponseHeaders)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[start:stop] for start, stop in zip(edges, edges[1:], strict=False)] or [b""]
+
+
+@given(
+    text=st.text(max_size=300),
+    padding=st.integers(0, 2 * CHUNK_BYTES),
+    cuts=st.lists(st.integers(0, 3 * CHUNK_BYTES), max_size=8),
+    end=st.sampled_from(["last", "empty", "trailers"]),
+)
+def test_chunking_never_changes_the_answer(text: str, padding: int, cuts: list[int], end: str) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+    body += b" " * padding
+    parts = cut(body, cuts)
+    events: list[Event] = [RequestBody(part, end == "last" and i == len(parts) - 1) for i, part in enumerate(parts)]
+    events += {"last": [], "empty": [RequestBody(b"", True)], "trailers": [RequestTrailers()]}[end]
+    whole: list[Event] = [RequestBody(body), RequestTrailers()] if end == "trailers" else [RequestBody(body, True)]
+    reference, chunked = Conversation(), Conversation()
+    assert chunked.hear(post(), *events) == reference.hear(post(), *whole)
+    assert chunked.request == reference.request
+
+
+def test_every_state_can_be_left_and_every_row_names_a_handler() -> None:
+    """A state without StreamClosed would keep its reservation for ever."""
+    for state in State:
+        assert state is State.CLOSED or (state, StreamClosed) in TRANSITIONS
+    from epp.core import stream
+
+    assert {event for _, event in TRANSITIONS} == set(stream._HANDLERS)
+    assert all(callable(handler) and hasattr(Stream, handler.__name__) for handler in stream._HANDLERS.values())

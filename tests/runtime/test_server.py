@@ -1,0 +1,280 @@
+"""The driver over a real gRPC connection: streams end in every way and nothing stays behind."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import pytest
+
+from epp.core.apis import Parsers
+from epp.core.budget import Budget
+from epp.core.events import Outcome
+from epp.core.fleet import Endpoint, EndpointSpec
+from epp.core.rejection import NO_CANDIDATES, Rejection
+from epp.core.request import Request
+from epp.core.scheduling import Decision
+from epp.core.stream import MAX_BODY_BYTES, StreamSettings
+from epp.runtime import server as runtime
+from epp.wire.pb import ext_proc_pb2 as pb
+from tests.core.conversation import decide
+
+METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+CHAT = b'{"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}'
+Call = grpc.aio.StreamStreamCall
+
+
+class OneEndpoint:
+    """Stands for the scheduler: always the same endpoint, or always a refusal."""
+
+    def __init__(self) -> None:
+        self.endpoint = Endpoint(EndpointSpec(name="only", ip="10.0.0.1", port=8000))
+        self.refusal: Rejection | None = None
+
+    def pick(self, request: Request, now: float) -> Decision | Rejection:
+        return self.refusal or decide(self.endpoint)
+
+
+class Watcher:
+    """Stands for metrics and the log."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.outcomes: list[Outcome] = []
+        self.changed = asyncio.Event()
+
+    def opened(self) -> None:
+        self.open += 1
+
+    def finished(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def closed(self) -> None:
+        self.open -= 1
+        self.changed.set()
+
+    async def all_closed(self) -> None:
+        async with asyncio.timeout(20):
+            while self.open:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Setting:
+    """A served picker and a channel to it."""
+
+    def __init__(self, channel: grpc.aio.Channel, scheduler: OneEndpoint, watcher: Watcher, budget: Budget):
+        self.channel = channel
+        self.scheduler = scheduler
+        self.watcher = watcher
+        self.budget = budget
+        self._method = channel.stream_stream(
+            METHOD,
+            request_serializer=pb.ProcessingRequest.SerializeToString,
+            response_deserializer=pb.ProcessingResponse.FromString,
+        )
+
+    def stream(self) -> Call:
+        return self._method(timeout=30)
+
+    async def nothing_left(self) -> None:
+        await self.watcher.all_closed()
+        assert self.scheduler.endpoint.requests_in_flight == 0
+        assert self.scheduler.endpoint.tokens_in_flight == 0
+        assert self.budget.used == 0
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Setting]:
+    scheduler, watcher, budget = OneEndpoint(), Watcher(), Budget(1 << 30)
+    settings = StreamSettings(Parsers(), budget, new_id=lambda: "made-id")
+    part = runtime.ExtProc(
+        scheduler=scheduler,
+        settings=settings,
+        observer=watcher,
+        picked=lambda decision: None,
+        clock=time.monotonic,
+    )
+    server = runtime.make_server([part.handler()], max_body_bytes=MAX_BODY_BYTES)
+    port = runtime.bind(server, 0, flag="grpc-port", credentials=None)
+    await server.start()
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
+            yield Setting(channel, scheduler, watcher, budget)
+    finally:
+        await server.stop(0)
+
+
+def headers(path: str = "/v1/chat/completions", *, ended: bool = False) -> pb.ProcessingRequest:
+    pairs = {":path": path, ":method": "POST", "x-request-id": "r-1"}
+    values = [pb.HeaderValue(key=key, raw_value=value.encode()) for key, value in pairs.items()]
+    return pb.ProcessingRequest(
+        request_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=values), end_of_stream=ended)
+    )
+
+
+def body(data: bytes, *, ended: bool = False) -> pb.ProcessingRequest:
+    return pb.ProcessingRequest(request_body=pb.HttpBody(body=data, end_of_stream=ended))
+
+
+def response_headers() -> pb.ProcessingRequest:
+    status = pb.HeaderValue(key=":status", raw_value=b"200")
+    return pb.ProcessingRequest(response_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=[status])))
+
+
+def response_body(data: bytes, *, ended: bool = False) -> pb.ProcessingRequest:
+    return pb.ProcessingRequest(response_body=pb.HttpBody(body=data, end_of_stream=ended))
+
+
+PHASES = {
+    "nothing sent": [],
+    "headers": [headers()],
+    "half a body": [headers(), body(CHAT[:10])],
+    "whole request": [headers(), body(CHAT, ended=True)],
+    "response headers": [headers(), body(CHAT, ended=True), response_headers()],
+    "half a response": [headers(), body(CHAT, ended=True), response_headers(), response_body(b"{")],
+}
+
+
+async def test_a_whole_conversation_is_answered_message_by_message() -> None:
+    async with serving() as setting:
+        call = setting.stream()
+        await call.write(headers())
+        await call.write(body(CHAT))
+        await call.write(body(b"", ended=True))
+        answer = await call.read()
+        sent = {h.header.key: h.header.raw_value for h in answer.request_headers.response.header_mutation.set_headers}
+        assert sent["x-gateway-destination-endpoint"] == b"10.0.0.1:8000"
+        piece = (await call.read()).request_body.response.body_mutation.streamed_response
+        assert (piece.body, piece.end_of_stream) == (CHAT, True)
+        await call.write(response_headers())
+        assert (await call.read()).WhichOneof("response") == "response_headers"
+        await call.write(response_body(b"{}", ended=True))
+        assert (await call.read()).response_body.response.body_mutation.streamed_response.end_of_stream
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+        await setting.nothing_left()
+        (outcome,) = setting.watcher.outcomes
+        assert (outcome.status, outcome.response_complete) == (200, True)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("leave", ["cancel", "half-close", "connection"])
+async def test_a_client_may_leave_at_every_phase(phase: str, leave: str) -> None:
+    async with serving() as setting:
+        call = setting.stream()
+        for message in PHASES[phase]:
+            await call.write(message)
+        if len(PHASES[phase]) > 2:
+            await call.read()
+        match leave:
+            case "cancel":
+                call.cancel()
+            case "half-close":
+                await call.done_writing()
+                async with asyncio.timeout(20):
+                    while await call.read() is not grpc.aio.EOF:
+                        pass
+                assert await call.code() is grpc.StatusCode.OK
+            case "connection":
+                await setting.channel.close()
+        await setting.nothing_left()
+
+
+async def test_rubbish_ends_the_stream_with_an_error_and_no_other() -> None:
+    async with serving() as setting:
+        raw = setting.channel.stream_stream(METHOD)(timeout=30)
+        await raw.write(b"\xff\xff")
+        assert await raw.code() is grpc.StatusCode.INVALID_ARGUMENT
+        second = setting.stream()
+        await second.write(body(CHAT))
+        assert await second.code() is grpc.StatusCode.INVALID_ARGUMENT
+        good = setting.stream()
+        await good.write(headers(ended=True))
+        assert (await good.read()).WhichOneof("response") == "request_headers"
+        good.cancel()
+        await setting.nothing_left()
+
+
+async def test_a_refusal_is_an_immediate_response() -> None:
+    async with serving() as setting:
+        setting.scheduler.refusal = NO_CANDIDATES
+        call = setting.stream()
+        await call.write(headers(ended=True))
+        assert (await call.read()).immediate_response.status.code == 503
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+        await setting.nothing_left()
+
+
+async def test_a_buffered_body_of_many_megabytes_fits_one_message() -> None:
+    async with serving() as setting:
+        call = setting.stream()
+        await call.write(headers("/anything"))
+        await call.write(body(b"x" * (20 << 20), ended=True))
+        size = 0
+        assert (await call.read()).WhichOneof("response") == "request_headers"
+        while True:
+            piece = (await call.read()).request_body.response.body_mutation.streamed_response
+            size += len(piece.body)
+            if piece.end_of_stream:
+                break
+        assert size == 20 << 20
+        call.cancel()
+        await setting.nothing_left()
+
+
+async def test_two_thousand_streams_at_once_leave_nothing_behind() -> None:
+    async with serving() as setting:
+        calls = [setting.stream() for _ in range(2000)]
+        for call in calls:
+            await call.write(headers(ended=True))
+        for call in calls:
+            assert (await call.read()).WhichOneof("response") == "request_headers"
+        assert setting.scheduler.endpoint.requests_in_flight == 2000
+        for index, call in enumerate(calls):
+            if index % 2:
+                call.cancel()
+            else:
+                await call.done_writing()
+        await setting.nothing_left()
+
+
+async def test_draining_lets_open_streams_finish() -> None:
+    scheduler, watcher = OneEndpoint(), Watcher()
+    settings = StreamSettings(Parsers(), Budget(1 << 20), new_id=lambda: "made-id")
+    part = runtime.ExtProc(
+        scheduler=scheduler, settings=settings, observer=watcher, picked=lambda d: None, clock=time.monotonic
+    )
+    server = runtime.make_server([part.handler()], max_body_bytes=MAX_BODY_BYTES)
+    port = runtime.bind(server, 0, flag="grpc-port", credentials=None)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        setting = Setting(channel, scheduler, watcher, settings.budget)
+        call = setting.stream()
+        await call.write(headers(ended=True))
+        await call.read()
+        stopping = asyncio.ensure_future(runtime.stop(server, 20))
+        await call.write(response_headers())
+        assert (await call.read()).WhichOneof("response") == "response_headers"
+        assert not stopping.done()
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+        await stopping
+        await setting.nothing_left()
+
+
+async def test_a_port_in_use_names_the_flag() -> None:
+    first, second = (runtime.make_server([], max_body_bytes=1) for _ in range(2))
+    port = runtime.bind(first, 0, flag="grpc-port", credentials=None)
+    await first.start()
+    try:
+        with pytest.raises(runtime.PortInUse, match=f"--grpc-port: port {port} "):
+            runtime.bind(second, port, flag="grpc-port", credentials=None)
+    finally:
+        await first.stop(0)
+        await second.stop(0)

@@ -1,0 +1,98 @@
+"""Real parts, started once for all system tests and brought back when a test has ended one."""
+
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bench.rig.envoy import DIALECTS, Body, Envoy, Listener, Route
+from bench.rig.llama import LlamaServer
+from bench.rig.picker import Picker
+from bench.rig.process import Process
+
+LISTENERS = {
+    **DIALECTS,
+    "buffered": Listener(request_body=Body.BUFFERED, response_body=Body.BUFFERED, buffer_limit=16 << 20),
+    "streamed": Listener(request_body=Body.STREAMED, response_body=Body.STREAMED),
+    "headers_only": Listener(request_body=Body.NONE, response_body=Body.NONE),
+    "request_only": Listener(response_phase=False),
+    "response_only": Listener(route=Route.OVERRIDE_HOST, request_phase=False),
+}
+"""Every dialect of the shared gateway, by the name to give ``gateway.url``."""
+
+_logs = pytest.StashKey[Path]()
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """Where the parts write; the ends of all logs are shown with every failure."""
+    path = tmp_path_factory.mktemp("rig")
+    pytestconfig.stash[_logs] = path
+    return path
+
+
+@pytest.fixture(scope="session")
+def _servers(logs: Path) -> Iterator[list[LlamaServer]]:
+    with ExitStack() as stack:
+        # All three load at the same time.
+        servers = [LlamaServer(logs=logs, name=f"llama-{n}", slots=4, context=4096) for n in range(3)]
+        for server in servers:
+            stack.callback(server.stop)
+            server.launch()
+        for server in servers:
+            server.wait_ready()
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def _picker(logs: Path, _servers: list[LlamaServer]) -> Iterator[Picker]:
+    with Picker(logs=logs, endpoints={server.name: server.address for server in _servers}) as picker:
+        yield picker
+
+
+@pytest.fixture(scope="session")
+def _gateway(logs: Path, _servers: list[LlamaServer], _picker: Picker) -> Iterator[Envoy]:
+    addresses = [server.address for server in _servers]
+    with Envoy(logs=logs, servers=addresses, picker=_picker.address, listeners=LISTENERS) as envoy:
+        yield envoy
+
+
+@pytest.fixture
+def servers(_servers: list[LlamaServer]) -> Iterator[list[LlamaServer]]:
+    """Three llama.cpp servers with the tiny model, all alive at the start of a test."""
+    yield _servers
+    _bring_back(*_servers)
+
+
+@pytest.fixture
+def picker(_picker: Picker, servers: list[LlamaServer]) -> Iterator[Picker]:
+    """Our picker over the three servers, with the default profile and TLS."""
+    yield _picker
+    _bring_back(_picker)
+
+
+@pytest.fixture
+def gateway(_gateway: Envoy, picker: Picker) -> Iterator[Envoy]:
+    """An Envoy with one listener per dialect (LISTENERS), in front of picker and servers."""
+    yield _gateway
+    _bring_back(_gateway)
+
+
+def _bring_back(*parts: Process) -> None:
+    for part in parts:
+        if not part.is_running:
+            part.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    folder = item.config.stash.get(_logs, None)
+    if report.failed and folder is not None:
+        for log in sorted(folder.glob("**/*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-20:]
+            report.sections.append((str(log), "\n".join(lines)))
+    return report

@@ -1,0 +1,272 @@
+"""Every gateway's spelling becomes the same event, and every answer is what gateways read."""
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.core.events import (
+    Answer,
+    AnswerBufferedBody,
+    AnswerRequestBody,
+    AnswerRequestHeaders,
+    AnswerRequestTrailers,
+    AnswerResponseBody,
+    AnswerResponseHeaders,
+    AnswerResponseTrailers,
+    BodyMode,
+    ContinueRequestBody,
+    ContinueRequestHeaders,
+    ContinueResponseBody,
+    Event,
+    Reject,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+)
+from epp.core.rejection import NO_CANDIDATES
+from epp.wire import ext_proc
+from epp.wire.pb import ext_proc_pb2 as pb
+
+HINT = "x-gateway-destination-endpoint-subset"
+SERVED = "x-gateway-destination-endpoint-served"
+
+
+def headers(*pairs: tuple[str, bytes], raw: bool = True) -> pb.HeaderMap:
+    values = [
+        pb.HeaderValue(key=key, raw_value=value) if raw else pb.HeaderValue(key=key, value=value)
+        for key, value in pairs
+    ]
+    return pb.HeaderMap(headers=values)
+
+
+def request_headers(*pairs: tuple[str, bytes], raw: bool = True, ended: bool = False) -> pb.ProcessingRequest:
+    return pb.ProcessingRequest(
+        request_headers=pb.HttpHeaders(headers=headers(*pairs, raw=raw), end_of_stream=ended)
+    )
+
+
+def with_metadata(message: pb.ProcessingRequest, namespace: str, key: str, value: object) -> pb.ProcessingRequest:
+    message.metadata_context.filter_metadata[namespace][key] = value
+    return message
+
+
+def with_modes(message: pb.ProcessingRequest, request: int, response: int) -> pb.ProcessingRequest:
+    message.protocol_config.request_body_mode = request  # type: ignore[assignment]
+    message.protocol_config.response_body_mode = response  # type: ignore[assignment]
+    return message
+
+
+def body(data: bytes, ended: bool) -> pb.HttpBody:
+    return pb.HttpBody(body=data, end_of_stream=ended)
+
+
+FULL = BodyMode.FULL_DUPLEX
+
+
+@pytest.mark.parametrize(
+    "message, event",
+    [
+        pytest.param(
+            request_headers((":path", b"/v1/models"), ended=True),
+            RequestHeaders({":path": "/v1/models"}, None, FULL, FULL, True),
+            id="raw_value, as Envoy",
+        ),
+        pytest.param(
+            request_headers((":path", b"/v1/models"), raw=False),
+            RequestHeaders({":path": "/v1/models"}),
+            id="value, as agentgateway's pseudo-headers",
+        ),
+        pytest.param(
+            request_headers(("X-Session-Id", b"a"), ("x-session-id", b"b")),
+            RequestHeaders({"x-session-id": "a, b"}),
+            id="names are lower-cased, repeated headers are a list",
+        ),
+        pytest.param(
+            request_headers(("x-name", b"\xff\xfe ok")),
+            RequestHeaders({"x-name": "�� ok"}),
+            id="a value that is not UTF-8",
+        ),
+        pytest.param(
+            request_headers(("x-name", b"\xff"), raw=False),
+            RequestHeaders({"x-name": "�"}),
+            id="a value that is not UTF-8 in the text field",
+        ),
+        pytest.param(
+            with_modes(request_headers(), 2, 1),
+            RequestHeaders({}, None, BodyMode.BUFFERED, BodyMode.STREAMED),
+            id="body modes",
+        ),
+        pytest.param(
+            with_modes(request_headers(), 0, 0),
+            RequestHeaders({}, None, BodyMode.NONE, BodyMode.NONE),
+            id="body modes that are all default values",
+        ),
+        pytest.param(
+            with_metadata(request_headers(), "envoy.lb.subset_hint", HINT, ["10.0.0.1:80", "10.0.0.2"]),
+            RequestHeaders({}, ("10.0.0.1:80", "10.0.0.2")),
+            id="subset hint as a list",
+        ),
+        pytest.param(
+            with_metadata(request_headers(), "envoy.lb.subset_hint", HINT, "10.0.0.1:80, 10.0.0.2"),
+            RequestHeaders({}, ("10.0.0.1:80", "10.0.0.2")),
+            id="subset hint as a string",
+        ),
+        pytest.param(
+            with_metadata(request_headers(), "envoy.lb.subset_hint", HINT, []),
+            RequestHeaders({}, ()),
+            id="an empty subset is a hint, too",
+        ),
+        pytest.param(
+            with_metadata(request_headers(), "envoy.lb.subset_hint", HINT, 7),
+            RequestHeaders({}, None),
+            id="a hint of another type is none",
+        ),
+        pytest.param(
+            with_metadata(
+                pb.ProcessingRequest(request_body=body(b"{}", True)), "envoy.lb.subset_hint", HINT, ["a"]
+            ),
+            RequestBody(b"{}", True, ("a",)),
+            id="subset hint on the body",
+        ),
+        pytest.param(
+            pb.ProcessingRequest(request_trailers=pb.HttpTrailers()), RequestTrailers(), id="request trailers"
+        ),
+        pytest.param(
+            with_metadata(
+                pb.ProcessingRequest(
+                    response_headers=pb.HttpHeaders(headers=headers((":status", b"200")), end_of_stream=True)
+                ),
+                "envoy.lb",
+                SERVED,
+                "10.0.0.1:80",
+            ),
+            ResponseHeaders({":status": "200"}, "10.0.0.1:80", True),
+            id="served endpoint",
+        ),
+        pytest.param(
+            with_modes(pb.ProcessingRequest(response_headers=pb.HttpHeaders()), 0, 4),
+            ResponseHeaders({}, None, False, FULL),
+            id="a conversation that begins with the response",
+        ),
+        pytest.param(
+            pb.ProcessingRequest(response_body=body(b"x", False)), ResponseBody(b"x"), id="response body"
+        ),
+        pytest.param(
+            pb.ProcessingRequest(response_trailers=pb.HttpTrailers()),
+            ResponseTrailers(),
+            id="response trailers",
+        ),
+    ],
+)
+def test_messages_become_events(message: pb.ProcessingRequest, event: Event) -> None:
+    assert list(ext_proc.events(message.SerializeToString())) == [event]
+
+
+def test_a_kind_that_is_newer_than_us_is_passed_over() -> None:
+    assert list(ext_proc.events(b"")) == []
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"\x12\x7f", with_modes(request_headers(), 77, 0).SerializeToString()])
+def test_rubbish_is_a_wire_error(data: bytes) -> None:
+    with pytest.raises(ext_proc.WireError):
+        ext_proc.events(data)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_events_or_a_wire_error(data: bytes) -> None:
+    try:
+        assert len(ext_proc.events(data)) <= 1
+    except ext_proc.WireError:
+        pass
+
+
+def set_headers(mutation: pb.HeaderMutation) -> dict[str, bytes]:
+    """What a mutation sets; every header must overwrite, and in the field that all gateways read."""
+    for option in mutation.set_headers:
+        assert option.append_action == pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+        assert not option.header.value
+    assert not mutation.remove_headers
+    return {option.header.key: option.header.raw_value for option in mutation.set_headers}
+
+
+def told(answer: Answer) -> pb.ProcessingResponse:
+    return pb.ProcessingResponse.FromString(ext_proc.encode(answer))
+
+
+def test_the_destination_is_in_the_header_and_in_the_metadata() -> None:
+    response = told(AnswerRequestHeaders(["10.0.0.1:80"], 17, "id-1"))
+    common = response.request_headers.response
+    assert common.clear_route_cache
+    assert set_headers(common.header_mutation) == {
+        "x-gateway-destination-endpoint": b"10.0.0.1:80",
+        "Content-Length": b"17",
+        "x-request-id": b"id-1",
+    }
+    assert MessageToDict(response.dynamic_metadata) == {
+        "envoy.lb": {"x-gateway-destination-endpoint": "10.0.0.1:80"}
+    }
+
+
+def test_several_destinations_are_one_comma_list_in_both_places() -> None:
+    response = told(AnswerRequestHeaders(["10.0.0.1:80", "[fd00::1]:80"]))
+    mutation = set_headers(response.request_headers.response.header_mutation)
+    assert mutation == {"x-gateway-destination-endpoint": b"10.0.0.1:80,[fd00::1]:80"}
+    assert response.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == "10.0.0.1:80,[fd00::1]:80"
+
+
+def test_a_buffered_body_carries_the_destination_and_the_replacement() -> None:
+    kept = told(AnswerBufferedBody(["10.0.0.1:80"]))
+    assert set_headers(kept.request_body.response.header_mutation) == {
+        "x-gateway-destination-endpoint": b"10.0.0.1:80"
+    }
+    assert not kept.request_body.response.HasField("body_mutation")
+    replaced = told(AnswerBufferedBody(["10.0.0.1:80"], b"{}")).request_body.response
+    assert set_headers(replaced.header_mutation)["Content-Length"] == b"2"
+    assert replaced.body_mutation.body == b"{}"
+
+
+@pytest.mark.parametrize(
+    "answer, part",
+    [
+        pytest.param(AnswerRequestBody(b"x", True), "request_body", id="request"),
+        pytest.param(AnswerResponseBody(b"x", True), "response_body", id="response"),
+    ],
+)
+def test_pieces_are_streamed_responses(answer: Answer, part: str) -> None:
+    streamed = getattr(told(answer), part).response.body_mutation.streamed_response
+    assert (streamed.body, streamed.end_of_stream) == (b"x", True)
+
+
+@pytest.mark.parametrize(
+    "answer, part",
+    [
+        pytest.param(ContinueRequestHeaders(), "request_headers", id="request headers"),
+        pytest.param(ContinueRequestBody(), "request_body", id="request body"),
+        pytest.param(AnswerRequestTrailers(), "request_trailers", id="request trailers"),
+        pytest.param(AnswerResponseHeaders(), "response_headers", id="response headers"),
+        pytest.param(ContinueResponseBody(), "response_body", id="response body"),
+        pytest.param(AnswerResponseTrailers(), "response_trailers", id="response trailers"),
+    ],
+)
+def test_what_passes_is_answered_in_its_own_kind(answer: Answer, part: str) -> None:
+    response = told(answer)
+    assert response.WhichOneof("response") == part
+    assert not response.HasField("dynamic_metadata")
+
+
+def test_a_response_says_that_a_picker_was_there() -> None:
+    mutation = told(AnswerResponseHeaders()).response_headers.response.header_mutation
+    assert set_headers(mutation) == {"x-went-into-resp-headers": b"true"}
+
+
+def test_a_rejection_is_an_immediate_response() -> None:
+    immediate = told(Reject(NO_CANDIDATES)).immediate_response
+    assert immediate.status.code == 503
+    assert immediate.body == (
+        b"inference error: ServiceUnavailable - failed to find endpoint candidates for serving the request"
+    )
+    assert set_headers(immediate.headers) == {"x-llm-d-request-dropped-reason": b"rejected-no-endpoints"}
