@@ -156,12 +156,23 @@ def chunk_cpu_us(row: Round, rows: Mapping[Key, Round]) -> float | None:
 
 
 def throughput_ratio(report: Report, contender: str) -> float | None:
-    """Requests a second with the most endpoints over those with the fewest."""
-    rows = [row for row in medians(report.fleet_rounds).values() if row.contender == contender]
-    if len(rows) < 2:
-        return None
-    few, many = min(rows, key=lambda row: row.endpoints), max(rows, key=lambda row: row.endpoints)
-    return many.requests_per_second / few.requests_per_second if few.requests_per_second else None
+    """Requests a second with the most endpoints over those with the fewest.
+
+    The two are measured in turn: the median over such pairs, so that a machine that slows down during
+    the run does so for both.
+    """
+    mine = [one for one in report.fleet_rounds if one.contender == contender]
+    few, many = (
+        min((one.endpoints for one in mine), default=0),
+        max((one.endpoints for one in mine), default=0),
+    )
+    pairs = zip(
+        (one.requests_per_second for one in mine if one.endpoints == few),
+        (one.requests_per_second for one in mine if one.endpoints == many),
+        strict=True,
+    )
+    ratios = [over / under for under, over in pairs if under]
+    return statistics.median(ratios) if ratios and many > few else None
 
 
 # --- goals ---------------------------------------------------------------------------------------

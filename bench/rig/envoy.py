@@ -23,6 +23,8 @@ Json = dict[str, Any]
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED_BY = "x-served-by"
 """The response header in which each listener names the server that answered, as ``ip:port``."""
+SENT_TO = "x-sent-to"
+"""Which server the request was last sent to, whether it answered or not."""
 BREAKER_LIMIT = 40_000
 _V3 = "type.googleapis.com/envoy.extensions"
 
@@ -203,7 +205,11 @@ def _route(listener: Listener) -> Json:
         "header": {"key": SERVED_BY, "value": "%UPSTREAM_REMOTE_ADDRESS%"},
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
-    return {"match": {"prefix": "/"}, "route": route, "response_headers_to_add": [served_by]}
+    sent_to = {
+        "header": {"key": SENT_TO, "value": "%UPSTREAM_HOST%"},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+    return {"match": {"prefix": "/"}, "route": route, "response_headers_to_add": [served_by, sent_to]}
 
 
 def _ext_proc(listener: Listener) -> Json:

@@ -500,7 +500,7 @@ def _placeholder(flag: Flag) -> str:
         _ports: "PORTS",
         _integer: "N",
         _duration: "TIME",
-        _boolean: "true|false",
+        _boolean: "[=true|false]",
     }
     return flag.metavar or by_reader.get(flag.read, "TEXT")
 
@@ -511,6 +511,13 @@ def _default(flag: Flag) -> str:
     return str(flag.default).lower() if flag.is_switch else str(flag.default or "")
 
 
+class _Form(argparse.HelpFormatter):
+    """The same on every terminal and in every test."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+
 def _parser() -> argparse.ArgumentParser:
     """Understands only what ``normalise`` makes; values stay text, so that errors are ours."""
     parser = argparse.ArgumentParser(
@@ -519,6 +526,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Tell a gateway which inference server should answer each request.",
         epilog=f"Refused, see docs/flags.md: {', '.join(f.name for f in FLAGS if f.works is not Works.YES)}.",
         add_help=False,
+        formatter_class=_Form,
         allow_abbrev=False,
         exit_on_error=False,
     )

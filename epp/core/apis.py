@@ -224,8 +224,10 @@ def parse(api: Api, body: bytes) -> Payload:
     fields = _decode(form, body)
     try:
         prompt = fields.prompt_material()
-    except (Unreadable, msgspec.ValidationError) as error:
+    except (Unreadable, msgspec.DecodeError) as error:
         raise bad_request(f"{form.complaint}: {error}") from error
+    except RecursionError as error:
+        raise bad_request(_TOO_DEEP) from error
     if prompt is None:
         raise bad_request(form.complaint)
     if not fields.model:
@@ -244,6 +246,7 @@ def parse(api: Api, body: bytes) -> Payload:
 
 _NO_MODEL = "model not found in request body"
 _NOT_JSON = "error unmarshaling request bodyMap: "
+_TOO_DEEP = f"{_NOT_JSON}nested too deeply"
 
 
 def _decode(form: _Form, body: bytes) -> _Body:
@@ -254,7 +257,7 @@ def _decode(form: _Form, body: bytes) -> _Body:
     except UnicodeDecodeError as error:
         raise bad_request(f"{_NOT_JSON}invalid UTF-8 (byte {error.start})") from error
     except RecursionError as error:
-        raise bad_request(f"{_NOT_JSON}nested too deeply") from error
+        raise bad_request(_TOO_DEEP) from error
     except msgspec.ValidationError as error:
         raise _wrong_type(form, str(error)) from error
     except msgspec.DecodeError as error:

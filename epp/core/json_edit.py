@@ -49,7 +49,7 @@ def _last_value(body: bytes, masked: bytes, key: str) -> int | None:
         depth += structure.count(b"{") + structure.count(b"[") - structure.count(b"}") - structure.count(b"]")
         in_string ^= len(outside) % 2 == 0
         done = place
-        if depth == 1 and not in_string and masked[place : place + 1] == b'"':
+        if depth == 1 and not in_string:
             found = match.end()
     return found
 

@@ -2,7 +2,7 @@
 
 Place:   used by epp.core.apis on the fields it decoded.
 Ignores: templates and tokenizers; four bytes stand for one token.
-Rule:    a conversation that goes on only adds bytes, and two conversations that differ never look alike.
+Rule:    a conversation that goes on only adds bytes, and no text looks like the boundary of a message.
 
 Material is a sequence of pieces behind one-byte marks. The marks are control characters, which JSON text
 never holds unescaped, so no text can imitate one; nothing is closed or counted, so what comes later
@@ -46,7 +46,7 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
 class Unreadable(ValueError):
-    """A part of the prompt has a form that no engine knows; of types msgspec.ValidationError says so."""
+    """A part of the prompt has a form that no engine knows; of wrong types msgspec.DecodeError says so."""
 
 
 # --- conversations -------------------------------------------------------------------------------------

@@ -12,17 +12,15 @@ import importlib
 import json
 import socket
 import ssl
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from epp.core.fleet import Endpoint, Fleet
-from epp.core.request import Request
-from epp.core.scheduling import Decision
+from epp.core.scheduling import Scheduler, describe
 from epp.runtime.errors import StartError
 from epp.runtime.health import Readiness
-from epp.runtime.logs import MAX_TEXT
 from epp.runtime.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
@@ -31,68 +29,7 @@ if TYPE_CHECKING:
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
 
-@dataclass(frozen=True, slots=True)
-class PickRecord:
-    """One pick, with as little of its request as explains it: bodies are not kept alive."""
-
-    wall_time: float
-    request_id: str
-    path: str
-    model: str
-    prompt_tokens: int
-    decision: Decision
-
-
-class PickLog:
-    """The last picks, newest first."""
-
-    def __init__(self, size: int = 256) -> None:
-        self._records: deque[PickRecord] = deque(maxlen=size)
-
-    def __iter__(self) -> Iterator[PickRecord]:
-        return iter(self._records)
-
-    def picked(self, request: Request, decision: Decision, wall_time: float) -> None:
-        self._records.appendleft(
-            PickRecord(
-                wall_time,
-                request.id[:MAX_TEXT],
-                request.path[:MAX_TEXT],
-                request.payload.model[:MAX_TEXT],
-                request.prompt_tokens,
-                decision,
-            )
-        )
-
-
-def explain(record: PickRecord, weights: Mapping[str, float]) -> dict[str, Any]:
-    """Why this endpoint: every candidate with its total and what it is made of, best first."""
-    decision = record.decision
-    candidates: list[dict[str, Any]] = [
-        {
-            "endpoint": endpoint.name,
-            "address": endpoint.address,
-            "total": total,
-            "scores": {
-                name: {"score": scores[index], "weight": weights.get(name)}
-                for name, scores in decision.scores.items()
-            },
-        }
-        for index, (endpoint, total) in enumerate(zip(decision.candidates, decision.totals, strict=True))
-    ]
-    candidates.sort(key=lambda candidate: candidate["total"], reverse=True)
-    return {
-        "time": record.wall_time,
-        "request_id": record.request_id,
-        "path": record.path,
-        "model": record.model,
-        "prompt_tokens": record.prompt_tokens,
-        "picked": [endpoint.name for endpoint in decision.endpoints],
-        "candidates": candidates,
-    }
-
-
-def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
+def describe_endpoint(endpoint: Endpoint, now: float) -> dict[str, Any]:
     """One endpoint as the picker sees it; null is unknown."""
     load = endpoint.load
     return {
@@ -126,14 +63,14 @@ def describe(endpoint: Endpoint, now: float) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminState:
-    """What the pages are made of. ``weights``: of the scorers, by plugin name."""
+    """What the pages are made of."""
 
     metrics: Metrics
     readiness: Readiness
     fleet: Fleet
-    picks: PickLog
-    weights: Mapping[str, float]
+    scheduler: Scheduler
     clock: Callable[[], float]
+    wall_clock: Callable[[], float]
 
 
 def listen(port: int, *, flag: str = "metrics-port") -> socket.socket:
@@ -150,19 +87,8 @@ def listen(port: int, *, flag: str = "metrics-port") -> socket.socket:
         ) from fault
 
 
-class Admin:
-    """The running HTTP server."""
-
-    def __init__(self, runner: "web.AppRunner") -> None:
-        self._runner = runner
-
-    async def close(self) -> None:
-        """Stop serving; nothing is left."""
-        await self._runner.cleanup()
-
-
-async def serve(state: AdminState, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> Admin:
-    """Serve the pages on ``listener`` until the result is closed."""
+async def run(state: AdminState, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
+    """Serve the pages on ``listener`` until cancelled."""
     web = await asyncio.to_thread(importlib.import_module, "aiohttp.web")
     await asyncio.to_thread(importlib.import_module, "prometheus_client")
     app = web.Application()
@@ -173,13 +99,17 @@ async def serve(state: AdminState, listener: socket.socket, *, tls: ssl.SSLConte
         "/readyz": pages.readyz,
         "/debug/endpoints": pages.endpoints,
         "/debug/picks": pages.picks,
+        "/debug/tasks": pages.tasks,
     }
     app.add_routes([web.get(path, handler) for path, handler in routes.items()])
     app.add_routes([web.route("*", "/{rest:.*}", pages.unknown(tuple(routes)))])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
-    await web.SockSite(runner, listener, ssl_context=tls, shutdown_timeout=1.0).start()
-    return Admin(runner)
+    try:
+        await web.SockSite(runner, listener, ssl_context=tls).start()
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
 
 
 class _Pages:
@@ -213,15 +143,20 @@ class _Pages:
 
     async def endpoints(self, _request: "web.Request") -> "web.StreamResponse":
         now = self._state.clock()
-        return self._json({"endpoints": [describe(e, now) for e in self._state.fleet.endpoints]})
+        return self._json({"endpoints": [describe_endpoint(e, now) for e in self._state.fleet.endpoints]})
 
     async def picks(self, request: "web.Request") -> "web.StreamResponse":
         text = request.query.get("limit", "20")
         if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 1000:
             return self._json({"error": f"limit: {text!r} is not a number from 1 to 1000"}, status=400)
-        limit = int(text)
-        records = [record for record, _ in zip(self._state.picks, range(limit), strict=False)]
-        return self._json({"picks": [explain(record, self._state.weights) for record in records]})
+        newest_first = islice(reversed(self._state.scheduler.recent), int(text))
+        offset = self._state.wall_clock() - self._state.clock()
+        picks = [{"time": round(record.at + offset, 3), **describe(record)} for record in newest_first]
+        return self._json({"picks": picks})
+
+    async def tasks(self, _request: "web.Request") -> "web.StreamResponse":
+        """What runs now, to see that nothing is left behind."""
+        return self._json({"tasks": sorted(task.get_name() for task in asyncio.all_tasks())})
 
     def unknown(self, paths: tuple[str, ...]) -> Handler:
         async def answer(request: "web.Request") -> "web.StreamResponse":

@@ -125,7 +125,7 @@ class FileDiscovery:
         self._names: dict[tuple[str, int], _Name] = {}
         self._seen: Signature | None = None
         self._specs: tuple[EndpointSpec, ...] | None = None
-        self._recheck = asyncio.Event()
+        self._wake = asyncio.Event()
 
     # --- what others call
 
@@ -160,7 +160,7 @@ class FileDiscovery:
             # however many connections break, and whether or not the name is being looked up just now
             if host == host_name and now - name.looked_up_at >= self._settings.retry_interval:
                 name.due = now
-                self._recheck.set()
+                self._wake.set()
 
     def detail(self) -> str:
         """What is wrong, for /readyz; empty when nothing is."""
@@ -327,10 +327,10 @@ class FileDiscovery:
             wait = min(wait, self._settings.poll_interval)
         try:
             async with asyncio.timeout(None if wait == float("inf") else max(wait, 0.0)):
-                await self._recheck.wait()
+                await self._wake.wait()
         except TimeoutError:
             pass
-        self._recheck.clear()
+        self._wake.clear()
 
 
 def _signature(status: os.stat_result) -> Signature:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -262,3 +262,9 @@ def configure(settings: LogSettings, *, fd: int = 2) -> RequestLog:
     root.setLevel(logging.WARNING)  # other people's libraries
     logging.getLogger("epp").setLevel(settings.level)
     return RequestLog(settings, fd)
+
+
+def warn_of(warnings: Iterable[str]) -> None:
+    """What the configuration says without effect."""
+    for warning in warnings:
+        logging.getLogger("epp.config").warning("configuration", extra={"fields": {"warning": warning}})

@@ -11,14 +11,16 @@ import functools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from epp.core.budget import Budget
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, Fleet, Reachability
 from epp.core.rejection import Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
+from epp.runtime.probe import ScrapeStats
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -304,18 +306,16 @@ class RequestMetrics:
     def _histogram_families(self) -> Iterator[Family]:
         full = ("model_name", "target_model_name", "fairness_id", "priority")
         for attribute, name, old_name, help_text in _HISTOGRAMS:
-            by_labels: dict[Labels, Histogram] = {
-                (*key, PRIORITY): getattr(s, attribute) for key, s in self._series.items()
-            }
+            by_labels = _observed(
+                {(*key, PRIORITY): getattr(s, attribute) for key, s in self._series.items()}
+            )
             yield Histograms(f"llm_d_epp_{name}", help_text, full, by_labels)
             if old_name:
                 folded = _fold_histograms(by_labels)
                 yield Histograms(f"inference_objective_{old_name}", help_text, full[:2], folded)
         help_text = "Seconds from the request's first byte to the first token; of a whole answer: to its end."
-        ttft: dict[Labels, Histogram] = {
-            (*key, PRIORITY, "true"): s.ttft_streaming for key, s in self._series.items()
-        }
-        ttft |= {(*key, PRIORITY, "false"): s.ttft_whole for key, s in self._series.items()}
+        ttft = _observed({(*key, PRIORITY, "true"): s.ttft_streaming for key, s in self._series.items()})
+        ttft |= _observed({(*key, PRIORITY, "false"): s.ttft_whole for key, s in self._series.items()})
         yield Histograms("llm_d_epp_request_ttft_seconds", help_text, (*full, "streaming"), ttft)
         old = _fold_histograms(ttft)
         yield Histograms("inference_objective_request_ttft_seconds", help_text, full[:2], old)
@@ -363,6 +363,11 @@ def _labels(request: Request) -> tuple[str, str, str]:
     headers = request.headers
     fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1]) or DEFAULT_FLOW
     return request.payload.model, request.target_model, fairness
+
+
+def _observed(values: Mapping[tuple[str, ...], Histogram]) -> dict[Labels, Histogram]:
+    """As with upstream, a series begins with its first observation."""
+    return {labels: histogram for labels, histogram in values.items() if any(histogram.counts)}
 
 
 def _label(text: str) -> str:
@@ -498,6 +503,45 @@ def _endpoint_families(
         yield Values(f"fleet_epp_{name}", "gauge", help_text, ("namespace", "endpoint"), values)
 
 
+class ScrapeMetrics:
+    """How reading the endpoints goes."""
+
+    def __init__(self, stats: ScrapeStats) -> None:
+        self._stats = stats
+
+    def families(self) -> Iterable[Family]:
+        stats = self._stats
+        results: Numbers = {(result,): float(count) for result, count in stats.results.items()}
+        help_text = "Looks at an endpoint's metrics, by result."
+        yield Values("fleet_epp_scrapes_total", "counter", help_text, ("result",), results)
+        help_text = "Time that looks took, added up over all of them."
+        yield Values("fleet_epp_scrape_seconds_total", "counter", help_text, (), {(): stats.seconds})
+        source, extractor = "metrics-data-source", "core-metrics-extractor"
+        help_text = "Looks that brought no metrics page."
+        polls: Numbers = {(source,): float(stats.poll_errors)}
+        yield Values(
+            "llm_d_epp_datalayer_poll_errors_total", "counter", help_text, ("source_type",), polls
+        )
+        help_text = "Metrics pages without the engine's series."
+        extracts: Numbers = {(source, extractor): float(stats.extract_errors)}
+        labels = ("source_type", "extractor_type")
+        yield Values("llm_d_epp_datalayer_extract_errors_total", "counter", help_text, labels, extracts)
+
+
+class BufferMetrics:
+    """Request bodies that wait in memory for their end."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+
+    def families(self) -> Iterable[Family]:
+        for name, help_text, value in (
+            ("buffered_bytes", "Request body bytes held now.", self._budget.used),
+            ("buffered_bytes_limit", "Request body bytes that may be held.", self._budget.limit),
+        ):
+            yield Values(f"fleet_epp_{name}", "gauge", help_text, (), {(): float(value)})
+
+
 class Metrics:
     """Everything on the page. ``add`` what has something to tell; the first two are always there."""
 
@@ -520,18 +564,29 @@ class Metrics:
             yield from source.families()
 
     def pages(self) -> Iterator[bytes]:
-        """The page, family by family, so that a reader on the event loop can let others in between."""
+        """The page in small pieces, so that a reader on the event loop can let others in between."""
         from prometheus_client import ProcessCollector, generate_latest  # noqa: PLC0415 (70 ms, see above)
 
-        process = ProcessCollector(registry=None)
         for family in self.families():
-            if family.values:
-                yield generate_latest(_One([_exported(family)]))
-        yield generate_latest(_One(process.collect()))
+            for number, piece in enumerate(_pieces(family)):
+                text = generate_latest(_One([_exported(piece)]))
+                yield text if number == 0 else text.split(b"\n", 2)[2]  # HELP and TYPE stand once
+        yield generate_latest(_One(ProcessCollector(registry=None).collect()))
 
     def page(self) -> bytes:
         """The whole page."""
         return b"".join(self.pages())
+
+
+_PIECE = 20
+"""Series at a time: 20 histograms are 5 ms, and clients can bring about thousands of series."""
+
+
+def _pieces(family: Family) -> Iterator[Family]:
+    """The family in parts; nothing if it has no values."""
+    items = list(family.values.items())
+    for start in range(0, len(items), _PIECE):
+        yield replace(family, values=dict(items[start : start + _PIECE]))  # type: ignore[arg-type]
 
 
 class _One:
@@ -554,8 +609,7 @@ def _exported(family: Family) -> "Metric":
     if isinstance(family, Histograms):
         histograms = HistogramMetricFamily(family.name, family.help, labels=family.labels)
         for labels, histogram in family.values.items():
-            if any(histogram.counts):  # as with upstream, a series begins with its first observation
-                histograms.add_metric(labels, _cumulative(histogram), histogram.total)
+            histograms.add_metric(labels, _cumulative(histogram), histogram.total)
         return histograms
     make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     exported = make(family.name, family.help, labels=family.labels)

@@ -41,7 +41,11 @@ class ProbeSettings:
     port: int | None = None
     path: str | None = None
     verify_tls: bool = True
-    """Upstream's ``insecureSkipVerify``, the other way round."""
+    """Upstream's ``insecureSkipVerify``, the other way round. With a CA file a server is always verified."""
+    ca_file: str | None = None
+    """For endpoints without one of their own."""
+    client_certificate: tuple[str, str] | None = None
+    """Files with our certificate and its key, where servers ask for one."""
     engines: Mapping[str, Adapter] = field(default_factory=lambda: ENGINES)
     engine_labels: Sequence[str] = ENGINE_LABELS
     """Labels that name an endpoint's engine, best first."""
@@ -70,11 +74,13 @@ class Unavailable(Exception):
 class TlsContexts:
     """One context for each CA file: making one reads the system's certificates."""
 
-    def __init__(self, *, verify: bool) -> None:
-        self._verify = verify
+    def __init__(self, settings: ProbeSettings) -> None:
+        self._settings = settings
         self._contexts: dict[str | None, ssl.SSLContext] = {}
 
     def get(self, ca_file: str | None) -> ssl.SSLContext:
+        """For a server whose certificate ``ca_file`` has signed; None: as the settings say."""
+        ca_file = ca_file or self._settings.ca_file
         context = self._contexts.get(ca_file)
         if context is None:
             context = self._contexts[ca_file] = self._make(ca_file)
@@ -86,7 +92,14 @@ class TlsContexts:
         except OSError as error:  # ssl.SSLError is one
             message = f"CA file {ca_file} cannot be used ({error}): give a PEM file with certificates"
             raise FetchError(Failure.TLS, message) from error
-        if not self._verify:
+        if self._settings.client_certificate is not None:
+            certificate, key = self._settings.client_certificate
+            try:
+                context.load_cert_chain(certificate, key)
+            except OSError as error:
+                message = f"client certificate {certificate} with {key} cannot be used ({error})"
+                raise FetchError(Failure.TLS, message) from error
+        if not self._settings.verify_tls and ca_file is None:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
@@ -134,6 +147,7 @@ class Probe:
         """
         engine = self._engine
         if engine is not None and engine.slots_path and self._clock() < self._metrics_refused_until:
+            self._stats.results["no metrics"] += 1
             return await self._read_slots(engine)
         page = await self._find_metrics()
         engine = self._engine

@@ -11,16 +11,20 @@ one reconnect tells an idle timeout (it works) from a dead process (it is refuse
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 
+from epp.core.engines import ENGINE_LABELS, ENGINES, adapter_from_spec
 from epp.core.fleet import Endpoint, Fleet, Load
 from epp.core.pacing import Agenda, Pace, Standing
 from epp.runtime.http_client import FetchError
 from epp.runtime.probe import Probe, ProbeSettings, ScrapeStats, TlsContexts, Unavailable
+from scorers.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
+from scorers.metrics_data_source import MetricsDataSource
 
 __all__ = [
     "EXTRACTOR_TYPE",
@@ -30,6 +34,7 @@ __all__ = [
     "ScrapeSettings",
     "ScrapeStats",
     "Scraper",
+    "scrape_settings",
 ]
 
 _log = logging.getLogger("epp.scrape")
@@ -47,6 +52,50 @@ class ScrapeSettings:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     in_flight: int = 64
     """Looks at a time. A dead address takes a place for a whole timeout; a page takes memory."""
+
+
+def scrape_settings(
+    source: MetricsDataSource | None, extractor: CoreMetricsExtractor | None, *, floor: float
+) -> ScrapeSettings:
+    """What the configuration's plugins say about reading metrics. ``floor`` [s]: the shortest interval."""
+    probe = ProbeSettings()
+    if source is not None:
+        floor = source.interval or floor
+        probe = replace(
+            probe,
+            scheme=source.scheme,
+            port=source.port,
+            path=source.path,
+            verify_tls=not source.insecure_skip_verify,
+            ca_file=source.ca_cert_path or None,
+            client_certificate=(source.client_cert_path, source.client_key_path)
+            if source.client_cert_path
+            else None,
+        )
+    if extractor is not None:
+        own = {engine.name: adapter_from_spec(**_specs(engine)) for engine in extractor.engine_configs}
+        probe = replace(
+            probe,
+            engines={**ENGINES, **own},
+            engine_labels=tuple(dict.fromkeys((extractor.engine_label_key, *ENGINE_LABELS))),
+            default_engine=extractor.default_engine,
+        )
+    return ScrapeSettings(pace=Pace(floor=floor), probe=probe)
+
+
+def _specs(engine: EngineConfig) -> dict[str, str]:
+    return {
+        "name": engine.name,
+        "queued": engine.queued_requests_spec,
+        "running": engine.running_requests_spec,
+        "kv_usage": engine.kv_usage_spec,
+        "lora": engine.lora_spec,
+        "cache_info": engine.cache_info_spec,
+        "cache_block_label": engine.cache_block_size_label_name,
+        "cache_blocks_label": engine.cache_num_blocks_label_name,
+        "cache_block_tokens": engine.cache_block_size_spec,
+        "cache_blocks": engine.cache_num_blocks_spec,
+    }
 
 
 class _Watch:
@@ -104,8 +153,10 @@ class Scraper:
         self._clock = clock
         self._unix_clock = unix_clock
         self._chance = chance
-        self._contexts = TlsContexts(verify=self._settings.probe.verify_tls)
+        self._contexts = TlsContexts(self._settings.probe)
         self._watches: dict[Endpoint, _Watch] = {}
+        self._first_looks = asyncio.Event()
+        """Set whenever an endpoint has been looked at for the first time."""
         self._agenda: Agenda[_Watch] = Agenda()
         self._busy = 0
         self._looking = 0
@@ -139,6 +190,14 @@ class Scraper:
             watch.hot = True
             if watch.task is None and not watch.busy:
                 self._hasten(watch)
+
+    async def first_look(self, timeout: float) -> None:
+        """Return when every endpoint has been looked at once, or after ``timeout`` [s]."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while any(not watch.looked_before for watch in self._watches.values()):
+                    await self._first_looks.wait()
+                    self._first_looks.clear()
 
     async def run(self) -> None:
         """Look until cancelled; then nothing is left open."""
@@ -241,7 +300,9 @@ class Scraper:
 
     async def _look(self, watch: _Watch) -> None:
         started = self._clock()
-        watch.hot = False
+        if watch.hot:
+            watch.hot = False
+            watch.busy_until = started + self._settings.pace.linger
         watch.may_reconnect, watch.closed_idle = not watch.closed_idle, False
         try:
             load = await watch.probe.read()
@@ -292,5 +353,7 @@ class Scraper:
             watch.standing = Standing.BUSY
         # after the first look anywhere in the interval, so that endpoints found together part
         share = self._chance.uniform(0.9, 1.1) if watch.looked_before else self._chance.uniform(0.1, 1.0)
-        watch.looked_before = True
+        if not watch.looked_before:
+            watch.looked_before = True
+            self._first_looks.set()
         self._put(watch, self._due(watch, now, share))

@@ -31,7 +31,8 @@ from epp.core.events import (
 from epp.core.rejection import Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
-from epp.core.stream import PeerError, Stream, StreamSettings
+from epp.core.stream import MAX_BODY_BYTES, PeerError, Stream, StreamSettings
+from epp.runtime.errors import StartError
 from epp.wire import ext_proc
 
 logger = logging.getLogger("epp.server")
@@ -48,9 +49,11 @@ class Choose(Protocol):
 
 
 class Observer(Protocol):
-    """Is told of streams: metrics and the log."""
+    """Hears of every stream, decision and request."""
 
     def opened(self) -> None: ...
+
+    def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None: ...
 
     def finished(self, outcome: Outcome) -> None: ...
 
@@ -59,17 +62,16 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtProc:
-    """Serves one pool. ``picked`` is told of every pick (the scraper looks more often then)."""
+    """Serves one pool."""
 
     scheduler: Choose
     settings: StreamSettings
     observer: Observer
-    picked: Callable[[Decision], None]
     clock: Callable[[], float]
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for a grpc.aio server; messages stay bytes, epp.wire reads them."""
-        method = grpc.stream_stream_rpc_method_handler(self.process)
+        method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self.process)
         return grpc.method_handlers_generic_handler(SERVICE, {"Process": method})
 
     async def process(self, _requests: Any, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
@@ -77,7 +79,7 @@ class ExtProc:
         stream = Stream(self.settings)
         self.observer.opened()
         try:
-            while (message := await context.read()) is not grpc.aio.EOF:
+            while (message := await self._next(context)) is not None:
                 for answer in self._react(stream, ext_proc.events(message)):
                     await context.write(ext_proc.encode(answer))
         except (PeerError, ext_proc.WireError) as fault:
@@ -86,6 +88,12 @@ class ExtProc:
             for answer in self._react(stream, (StreamClosed(),)):
                 raise AssertionError(f"an answer to nobody: {answer}")
             self.observer.closed()
+
+    @staticmethod
+    async def _next(context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes | None:
+        """The next message; None when the gateway has no more."""
+        message: Any = await context.read()
+        return None if message is grpc.aio.EOF else message
 
     def _react(self, stream: Stream, events: Iterable[Event]) -> list[Answer]:
         """Feed events and carry out what concerns us; returns what the gateway is to be told."""
@@ -106,24 +114,27 @@ class ExtProc:
         return answers
 
     def _pick(self, request: Request, now: float) -> Picked | Refused:
-        decision = self.scheduler.pick(request, now)
-        if isinstance(decision, Rejection):
-            return Refused(decision)
-        self.picked(decision)
-        return Picked(decision)
+        result = self.scheduler.pick(request, now)
+        self.observer.placed(request, result, self.clock() - now)
+        return Refused(result) if isinstance(result, Rejection) else Picked(result)
 
 
-class PortInUse(Exception):
-    """A port could not be bound; the text names the port, the flag and the remedy."""
+def make_server(
+    handlers: Iterable[grpc.GenericRpcHandler],
+    *,
+    max_receive_bytes: int | None = None,
+    max_send_bytes: int | None = None,
+) -> grpc.aio.Server:
+    """A grpc.aio server for few long-lived connections with many short streams.
 
-
-def make_server(handlers: Iterable[grpc.GenericRpcHandler], *, max_body_bytes: int) -> grpc.aio.Server:
-    """A grpc.aio server for few long-lived connections with many short streams."""
+    The limits are of one message; None: what the largest body needs, and no limit.
+    """
+    largest = MAX_BODY_BYTES + _FRAME_MARGIN_BYTES if max_receive_bytes is None else max_receive_bytes
     server = grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 0),  # two pickers on one port must be an error, not a lottery
-            ("grpc.max_receive_message_length", max_body_bytes + _FRAME_MARGIN_BYTES),
-            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", largest),
+            ("grpc.max_send_message_length", -1 if max_send_bytes is None else max_send_bytes),
             ("grpc.max_concurrent_streams", 2**31 - 1),  # the gateway's circuit breaker is the limit
             # The default cancels streams that wait for their turn in a burst of a thousand.
             ("grpc.server.max_pending_requests", 2**31 - 1),
@@ -141,7 +152,9 @@ def bind(server: grpc.aio.Server, port: int, *, flag: str, credentials: grpc.Ser
             return server.add_insecure_port(f"[::]:{port}")
         return server.add_secure_port(f"[::]:{port}", credentials)
     except RuntimeError as failure:
-        raise PortInUse(f"--{flag}: port {port} cannot be bound, is another process using it?") from failure
+        raise StartError(
+            f"--{flag}: port {port} cannot be bound: stop what uses it or choose another"
+        ) from failure
 
 
 async def stop(server: grpc.aio.Server, grace: float) -> None:

@@ -78,10 +78,16 @@ def test_a_chunk_costs_what_a_stream_costs_more_than_a_json_answer() -> None:
     assert report.chunk_cpu_us(stream, {}) is None
 
 
-def test_throughput_is_compared_between_the_fewest_and_the_most_endpoints() -> None:
-    fleet = [measured(), measured(endpoints=100, requests_per_second=900.0)]
+def test_throughput_is_compared_pair_by_pair_between_the_fewest_and_the_most_endpoints() -> None:
+    rates = [(1_000.0, 900.0), (500.0, 250.0), (10.0, 9.5)]  # the machine slows down
+    fleet = [
+        measured(endpoints=endpoints, requests_per_second=rate)
+        for pair in rates
+        for endpoints, rate in zip((2, 100), pair, strict=True)
+    ]
     assert report.throughput_ratio(made(fleet=fleet), OURS) == 0.9
     assert report.throughput_ratio(made(), OURS) is None
+    assert report.throughput_ratio(made(fleet=[measured()]), OURS) is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What responses say, read in pieces."""
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -42,7 +43,7 @@ def facts(pieces: Iterable[bytes], api: Api, content_type: str = SSE) -> Facts:
 
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def events(*data: Any, named: bool = False, end: str = "\n") -> bytes:
@@ -71,7 +72,7 @@ STREAMS = [
     "name, api, usage, finish, error, first_token", STREAMS, ids=[stream[0] for stream in STREAMS]
 )
 def test_a_recorded_stream(
-    name: str, api: Api, usage: Usage | None, finish: str | None, error: str | None, first_token: int
+    *, name: str, api: Api, usage: Usage | None, finish: str | None, error: str | None, first_token: int
 ) -> None:
     recorded = capture(name)
     reader = reader_for(api, recorded.headers["content-type"], True)
@@ -333,7 +334,7 @@ def same_in_pieces(api: Api, stream: bytes, places: Sequence[int]) -> None:
     assert chunked[3] == next((end for end in ends if bytewise[3] is not None and end >= bytewise[3]), None)
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(name=st.sampled_from(sorted(STREAM_SAMPLES)), places=st.lists(st.integers(0, 10_000), max_size=30))
 def test_no_chunking_changes_what_a_stream_says(name: str, places: list[int]) -> None:
     same_in_pieces(*STREAM_SAMPLES[name], places)
@@ -369,7 +370,7 @@ LINES = st.sampled_from(
 LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r", b"\n\n", b"\r\n\r\n", b"\r\r"])
 
 
-@settings(max_examples=80)
+@settings(max_examples=300)
 @given(
     api=st.sampled_from(list(Api)),
     lines=st.lists(st.tuples(LINES, LINE_ENDS).map(b"".join), max_size=8),
@@ -390,7 +391,7 @@ def test_no_bytes_make_a_reader_fail(api: Api, kind: str, data: bytes) -> None:
     facts([data, b"data: " + data + b"\n\n"], api, kind)
 
 
-# --- bounds ---------------------------------------------------------------------------------------------------
+# --- bounds ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("piece", [7, 64, 10_000], ids=lambda size: f"in-pieces-of-{size}")

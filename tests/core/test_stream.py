@@ -1,5 +1,6 @@
 """One request's conversation, in the words of every gateway."""
 
+import itertools
 import json
 
 import pytest
@@ -261,7 +262,9 @@ def test_large_bodies_leave_in_pieces() -> None:
         pytest.param([post(), RequestBody(b"{no", ended=True)], Code.BAD_REQUEST, id="not JSON"),
         pytest.param([post(), RequestBody(b'{"messages":[]}', ended=True)], Code.BAD_REQUEST, id="no model"),
         pytest.param([post(), RequestBody(b"[1]", ended=True)], Code.BAD_REQUEST, id="not an object"),
-        pytest.param([post(), RequestBody(b'{"model":"\xff"}', ended=True)], Code.BAD_REQUEST, id="not UTF-8"),
+        pytest.param(
+            [post(), RequestBody(b'{"model":"\xff"}', ended=True)], Code.BAD_REQUEST, id="not UTF-8"
+        ),
         pytest.param(
             [post(request_mode=BodyMode.BUFFERED), RequestTrailers()],
             Code.BAD_REQUEST,
@@ -447,7 +450,7 @@ def conversation_never_began(events: list[Event]) -> bool:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    return [data[start:stop] for start, stop in zip(edges, edges[1:], strict=False)] or [b""]
+    return [data[start:stop] for start, stop in itertools.pairwise(edges)] or [b""]
 
 
 @given(
@@ -460,9 +463,13 @@ def test_chunking_never_changes_the_answer(text: str, padding: int, cuts: list[i
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
     body += b" " * padding
     parts = cut(body, cuts)
-    events: list[Event] = [RequestBody(part, end == "last" and i == len(parts) - 1) for i, part in enumerate(parts)]
+    events: list[Event] = [
+        RequestBody(part, end == "last" and i == len(parts) - 1) for i, part in enumerate(parts)
+    ]
     events += {"last": [], "empty": [RequestBody(b"", True)], "trailers": [RequestTrailers()]}[end]
-    whole: list[Event] = [RequestBody(body), RequestTrailers()] if end == "trailers" else [RequestBody(body, True)]
+    whole: list[Event] = (
+        [RequestBody(body), RequestTrailers()] if end == "trailers" else [RequestBody(body, True)]
+    )
     reference, chunked = Conversation(), Conversation()
     assert chunked.hear(post(), *events) == reference.hear(post(), *whole)
     assert chunked.request == reference.request
@@ -475,4 +482,6 @@ def test_every_state_can_be_left_and_every_row_names_a_handler() -> None:
     from epp.core import stream
 
     assert {event for _, event in TRANSITIONS} == set(stream._HANDLERS)
-    assert all(callable(handler) and hasattr(Stream, handler.__name__) for handler in stream._HANDLERS.values())
+    assert all(
+        callable(handler) and hasattr(Stream, handler.__name__) for handler in stream._HANDLERS.values()
+    )

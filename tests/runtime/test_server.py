@@ -16,8 +16,9 @@ from epp.core.fleet import Endpoint, EndpointSpec
 from epp.core.rejection import NO_CANDIDATES, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
-from epp.core.stream import MAX_BODY_BYTES, StreamSettings
+from epp.core.stream import StreamSettings
 from epp.runtime import server as runtime
+from epp.runtime.errors import StartError
 from epp.wire.pb import ext_proc_pb2 as pb
 from tests.core.conversation import decide
 
@@ -43,10 +44,14 @@ class Watcher:
     def __init__(self) -> None:
         self.open = 0
         self.outcomes: list[Outcome] = []
+        self.placements: list[Decision | Rejection] = []
         self.changed = asyncio.Event()
 
     def opened(self) -> None:
         self.open += 1
+
+    def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
+        self.placements.append(result)
 
     def finished(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -65,7 +70,7 @@ class Watcher:
 class Setting:
     """A served picker and a channel to it."""
 
-    def __init__(self, channel: grpc.aio.Channel, scheduler: OneEndpoint, watcher: Watcher, budget: Budget):
+    def __init__(self, channel: grpc.aio.Channel, scheduler: OneEndpoint, watcher: Watcher, budget: Budget) -> None:
         self.channel = channel
         self.scheduler = scheduler
         self.watcher = watcher
@@ -94,10 +99,9 @@ async def serving() -> AsyncIterator[Setting]:
         scheduler=scheduler,
         settings=settings,
         observer=watcher,
-        picked=lambda decision: None,
         clock=time.monotonic,
     )
-    server = runtime.make_server([part.handler()], max_body_bytes=MAX_BODY_BYTES)
+    server = runtime.make_server([part.handler()])
     port = runtime.bind(server, 0, flag="grpc-port", credentials=None)
     await server.start()
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -146,7 +150,10 @@ async def test_a_whole_conversation_is_answered_message_by_message() -> None:
         await call.write(body(CHAT))
         await call.write(body(b"", ended=True))
         answer = await call.read()
-        sent = {h.header.key: h.header.raw_value for h in answer.request_headers.response.header_mutation.set_headers}
+        sent = {
+            h.header.key: h.header.raw_value
+            for h in answer.request_headers.response.header_mutation.set_headers
+        }
         assert sent["x-gateway-destination-endpoint"] == b"10.0.0.1:8000"
         piece = (await call.read()).request_body.response.body_mutation.streamed_response
         assert (piece.body, piece.end_of_stream) == (CHAT, True)
@@ -247,10 +254,8 @@ async def test_two_thousand_streams_at_once_leave_nothing_behind() -> None:
 async def test_draining_lets_open_streams_finish() -> None:
     scheduler, watcher = OneEndpoint(), Watcher()
     settings = StreamSettings(Parsers(), Budget(1 << 20), new_id=lambda: "made-id")
-    part = runtime.ExtProc(
-        scheduler=scheduler, settings=settings, observer=watcher, picked=lambda d: None, clock=time.monotonic
-    )
-    server = runtime.make_server([part.handler()], max_body_bytes=MAX_BODY_BYTES)
+    part = runtime.ExtProc(scheduler=scheduler, settings=settings, observer=watcher, clock=time.monotonic)
+    server = runtime.make_server([part.handler()])
     port = runtime.bind(server, 0, flag="grpc-port", credentials=None)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -258,22 +263,22 @@ async def test_draining_lets_open_streams_finish() -> None:
         call = setting.stream()
         await call.write(headers(ended=True))
         await call.read()
-        stopping = asyncio.ensure_future(runtime.stop(server, 20))
-        await call.write(response_headers())
-        assert (await call.read()).WhichOneof("response") == "response_headers"
-        assert not stopping.done()
-        await call.done_writing()
-        assert await call.code() is grpc.StatusCode.OK
-        await stopping
+        async with asyncio.TaskGroup() as tasks:
+            stopping = tasks.create_task(runtime.stop(server, 20), name="stopping")
+            await call.write(response_headers())
+            assert (await call.read()).WhichOneof("response") == "response_headers"
+            assert not stopping.done()
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.OK
         await setting.nothing_left()
 
 
 async def test_a_port_in_use_names_the_flag() -> None:
-    first, second = (runtime.make_server([], max_body_bytes=1) for _ in range(2))
+    first, second = (runtime.make_server([]) for _ in range(2))
     port = runtime.bind(first, 0, flag="grpc-port", credentials=None)
     await first.start()
     try:
-        with pytest.raises(runtime.PortInUse, match=f"--grpc-port: port {port} "):
+        with pytest.raises(StartError, match=f"--grpc-port: port {port} "):
             runtime.bind(second, port, flag="grpc-port", credentials=None)
     finally:
         await first.stop(0)

@@ -1,27 +1,26 @@
 """Real parts, started once for all system tests and brought back when a test has ended one."""
 
+import resource
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from bench.rig.envoy import DIALECTS, Body, Envoy, Listener, Route
+from bench.rig.envoy import Envoy
 from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
 from bench.rig.process import Process
-
-LISTENERS = {
-    **DIALECTS,
-    "buffered": Listener(request_body=Body.BUFFERED, response_body=Body.BUFFERED, buffer_limit=16 << 20),
-    "streamed": Listener(request_body=Body.STREAMED, response_body=Body.STREAMED),
-    "headers_only": Listener(request_body=Body.NONE, response_body=Body.NONE),
-    "request_only": Listener(response_phase=False),
-    "response_only": Listener(route=Route.OVERRIDE_HOST, request_phase=False),
-}
-"""Every dialect of the shared gateway, by the name to give ``gateway.url``."""
+from tests.system.listeners import LISTENERS
 
 _logs = pytest.StashKey[Path]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _enough_descriptors() -> None:
+    """Thousands of connections: as many descriptors as are allowed, for us and all that we start."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,11 @@ import json
 import re
 import socket
 import ssl
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import grpc
@@ -59,7 +58,7 @@ class Client:
         self._reply = Reply()
         self._reader = Reader(self, responses=True)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,6 +69,7 @@ class Client:
             self.socket.sendall(part)
 
     def send_head(self, path: str, headers: Iterable[tuple[str, str | bytes]] = (), *, method: str) -> None:
+        self._reply = Reply()
         lines = [f"{method} {path} HTTP/1.1".encode(), f"host: {self.authority}".encode()]
         lines += [
             name.encode() + b": " + (value if isinstance(value, bytes) else value.encode())
@@ -154,9 +154,7 @@ def chunks(
         yield b"0\r\n" + b"".join(f"{name}: {value}\r\n".encode() for name, value in trailers) + b"\r\n"
 
 
-def chat(
-    words: str = "hello there", *, max_tokens: int = 4, stream: bool = False, **more: object
-) -> bytes:
+def chat(words: str = "hello there", *, max_tokens: int = 4, stream: bool = False, **more: object) -> bytes:
     """A chat completion; what is in ``more`` comes before the messages."""
     body: dict[str, object] = {"model": "tiny", **more, "max_tokens": max_tokens}
     if stream:
@@ -391,11 +389,3 @@ def error_code(reply: Reply) -> str:
     found = ERROR.fullmatch(reply.body.decode())
     assert found, reply
     return found[1]
-
-
-def until(condition_of: Any, *, what: str, timeout: float = DEADLINE) -> Any:
-    """The first true value of ``condition_of()``."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition_of()):
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-    return value

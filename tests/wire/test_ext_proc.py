@@ -49,7 +49,9 @@ def request_headers(*pairs: tuple[str, bytes], raw: bool = True, ended: bool = F
     )
 
 
-def with_metadata(message: pb.ProcessingRequest, namespace: str, key: str, value: object) -> pb.ProcessingRequest:
+def with_metadata(
+    message: pb.ProcessingRequest, namespace: str, key: str, value: object
+) -> pb.ProcessingRequest:
     message.metadata_context.filter_metadata[namespace][key] = value
     return message
 
@@ -170,7 +172,9 @@ def test_a_kind_that_is_newer_than_us_is_passed_over() -> None:
     assert list(ext_proc.events(b"")) == []
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"\x12\x7f", with_modes(request_headers(), 77, 0).SerializeToString()])
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"\x12\x7f", with_modes(request_headers(), 77, 0).SerializeToString()]
+)
 def test_rubbish_is_a_wire_error(data: bytes) -> None:
     with pytest.raises(ext_proc.WireError):
         ext_proc.events(data)
@@ -215,7 +219,9 @@ def test_several_destinations_are_one_comma_list_in_both_places() -> None:
     response = told(AnswerRequestHeaders(["10.0.0.1:80", "[fd00::1]:80"]))
     mutation = set_headers(response.request_headers.response.header_mutation)
     assert mutation == {"x-gateway-destination-endpoint": b"10.0.0.1:80,[fd00::1]:80"}
-    assert response.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == "10.0.0.1:80,[fd00::1]:80"
+    assert (
+        response.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == "10.0.0.1:80,[fd00::1]:80"
+    )
 
 
 def test_a_buffered_body_carries_the_destination_and_the_replacement() -> None:

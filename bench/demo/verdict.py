@@ -1,0 +1,105 @@
+"""What the demo says at its end: figures for scripts, and what should have held but did not.
+
+Rule:    pure; every promise that was broken is one sentence for a person.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.demo.board import FAULT_SECONDS, Board, Fault, Phase, stayed
+
+DEAD_PICK_LIMIT_MS = 1_000
+"""A server that died must not be picked any more after this."""
+
+
+def figures(board: Board) -> dict[str, Any]:
+    """The demo's JSON. ``endpoints``: good answers of each server over all phases."""
+    samples = board.samples
+    fault = board.fault
+    assert fault is not None
+    during = board.phase("fault")
+    return {
+        "requests": len(samples),
+        "failures": sum(not sample.ok for sample in samples),
+        "picker": _phase(board, "picker"),
+        "round_robin": _phase(board, "round_robin"),
+        "failover": {
+            "last_request_to_dead_ms": fault.last_sent_to_dead_ms(during.samples),
+            "failures": sum(fault.covers(failure) for failure in during.failures),
+            "requests": len(during.samples),
+            "killed": fault.name,
+            "requests_to_dead": len(fault.sent_while_dead(during.samples)),
+            "seen_down_ms": _after(fault.killed, fault.seen_down),
+            "back_after_load_ms": None if fault.loaded is None else _after(fault.loaded, fault.returned),
+            "endpoints": board.counts(during.samples),
+        },
+        "endpoints": board.counts(samples),
+        "requests_per_second": round(board.rate, 2),
+    }
+
+
+def _phase(board: Board, name: str) -> dict[str, Any]:
+    phase = board.phase(name)
+    ttft = phase.ttft()
+    milliseconds = {} if ttft is None else ttft.milliseconds()
+    stay, later = stayed(phase.samples)
+    return {
+        "ttft_ms": {key: milliseconds.get(key) for key in ("p50", "p95")},
+        "requests": len(phase.samples),
+        "failures": len(phase.failures),
+        "stayed": round(stay / later, 3) if later else None,
+        "endpoints": board.counts(phase.samples),
+    }
+
+
+def _after(begin: float, end: float | None) -> float | None:
+    return None if end is None else round((end - begin) * 1e3, 1)
+
+
+def broken_promises(board: Board) -> list[str]:
+    """What must hold and did not; empty when all is well."""
+    return [*_steady(board), *_failover(board)]
+
+
+def _steady(board: Board) -> Iterator[str]:
+    for phase in (board.phase("round_robin"), board.phase("picker")):
+        if phase.failures:
+            yield f"{_failures(phase)} with all servers alive ({phase.title})"
+        if not any(sample.ok for sample in phase.samples):
+            yield f"nothing was answered ({phase.title})"
+    idle = [name for name, count in board.counts(board.phase("picker").samples).items() if not count]
+    if idle:
+        yield f"the picker never chose {', '.join(idle)}"
+
+
+def _failures(phase: Phase) -> str:
+    kinds = sorted({str(sample.error) for sample in phase.failures})
+    return f"{len(phase.failures)} of {len(phase.samples)} requests failed: {', '.join(kinds)}"
+
+
+def _failover(board: Board) -> Iterator[str]:
+    fault, phase = board.fault, board.phase("fault")
+    if fault is None:
+        yield "no server was killed"
+        return
+    unexplained = [failure for failure in phase.failures if not fault.covers(failure)]
+    if unexplained:
+        first = unexplained[0]
+        sent = first.due if first.sent is None else first.sent
+        yield (
+            f"{len(unexplained)} requests failed that were not sent within {FAULT_SECONDS:g} s of the kill; "
+            f"the first ({first.key}: {first.error}) {sent - fault.killed:+.1f} s from it"
+        )
+    last = fault.last_sent_to_dead_ms(phase.samples)
+    if last > DEAD_PICK_LIMIT_MS:
+        yield f"{fault.name} was still picked {last:.0f} ms after its death (limit {DEAD_PICK_LIMIT_MS})"
+    yield from _return(fault)
+
+
+def _return(fault: Fault) -> Iterator[str]:
+    if fault.seen_down is None:
+        yield f"the picker never said that {fault.name} was down"
+    if fault.loaded is None:
+        yield f"{fault.name} did not start again"
+    elif fault.returned is None:
+        yield f"{fault.name} came back but got no request"

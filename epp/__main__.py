@@ -1,0 +1,5 @@
+"""``python -m epp``: the same as the ``epp`` command."""
+
+from epp.main import run
+
+run()

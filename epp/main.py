@@ -1,0 +1,239 @@
+"""The ``epp`` command: reads its arguments, builds every part once, runs them until told to stop.
+
+Place:   the only module that knows all rooms.
+Rule:    wiring, no logic; read from top to bottom. Clock and chance are made here and handed out.
+"""
+
+import asyncio
+import datetime as dt
+import gc
+import logging
+import os
+import random
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import grpc
+import uvloop
+
+from epp.config.decode import ConfigError
+from epp.config.flags import HelpRequested, ServeFlags, UsageError, check_discovery, parse
+from epp.config.picker_config import Assembly, build, load, load_default
+from epp.core.apis import Parsers
+from epp.core.budget import Budget
+from epp.core.fleet import EndpointSpec, Fleet
+from epp.core.scheduling import Scheduler
+from epp.core.stream import StreamSettings
+from epp.runtime import admin, logs, server, tls
+from epp.runtime.discovery import DiscoverySettings, FileDiscovery
+from epp.runtime.errors import StartError
+from epp.runtime.health import Readiness, health_handler
+from epp.runtime.metrics import BufferMetrics, FleetMetrics, Metrics, ScrapeMetrics
+from epp.runtime.plugins import load_types
+from epp.runtime.reporting import Reporter
+from epp.runtime.scrape import Scraper, scrape_settings
+from epp.runtime.supervise import forever, told_to_stop
+
+logger = logging.getLogger("epp.main")
+
+USAGE = """\
+usage: epp COMMAND
+
+commands:
+  serve     choose an endpoint for every request a gateway asks about (epp serve --help)
+  version   print the version
+
+epp --flag ... is epp serve --flag ..., so the arguments of the upstream picker work unchanged.
+"""
+FIRST_LOOK_SECONDS = 0.25
+"""How long the first request may wait for the first look at every endpoint: dead ones refuse in
+milliseconds, and a silent one should not delay the start."""
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """One command; returns the exit status."""
+    match arguments:
+        case ["serve", *flags]:
+            return _serve(flags)
+        case ["version" | "--version" | "-version"]:
+            sys.stdout.write(f"epp {version('fleet-epp')}\n")
+        case [] | ["help" | "-h" | "-help" | "--help"]:
+            sys.stdout.write(USAGE)
+        case [flag, *_] if flag.startswith("-"):
+            return _serve(arguments)
+        case [command, *_]:
+            sys.stderr.write(f'epp: unknown command "{command}": there are serve and version\n')
+            return 2
+    return 0
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    try:
+        flags = parse(arguments, os.environ)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(flags))
+    except HelpRequested as wanted:
+        sys.stdout.write(str(wanted))
+    except UsageError as fault:
+        return _fault(fault, 2)
+    except (ConfigError, StartError) as fault:
+        return _fault(fault, 1)
+    return 0
+
+
+def _fault(fault: Exception, status: int) -> int:
+    sys.stderr.write(f"epp serve: {fault}\n")
+    return status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """One pool's parts, ready to run."""
+
+    fleet: Fleet
+    scheduler: Scheduler
+    scraper: Scraper
+    discovery: FileDiscovery
+    parsers: Parsers
+
+
+def _configured(flags: ServeFlags) -> Assembly:
+    """The plugins that the configuration asks for."""
+    if flags.config_file:
+        try:
+            text = Path(flags.config_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as fault:
+            raise StartError(f"--config-file: cannot read {flags.config_file}: {fault}") from fault
+        config = load(text, flags.config_file)
+    else:
+        config = load(flags.config_text, "--config-text") if flags.config_text else load_default()
+    assembly = build(config, load_types())
+    check_discovery(flags, config_has_discovery=assembly.discovery is not None)
+    return assembly
+
+
+def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
+    chance, clock = random.Random(), time.monotonic
+    fleet = Fleet(stale_after=flags.metrics_staleness_threshold)
+    settings = scrape_settings(
+        assembly.metrics_source, assembly.extractor, floor=flags.refresh_metrics_interval
+    )
+    scraper = Scraper(fleet, settings, clock=clock, unix_clock=time.time, chance=chance)  # noqa: TID251 (readings carry unix times)
+    scheduler = Scheduler(
+        fleet,
+        assembly.profile,
+        assembly.producers,
+        chance=chance,
+        honour_subset=not flags.disable_endpoint_subset_filter,
+    )
+
+    def take_over(specs: Sequence[EndpointSpec]) -> None:
+        scraper.update(*fleet.replace(specs))
+        readiness.is_synced = True
+
+    listed = assembly.discovery
+    discovery = FileDiscovery(
+        Path(listed.path if listed else flags.endpoints_file),
+        DiscoverySettings(
+            watch=listed.watch_file if listed else True,
+            default_namespace=flags.pool_namespace,
+            engines=settings.probe.engines,
+        ),
+        take_over,
+        clock=clock,
+    )
+    return Pool(
+        fleet=fleet,
+        scheduler=scheduler,
+        scraper=scraper,
+        discovery=discovery,
+        parsers=Parsers(assembly.parsers),
+    )
+
+
+def _credentials(flags: ServeFlags) -> grpc.ServerCredentials | None:
+    if not flags.secure_serving:
+        return None
+    now = dt.datetime.now(dt.UTC)
+    if not flags.cert_path:
+        return tls.server_credentials(tls.self_signed(now))
+    directory = Path(flags.cert_path)
+    pair = tls.load(directory, now)
+    if flags.enable_cert_reload:
+        return tls.reloading_credentials(directory, pair, lambda: dt.datetime.now(dt.UTC))
+    return tls.server_credentials(pair)
+
+
+async def serve(flags: ServeFlags) -> None:
+    """Everything that lives as long as the process; the first failure stops the rest."""
+    request_log = logs.configure(logs.LogSettings.of(flags))
+    assembly = _configured(flags)
+    logs.warn_of(assembly.warnings)
+    readiness = Readiness()
+    pool = _pool(flags, assembly, readiness)
+    readiness.explain("endpoints", pool.discovery.detail)
+    budget = Budget(flags.max_buffered_bytes)
+    metrics = Metrics(version=version("fleet-epp"))
+    metrics.add(
+        FleetMetrics(pool.fleet, pool=flags.pool_name, clock=time.monotonic),
+        ScrapeMetrics(pool.scraper.stats),
+        BufferMetrics(budget),
+        pool.discovery,
+    )
+    ext_proc = server.ExtProc(
+        scheduler=pool.scheduler,
+        settings=StreamSettings(pool.parsers, budget, new_id=lambda: str(uuid.uuid4())),
+        observer=Reporter(metrics, request_log, pool.scraper.kick),
+        clock=time.monotonic,
+    )
+    directory, client_ca = flags.metrics_cert_dir, flags.metrics_client_ca_file
+    pages_tls = directory and tls.server_context(
+        Path(directory), dt.datetime.now(dt.UTC), client_ca=Path(client_ca) if client_ca else None
+    )
+    with admin.listen(flags.metrics_port) as listener:
+        handlers = [ext_proc.handler(), *([health_handler(readiness)] if flags.health_checking else [])]
+        serving = server.make_server(
+            handlers,
+            max_receive_bytes=flags.grpc_max_recv_msg_size,
+            max_send_bytes=flags.grpc_max_send_msg_size,
+        )
+        server.bind(serving, flags.grpc_port, flag="grpc-port", credentials=_credentials(flags))
+        health = server.make_server([health_handler(readiness)])
+        server.bind(health, flags.grpc_health_port, flag="grpc-health-port", credentials=None)
+        await pool.discovery.start()
+        pages = admin.AdminState(
+            metrics=metrics,
+            readiness=readiness,
+            fleet=pool.fleet,
+            scheduler=pool.scheduler,
+            clock=time.monotonic,
+            wall_clock=time.time,  # noqa: TID251 (people read it)
+        )
+        parts = {
+            "scraper": pool.scraper.run(),
+            "discovery": pool.discovery.run(),
+            "admin": admin.run(pages, listener, tls=pages_tls or None),
+        }
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(forever(work, name), name=name) for name, work in parts.items()]
+            await pool.scraper.first_look(FIRST_LOOK_SECONDS)
+            await serving.start()
+            await health.start()
+            gc.freeze()  # what has lived until here lives for ever: no need to look at it again
+            logger.info("serving", extra={"fields": {"port": flags.grpc_port, "tls": flags.secure_serving}})
+            await told_to_stop()
+            readiness.is_draining = True
+            await server.stop(serving, flags.drain_timeout)
+            await health.stop(0)
+            for task in running:
+                task.cancel()

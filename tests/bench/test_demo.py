@@ -1,0 +1,182 @@
+"""What the demo says follows from what was seen."""
+
+from collections.abc import Callable
+from itertools import islice
+
+import pytest
+
+from bench.demo.board import Board, Fault, Phase, stayed
+from bench.demo.talk import CONVERSATIONS, TURNS, conversation_of, conversations
+from bench.demo.verdict import broken_promises, figures
+from bench.demo.view import line, reason
+from bench.load import Sample
+
+SERVERS = {"one": "127.0.0.1:1", "two": "127.0.0.1:2"}
+
+
+def sample(
+    sent: float, server: str = "one", *, key: str = "c00.1", error: str | None = None, took: float = 0.2
+) -> Sample:
+    return Sample(
+        due=sent,
+        key=key,
+        sent=sent,
+        first_token=None if error else sent + 0.1,
+        ended=sent + took,
+        served_by=SERVERS[server],
+        error=error,
+    )
+
+
+def good_board() -> Board:
+    """Round robin and picker at 0 and 10 s; "one" dies at 22 s and is back at 26 s."""
+    board = Board(SERVERS, rate=1.0)
+    for name, start in (("round_robin", 0.0), ("picker", 10.0), ("fault", 20.0)):
+        phase = Phase(name, name, name, 10.0, started=start)
+        phase.samples += [
+            sample(start + 1, "one"),
+            sample(start + 2, "two", key="c01.1"),
+            sample(start + 9, "one", key="c02.1"),
+        ]
+        board.phases.append(phase)
+    board.fault = Fault(
+        "one",
+        SERVERS["one"],
+        killed=22.0,
+        seen_down=22.1,
+        started_again=26.0,
+        loaded=26.2,
+        returned=29.2,
+    )
+    return board
+
+
+def fault_of(board: Board) -> Fault:
+    assert board.fault is not None
+    return board.fault
+
+
+def add(phase: str, one: Sample) -> Callable[[Board], object]:
+    return lambda board: board.phase(phase).samples.append(one)
+
+
+def test_a_good_run_breaks_no_promise() -> None:
+    assert broken_promises(good_board()) == []
+
+
+@pytest.mark.parametrize(
+    "spoil, complaint",
+    [
+        pytest.param(
+            add("round_robin", sample(3, error="http 503")),
+            "1 of 4 requests failed: http 503",
+            id="round-robin",
+        ),
+        pytest.param(
+            add("picker", sample(13, error="timeout")), "1 of 4 requests failed: timeout", id="picker"
+        ),
+        pytest.param(add("fault", sample(21, error="http 503")), "1 requests failed", id="before-the-kill"),
+        pytest.param(add("fault", sample(27, error="http 503")), "+5.0 s from it", id="after-the-return"),
+        pytest.param(
+            add("fault", sample(23.5, error="http 503")), "still picked 1500 ms", id="dead-still-picked"
+        ),
+        pytest.param(
+            lambda board: setattr(fault_of(board), "seen_down", None),
+            "never said that one was down",
+            id="unseen",
+        ),
+        pytest.param(
+            lambda board: setattr(fault_of(board), "loaded", None), "one did not start again", id="no-start"
+        ),
+        pytest.param(
+            lambda board: setattr(fault_of(board), "returned", None),
+            "came back but got no request",
+            id="forgotten",
+        ),
+        pytest.param(
+            lambda board: board.phase("picker").samples.pop(1),
+            "the picker never chose two",
+            id="never-chosen",
+        ),
+    ],
+)
+def test_a_broken_promise_is_told(spoil: Callable[[Board], object], complaint: str) -> None:
+    board = good_board()
+    spoil(board)
+    assert any(complaint in sentence for sentence in broken_promises(board)), broken_promises(board)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(sample(21.9, error="answer cut off"), id="under-way"),
+        pytest.param(sample(22.8, error="http 503"), id="just-after"),
+    ],
+)
+def test_failures_that_the_kill_explains_are_counted_apart(failure: Sample) -> None:
+    board = good_board()
+    board.phase("fault").samples.append(failure)
+    assert broken_promises(board) == []
+    assert figures(board)["failures"] == figures(board)["failover"]["failures"] == 1
+
+
+def test_the_last_request_to_the_dead_counts_from_the_kill_and_only_while_it_is_dead() -> None:
+    board = good_board()
+    assert figures(board)["failover"]["last_request_to_dead_ms"] == 0
+    board.phase("fault").samples += [sample(22.25, error="http 503"), sample(22.5, "two"), sample(26.1)]
+    assert figures(board)["failover"]["last_request_to_dead_ms"] == 250
+
+
+def test_answers_are_counted_by_server() -> None:
+    report = figures(good_board())
+    assert report["endpoints"] == {"one": 6, "two": 3}
+    assert report["requests"] == 9
+    assert report["picker"]["ttft_ms"] == {"p50": 100.0, "p95": 100.0}
+
+
+def test_a_turn_stays_when_the_turn_before_was_answered_there() -> None:
+    samples = [
+        sample(1, "one", key="c01.10"),
+        sample(2, "one", key="c01.9"),
+        sample(3, "two", key="c01.11"),
+        sample(4, "two", key="c02.1"),
+    ]
+    assert stayed(samples) == (1, 2)
+
+
+def test_the_same_seed_says_the_same() -> None:
+    first, second = (list(islice(conversations(5), 60)) for _ in range(2))
+    assert first == second
+    assert first != list(islice(conversations(6), 60))
+
+
+def test_conversations_come_turn_by_turn_and_never_twice_in_a_row() -> None:
+    keys = [conversation_of(call.key) for call in islice(conversations(3), 400)]
+    for name in {name for name, _ in keys}:
+        turns = [turn for other, turn in keys if other == name]
+        assert turns == list(range(1, len(turns) + 1))
+        assert len(turns) <= TURNS
+    positions: dict[str, int] = {}
+    for position, (name, _) in enumerate(keys):
+        assert position - positions.get(name, -CONVERSATIONS) > CONVERSATIONS // 2 - 1
+        positions[name] = position
+
+
+def test_a_pick_reads_as_one_line() -> None:
+    def candidate(name: str, total: float, prefix: float | None) -> dict[str, object]:
+        scores = {
+            "prefix-cache-scorer": {"score": prefix, "weight": 3.0},
+            "queue-scorer": {"score": 1.0, "weight": 2.0},
+        }
+        return {"endpoint": name, "total": total, "scores": scores}
+
+    pick = {
+        "request_id": "c07.3",
+        "picked": ["two"],
+        "candidates": [candidate("two", 4.7, 0.9), candidate("one", 2.0, None)],
+    }
+    assert reason(pick) == "c07.3 → two: prefix-cache 0.90×3 + queue 1.00×2 = 4.70; one 2.00"
+
+
+def test_a_phase_reads_as_one_line() -> None:
+    assert line(good_board().phase("picker")) == ("3 requests, 0 failed, TTFT p50 100 ms, p95 100 ms")

@@ -1,0 +1,196 @@
+"""The list of servers: what is read from it, and what is said about mistakes."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.config.decode import ConfigError
+from epp.config.endpoints_file import EndpointEntry, parse_endpoints
+
+
+def one(fields: str, **options: object) -> EndpointEntry:
+    (entry,) = parse_endpoints(f"endpoints:\n- {{{fields}}}\n", "f.yaml", **options)  # type: ignore[arg-type]
+    return entry
+
+
+def test_upstreams_example_reads_as_upstream_reads_it() -> None:
+    text = """\
+endpoints:
+- {name: vllm-0, address: 10.0.0.11, port: "8000"}
+- name: vllm-1
+  namespace: team-a
+  address: 10.0.0.12
+  port: 8000
+  labels: {llm-d.ai/role: decode}
+"""
+    assert parse_endpoints(text, "f.yaml") == (
+        EndpointEntry(name="vllm-0", namespace="default", address="10.0.0.11", port=8000, is_literal=True),
+        EndpointEntry(
+            name="vllm-1",
+            namespace="team-a",
+            address="10.0.0.12",
+            port=8000,
+            is_literal=True,
+            labels={"llm-d.ai/role": "decode"},
+        ),
+    )
+
+
+def test_an_entry_can_say_all_that_upstream_cannot() -> None:
+    entry = one(
+        "name: s, address: Studio.Local., port: 443, scheme: https, engine: vllm, caFile: ca.pem,"
+        ' apiKeyFile: /run/key, metricsURL: "http://studio.local:9400/metrics"',
+        engines=("vllm", "sglang"),
+    )
+    assert (entry.address, entry.is_literal, entry.scheme, entry.engine) == (
+        "studio.local",
+        False,
+        "https",
+        "vllm",
+    )
+    assert (entry.ca_file, entry.api_key_file) == ("ca.pem", "/run/key")
+    assert entry.metrics_url == "http://studio.local:9400/metrics"
+
+
+@pytest.mark.parametrize(
+    "written, read, is_literal",
+    [
+        ("10.0.0.1", "10.0.0.1", True),
+        ('"2001:db8::0:1"', "2001:db8::1", True),
+        ('"[::1]"', "::1", True),
+        ("gpu-0", "gpu-0", False),
+        ("gpu_0.lan", "gpu_0.lan", False),
+    ],
+)
+def test_addresses(written: str, read: str, is_literal: bool) -> None:
+    entry = one(f"name: a, port: 1, address: {written}")
+    assert (entry.address, entry.is_literal) == (read, is_literal)
+
+
+def test_the_pools_namespace_is_the_default() -> None:
+    assert one("name: a, port: 1, address: 10.0.0.1", default_namespace="pool").namespace == "pool"
+
+
+GOOD = "name: a, address: 10.0.0.1, port: 80"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        pytest.param("", "f.yaml: is empty", id="empty"),
+        pytest.param("{}", 'f.yaml:1: "endpoints" is missing', id="no list"),
+        pytest.param("endpoints: {}", "f.yaml:1: endpoints: expected a list", id="not a list"),
+        pytest.param("servers: []", "servers: unknown field", id="unknown top field"),
+        pytest.param("endpoints: [", ": is not valid YAML: ", id="syntax"),
+        pytest.param(
+            f"endpoints:\n- {{{GOOD}, lables: {{}}}}",
+            'f.yaml:2: endpoints[0].lables: unknown field, did you mean "labels"?',
+            id="misspelt",
+        ),
+        pytest.param(
+            "endpoints:\n- {name: a, port: 1}", 'f.yaml:2: endpoints[0]: "address" is missing', id="missing"
+        ),
+        pytest.param(
+            f"endpoints:\n- {{{GOOD}}}\n- {{{GOOD}}}",
+            'f.yaml:3: endpoints[1].name: "a" is there twice in namespace "default", first in line 2',
+            id="twice",
+        ),
+        pytest.param(
+            f"endpoints:\n- {{{GOOD}, engine: vlm}}",
+            'unknown engine "vlm", did you mean "vllm"?',
+            id="engine",
+        ),
+        pytest.param(
+            f"endpoints:\n- {{{GOOD}, labels: {{a: 1}}}}", "put it in quotes", id="label not a string"
+        ),
+        pytest.param(
+            f"endpoints:\n- {{{GOOD}, scheme: ftp}}", 'expected one of "http", "https"', id="scheme"
+        ),
+        pytest.param(f"endpoints:\n- {{{GOOD}, metricsURL: /m}}", "must be a whole URL", id="metrics url"),
+        pytest.param(
+            f"endpoints:\n- {{{GOOD}, caFile: ca.pem}}", 'no use without "scheme: https"', id="ca and http"
+        ),
+        pytest.param(
+            f'endpoints:\n- {{{GOOD}, apiKeyFile: ""}}', "apiKeyFile: must not be empty", id="no key file"
+        ),
+    ],
+)
+def test_a_mistake_names_file_line_field_and_remedy(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_endpoints(text, "f.yaml", engines=("vllm", "llama.cpp"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address, message",
+    [
+        ("10.0.0.256", "is no IPv4 address"),
+        ("10.0.0.1:8000", 'write "port" as a field'),
+        ("gpu-0:8000", 'write "port" as a field'),
+        ("http://gpu-0", 'write "scheme" and "port"'),
+        ("fe80::1%eth0", "zones"),
+        ("0.0.0.0", "not the address of one server"),
+        ("a b", "neither an IP address nor a host name"),
+        ("", "neither an IP address nor a host name"),
+        ("-x", "neither an IP address nor a host name"),
+    ],
+)
+def test_what_is_no_address(address: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"f\.yaml:2: endpoints\[0\]\.address: ") as caught:
+        one(f"name: a, port: 1, address: {json.dumps(address)}")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", '"http"', '""', '"1 "', "-1", "1.5"])
+def test_what_is_no_port(port: str) -> None:
+    with pytest.raises(ConfigError, match=r"endpoints\[0\]\.port"):
+        one(f"name: a, address: 10.0.0.1, port: {port}")
+
+
+WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12)
+ENTRY = st.fixed_dictionaries(
+    {
+        "name": WORD,
+        "address": st.ip_addresses()
+        .filter(lambda ip: not ip.is_unspecified and not ip.is_multicast)
+        .map(str),
+        "port": st.one_of(st.integers(1, 65535), st.integers(1, 65535).map(str)),
+    },
+    optional={
+        "namespace": WORD,
+        "labels": st.dictionaries(WORD, WORD, max_size=3),
+        "scheme": st.sampled_from(["http", "https"]),
+    },
+)
+
+
+@given(
+    entries=st.lists(
+        ENTRY, max_size=6, unique_by=lambda entry: (entry.get("namespace", "default"), entry["name"])
+    )
+)
+def test_what_is_written_is_what_is_read(entries: list[dict[str, object]]) -> None:
+    read = parse_endpoints(json.dumps({"endpoints": entries}, ensure_ascii=False), "f.yaml")
+    assert [(e.name, e.port) for e in read] == [(w["name"], int(str(w["port"]))) for w in entries]
+    assert [dict(e.labels) for e in read] == [w.get("labels", {}) for w in entries]
+
+
+def complaint(text: str) -> str:
+    try:
+        parse_endpoints(text, "f.yaml")
+    except ConfigError as error:
+        return str(error)
+    return "f.yaml: nothing to complain about"
+
+
+@given(
+    text=st.text(max_size=200),
+    insert=st.sampled_from(["", "endpoints:\n- ", "endpoints: [{name: a, address: "]),
+)
+def test_any_text_is_a_list_or_one_line(text: str, insert: str) -> None:
+    said = complaint(insert + text)
+    assert said.startswith("f.yaml")
+    assert "\n" not in said

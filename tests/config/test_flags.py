@@ -1,0 +1,244 @@
+"""The command line: Go's spellings in, one validated record or one line of complaint out."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.config import flags
+from epp.config.flags import FLAGS, HelpRequested, ServeFlags, UsageError, Works
+
+FILE = "--endpoints-file=servers.yaml"
+
+
+def parse(*arguments: str, **environment: str) -> ServeFlags:
+    return flags.parse([FILE, *arguments], environment)
+
+
+def complaint(*arguments: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        flags.parse(arguments, {})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["--grpc-port=7"], id="two dashes, equals"),
+        pytest.param(["--grpc-port", "7"], id="two dashes, apart"),
+        pytest.param(["-grpc-port=7"], id="one dash, equals"),
+        pytest.param(["-grpc-port", "7"], id="one dash, apart"),
+        pytest.param(["--grpc-port=6", "--grpc-port=7"], id="the last one counts"),
+    ],
+)
+def test_a_value_may_be_spelt_in_all_of_gos_ways(arguments: list[str]) -> None:
+    assert parse(*arguments).grpc_port == 7
+
+
+@pytest.mark.parametrize("text", ["", "=true", "=t", "=T", "=1", "=TRUE", "=True"])
+def test_a_switch_is_on(text: str) -> None:
+    assert parse(f"--health-checking{text}").health_checking
+
+
+@pytest.mark.parametrize("text", ["=false", "=f", "=F", "=0", "=FALSE", "=False"])
+def test_a_switch_is_off(text: str) -> None:
+    assert not parse(f"-secure-serving{text}").secure_serving
+
+
+@pytest.mark.parametrize(
+    "arguments, verbosity",
+    [
+        ([], 2),
+        (["-v", "4"], 4),
+        (["-v=4"], 4),
+        (["--v=0"], 0),
+        (["-v5"], 5),
+        (["--zap-log-level=debug"], 3),
+        (["--zap-log-level=error"], -1),
+        (["--zap-log-level=4"], 4),
+        (["--zap-devel"], 3),
+        (["--zap-log-level=error", "-v=3"], 3),
+    ],
+)
+def test_verbosity_comes_from_v_and_zap_flags(arguments: list[str], verbosity: int) -> None:
+    assert parse(*arguments).verbosity == verbosity
+
+
+def test_developers_get_console_and_more_tracebacks() -> None:
+    found = parse("--zap-devel", "--zap-time-encoding=epoch")
+    assert (found.log_encoder, found.stacktrace_level) == ("console", "warn")
+    assert found.log_time_encoding == "epoch"
+    assert parse("--zap-devel", "--zap-encoder=json", "--zap-stacktrace-level=panic").log_encoder == "json"
+
+
+def test_a_value_may_begin_with_a_dash() -> None:
+    assert parse("--pool-name", "--odd").pool_name == "--odd"
+
+
+def test_the_deployment_that_upstream_ships_starts() -> None:
+    found = flags.parse(
+        [
+            *(
+                "--pool-name",
+                "vllm-qwen",
+                "--pool-namespace",
+                "llm",
+                "--pool-group",
+                "inference.networking.k8s.io",
+            ),
+            *("--zap-encoder", "json", "--config-file", "/config/default-plugins.yaml", "--tracing=false"),
+            *("--grpc-port", "9002", "--grpc-health-port", "9003", "--metrics-port", "9090", "-v=1"),
+            *("--health-checking", "--enable-pprof=false", "--metrics-staleness-threshold", "2s"),
+        ],
+        {},
+    )
+    assert (found.pool_name, found.pool_namespace) == ("vllm-qwen", "llm")
+    assert found.config_file == "/config/default-plugins.yaml"
+
+
+def test_the_namespace_comes_from_the_environment() -> None:
+    assert parse(NAMESPACE="team-a").pool_namespace == "team-a"
+    assert parse("--pool-namespace=b", NAMESPACE="team-a").pool_namespace == "b"
+    assert parse().pool_namespace == "default"
+
+
+@pytest.mark.parametrize(
+    "text, size", [("10MiB", 10 << 20), ("25MB", 25_000_000), ("4194304", 4 << 20), ("1Gi", 1 << 30)]
+)
+def test_sizes_are_quantities_with_or_without_a_b(text: str, size: int) -> None:
+    assert parse(f"--grpc-max-recv-msg-size={text}").grpc_max_recv_msg_size == size
+
+
+def test_durations_are_gos() -> None:
+    found = parse("--drain-timeout=1m30s", "--refresh-metrics-interval=100ms")
+    assert (found.drain_timeout, found.refresh_metrics_interval) == (90.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        pytest.param(
+            ["--secure-servng=false"],
+            "--secure-servng: unknown flag, did you mean --secure-serving?",
+            id="misspelt",
+        ),
+        pytest.param(["--xyzzy"], "--xyzzy: unknown flag, see epp serve --help", id="unknown"),
+        pytest.param(["--grpc"], "--grpc: unknown flag", id="no abbreviations"),
+        pytest.param(["--grpc-port"], "--grpc-port: needs a value: --grpc-port=PORT", id="value missing"),
+        pytest.param(["--grpc-port=x"], '--grpc-port: "x" is not a whole number', id="no number"),
+        pytest.param(["--grpc-port=70000"], "--grpc-port: 70000 is no port", id="no port"),
+        pytest.param(
+            ["--secure-serving=maybe"], '--secure-serving: "maybe" is neither true nor false', id="switch"
+        ),
+        pytest.param(
+            ["--secure-serving", "false"], 'unexpected argument "false"', id="switch and value apart"
+        ),
+        pytest.param(
+            ["--", "--grpc-port=1"], 'unexpected argument "--grpc-port=1"', id="after the end of flags"
+        ),
+        pytest.param(
+            ["--drain-timeout=30"], '--drain-timeout: "30" is no duration', id="duration without unit"
+        ),
+        pytest.param(["--grpc-max-recv-msg-size=1x"], "is no size: write, for example, 10MiB", id="size"),
+        pytest.param(["--max-buffered-bytes=0"], '"0" is no size', id="no room at all"),
+        pytest.param(["--zap-encoder=xml"], '--zap-encoder: "xml" is none of json, console', id="choice"),
+        pytest.param(
+            ["--tls-min-version=VersionTLS13"], "is none of VersionTLS10", id="newer TLS than gRPC can ask"
+        ),
+        pytest.param([], "no servers: give --endpoints-file FILE", id="no servers"),
+        pytest.param([FILE, "--config-file=a", "--config-text=b"], "both are given", id="two configurations"),
+        pytest.param(
+            [FILE, "--refresh-metrics-interval=49ms"], "must be at least 50ms", id="below the floor"
+        ),
+        pytest.param(
+            [FILE, "--metrics-staleness-threshold=50ms"], "must be above --refresh", id="stale at once"
+        ),
+        pytest.param([FILE, "--metrics-port=9002"], "must differ", id="one port for two"),
+        pytest.param(
+            [FILE, "--metrics-client-ca-file=ca"], "needs --metrics-cert-dir", id="clients without TLS"
+        ),
+        pytest.param([FILE, "--enable-cert-reload"], "needs --cert-path", id="nothing to reload"),
+        pytest.param([FILE, "--tracing"], "--tracing: not supported: no spans are made", id="refused"),
+        pytest.param(
+            [FILE, "--endpoint-selector=app=vllm"], "--endpoint-selector: needs Kubernetes:", id="k8s"
+        ),
+        pytest.param([FILE, "--kv-cache-usage-percentage-metric=x"], "core-metrics-extractor", id="legacy"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_remedy(arguments: list[str], message: str) -> None:
+    assert message in complaint(*arguments)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--tracing=false",
+        "--enable-pprof=false",
+        "--ha-enable-leader-election=false",
+        "--metrics-endpoint-auth=false",
+        "--model-server-metrics-scheme=http",
+        "--pool-group=inference.networking.k8s.io",
+    ],
+)
+def test_a_refused_flag_may_ask_for_what_happens_anyway(argument: str) -> None:
+    assert parse(argument) == parse()
+
+
+def test_the_servers_come_from_exactly_one_place() -> None:
+    by_config = flags.parse(["--config-text=x"], {})
+    flags.check_discovery(by_config, config_has_discovery=True)
+    flags.check_discovery(parse(), config_has_discovery=False)
+    with pytest.raises(UsageError, match="has no file-discovery plugin"):
+        flags.check_discovery(by_config, config_has_discovery=False)
+    with pytest.raises(UsageError, match="leave one out"):
+        flags.check_discovery(parse(), config_has_discovery=True)
+
+
+@pytest.mark.parametrize("argument", ["-h", "--help", "-help"])
+def test_help_shows_every_flag_that_works_and_names_the_others(argument: str) -> None:
+    with pytest.raises(HelpRequested) as caught:
+        flags.parse([argument], {})
+    text = "".join(str(caught.value).split())
+    for flag in FLAGS:
+        assert f"--{flag.name}" in text if flag.works is Works.YES else flag.name in text
+
+
+def test_every_flag_that_works_reaches_the_settings() -> None:
+    not_fields = {  # read together into verbosity, log_encoder…; or what they ask for holds anyway
+        *("v", "zap_log_level", "zap_encoder", "zap_devel", "zap_stacktrace_level", "zap_time_encoding"),
+        *("tls_min_version", "refresh_prometheus_metrics_interval"),
+    }
+    fields = set(ServeFlags.__dataclass_fields__)
+    assert {flag.key for flag in FLAGS if flag.works is Works.YES} - not_fields <= fields
+
+
+def test_the_page_about_flags_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "flags.md"
+    assert page.read_text() == flags.markdown(), "write it again with the command it names"
+
+
+NAMES = st.sampled_from([flag.name for flag in FLAGS])
+WORDS = st.one_of(
+    NAMES, st.text(max_size=8), st.sampled_from(["true", "0", "50ms", "1Gi", "--", "-", "=", "-v3"])
+)
+ARGUMENTS = st.builds(
+    "".join, st.tuples(st.sampled_from(["", "-", "--", "---"]), WORDS, st.sampled_from(["", "="]), WORDS)
+)
+
+
+@given(arguments=st.lists(ARGUMENTS, max_size=6))
+def test_any_command_line_is_settings_or_one_line(arguments: list[str]) -> None:
+    try:
+        result: object = flags.parse([FILE, *arguments], {})
+    except (UsageError, HelpRequested) as stop:
+        result = stop
+    assert isinstance(result, ServeFlags) or str(result)
+
+
+@given(value=st.text(max_size=20))
+def test_a_text_arrives_as_it_was_written(value: str) -> None:
+    assert parse(f"--pool-name={value}").pool_name == value
+    assert parse("-pool-name", value).pool_name == value

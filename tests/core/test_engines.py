@@ -1,0 +1,314 @@
+"""What engines' metrics pages mean."""
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epp.core.engines import (
+    CLOCK_SKEW,
+    ENGINES,
+    Series,
+    SpecError,
+    adapter_from_spec,
+    detect,
+    read_busy_slots,
+    read_load,
+    read_slots,
+    series,
+)
+from epp.core.fleet import Load, Lora
+from tests.captures import FOLDER, capture
+
+NOW = 1795165040.0
+"""Shortly after the recordings [unix s]."""
+
+
+def read(engine: str, page: str, headers: Mapping[str, str] | None = None) -> Load:
+    return read_load(ENGINES[engine], page.encode(), headers or {}, NOW)
+
+
+def lora(*names: str, most: int) -> Lora:
+    return Lora(running=frozenset(names), waiting=frozenset(names), max_adapters=most)
+
+
+VLLM = {"cache_block_tokens": 128, "cache_blocks": 512}
+MAIN = {"cache_block_tokens": 128, "cache_blocks": 8192, "started_at": 1795164424.68}
+LORA = {"cache_block_tokens": 32, "cache_blocks": 80, "started_at": 1795164699.54}
+LOAD = {**VLLM, "started_at": 1795164497.11}
+DP = {"cache_block_tokens": 128, "cache_blocks": 1024, "started_at": 1795164916.44}
+IDLE = {"waiting": 0, "running": 0, "kv_usage": 0.0}
+RECORDED = {
+    "vllm/main/metrics-fresh.txt": Load(**IDLE, **MAIN),
+    "vllm/main/metrics-after-work.txt": Load(**IDLE, **MAIN),
+    "vllm/load/metrics-busy.txt": Load(waiting=6, running=4, kv_usage=0.007827788649706457, **LOAD),
+    "vllm/load/metrics-after-work.txt": Load(**IDLE, **LOAD),
+    "vllm/dp/metrics-fresh.txt": Load(**IDLE, **DP),
+    "vllm/dp/metrics-busy.txt": Load(waiting=3, running=4, kv_usage=0.003913894324853229, **DP),
+    "vllm/lora/GET_metrics.txt": Load(**IDLE, **LORA),
+    "vllm/lora/metrics-busy-3.txt": Load(
+        waiting=4, running=4, kv_usage=0.05063291139240511, lora=lora("l0", most=1), **LORA
+    ),
+    "vllm/lora/metrics-busy-8.txt": Load(
+        waiting=4, running=4, kv_usage=0.10126582278481011, lora=lora("l0", most=1), **LORA
+    ),
+    "vllm/multiapi/metrics-fresh.txt": Load(**VLLM),
+    "vllm/multiapi/metrics-busy.txt": Load(
+        waiting=3, running=4, kv_usage=0.007827788649706457, lora=lora("l0", "l1", most=2), **VLLM
+    ),
+    "llama-server/GET_metrics.txt": Load(waiting=0, running=0, started_at=1729830764.0),
+}
+
+
+def test_every_recorded_page_is_a_case() -> None:
+    assert set(RECORDED) == {str(path.relative_to(FOLDER)) for path in FOLDER.glob("**/*metrics*.txt")}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_page_is_read(name: str) -> None:
+    recorded = capture(name)
+    engine = detect(recorded.body, recorded.headers)
+    assert engine == ("vllm" if name.startswith("vllm") else "llamacpp")
+    assert read_load(ENGINES[engine], recorded.body, recorded.headers, NOW) == RECORDED[name]
+
+
+@pytest.mark.parametrize("name", ["GET_health", "GET_props", "GET_slots"])
+def test_llamacpp_gives_itself_away_without_metrics(name: str) -> None:
+    assert detect(b"", capture(f"llama-server/{name}.txt").headers) == "llamacpp"
+
+
+SGLANG = """\
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{dp_rank="0",model_name="m",tp_rank="0"} 3
+sglang:num_running_reqs{dp_rank="0",model_name="m",tp_rank="1"} 3
+sglang:num_running_reqs{dp_rank="1",model_name="m",tp_rank="0"} 1
+sglang:num_queue_reqs{dp_rank="0",model_name="m",tp_rank="0"} 2
+sglang:token_usage{model_name="m"} 0.25
+sglang:cache_config_info{page_size="64",num_pages="100"} 1
+"""
+TRTLLM = """\
+trtllm_num_requests_waiting{model_name="m"} 2
+trtllm_num_requests_running{model_name="m"} 5
+trtllm_kv_cache_utilization{model_name="m"} 0.5
+trtllm_kv_cache_tokens_per_block 32
+trtllm_kv_cache_max_blocks 1000
+"""
+TRITON_TRTLLM = """\
+nv_inference_pending_request_count{model="m"} 9
+nv_trt_llm_request_metrics{model="m",request_type="waiting",version="1"} 2
+nv_trt_llm_request_metrics{model="m",request_type="scheduled",version="1"} 5
+nv_trt_llm_request_metrics{model="m",request_type="max",version="1"} 512
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="m"} 0.5
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="m"} 32
+nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="m"} 1000
+"""
+TRITON = 'nv_inference_pending_request_count{model="a"} 1\nnv_inference_pending_request_count{model="b"} 2\n'
+FULL = {"waiting": 2, "running": 5, "kv_usage": 0.5, "cache_block_tokens": 32, "cache_blocks": 1000}
+
+
+@pytest.mark.parametrize(
+    "engine, page, expected",
+    [
+        pytest.param(
+            "sglang",
+            SGLANG,
+            Load(waiting=2, running=4, kv_usage=0.25, cache_block_tokens=64, cache_blocks=100),
+            id="sglang",
+        ),
+        pytest.param("trtllm-serve", TRTLLM, Load(**FULL), id="trtllm-serve"),
+        pytest.param("triton-tensorrt-llm", TRITON_TRTLLM, Load(**FULL), id="triton-tensorrt-llm"),
+        pytest.param("triton", TRITON + "nv_inference_exec_count 70000\n", Load(waiting=3), id="triton"),
+        pytest.param(
+            "tgi", "tgi_queue_size 2\ntgi_batch_current_size 5\n", Load(waiting=2, running=5), id="tgi"
+        ),
+        pytest.param(
+            "llamacpp",
+            "llamacpp:requests_processing 2\nllamacpp:requests_deferred 3\n"
+            "llamacpp:kv_cache_usage_ratio 0.5\n",
+            Load(waiting=3, running=2, kv_usage=0.5),
+            id="old-llamacpp",
+        ),
+    ],
+)
+def test_an_engine_is_recognised_and_read(engine: str, page: str, expected: Load) -> None:
+    assert detect(page.encode(), {}) == engine
+    assert read(engine, page) == expected
+
+
+@pytest.mark.parametrize(
+    "page, expected",
+    [
+        pytest.param("", Load(), id="nothing-is-unknown"),
+        pytest.param("vllm:num_requests_waiting -1\n", Load(), id="negative-count"),
+        pytest.param("vllm:num_requests_waiting NaN\n", Load(), id="nan-count"),
+        pytest.param("vllm:num_requests_waiting +Inf\n", Load(), id="infinite-count"),
+        pytest.param("vllm:num_requests_waiting 1e300\n", Load(), id="absurd-count"),
+        pytest.param("vllm:num_requests_waiting_by_reason 3\n", Load(), id="another-series"),
+        pytest.param("vllm:kv_cache_usage_perc 1.0\n", Load(kv_usage=1.0), id="full-cache"),
+        pytest.param("vllm:kv_cache_usage_perc 55\n", Load(), id="cache-in-percent"),
+        pytest.param("vllm:kv_cache_usage_perc -0.1\n", Load(), id="negative-cache"),
+        pytest.param("vllm:kv_cache_usage_perc NaN\n", Load(), id="nan-cache"),
+        pytest.param("vllm:gpu_cache_usage_perc 0.25\n", Load(kv_usage=0.25), id="old-name"),
+        pytest.param(
+            "vllm:gpu_cache_usage_perc 0.25\nvllm:kv_cache_usage_perc 0.5\n",
+            Load(kv_usage=0.5),
+            id="new-name",
+        ),
+        pytest.param(
+            'vllm:num_requests_waiting{engine="0"} 1\nvllm:num_requests_waiting{engine="1"} 2\n'
+            'vllm:kv_cache_usage_perc{engine="0"} 0.1\nvllm:kv_cache_usage_perc{engine="1"} 0.9\n',
+            Load(waiting=3, kv_usage=0.9),
+            id="data-parallel",
+        ),
+        pytest.param(
+            'vllm:num_requests_waiting{engine="0"} 1\nvllm:num_requests_waiting{engine="1"} NaN\n',
+            Load(),
+            id="one-engine-unknown",
+        ),
+        pytest.param(
+            'vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1\n',
+            Load(cache_block_tokens=16),
+            id="blocks-not-known-yet",
+        ),
+        pytest.param("process_start_time_seconds NaN\n", Load(), id="nan-start"),
+        pytest.param("process_start_time_seconds 17.5\n", Load(started_at=17.5), id="start"),
+    ],
+)
+def test_vllm_numbers(page: str, expected: Load) -> None:
+    assert read("vllm", page) == expected
+
+
+def lora_line(at: float, running: str = "", waiting: str = "", most: str = "4") -> str:
+    labels = f'max_lora="{most}",running_lora_adapters="{running}",waiting_lora_adapters="{waiting}"'
+    return f"vllm:lora_requests_info{{{labels}}} {at!r}\n"
+
+
+@pytest.mark.parametrize(
+    "page, expected",
+    [
+        pytest.param(lora_line(NOW - 9, "a") + lora_line(NOW, "b,c", "d"),
+                     Lora(frozenset("bc"), frozenset("d"), 4), id="newest-wins"),
+        pytest.param(lora_line(NOW, "a") + lora_line(NOW - 9),
+                     Lora(frozenset("a"), frozenset(), 4), id="newest-first"),
+        pytest.param(lora_line(NOW * 2, "x") + lora_line(NOW, "a"),
+                     Lora(frozenset("a"), frozenset(), 4), id="times-added-up"),
+        pytest.param(lora_line(NOW + CLOCK_SKEW / 2, "a"), Lora(frozenset("a"), frozenset(), 4), id="skew"),
+        pytest.param(lora_line(NOW + CLOCK_SKEW * 2, "a"), None, id="future"),
+        pytest.param(lora_line(NOW, "", ""), Lora(max_adapters=4), id="none-active"),
+        pytest.param(lora_line(NOW, " a , ,b", most="?"), Lora(frozenset("ab")), id="odd-lists"),
+        pytest.param("", None, id="absent"),
+    ],
+)  # fmt: skip
+def test_lora(page: str, expected: Lora | None) -> None:
+    assert read("vllm", page).lora == expected
+
+
+@pytest.mark.parametrize(
+    "page, headers, expected",
+    [
+        pytest.param(b"vllm:x 1\n", {}, "vllm", id="first-line"),
+        pytest.param(b"# TYPE vllm:num_requests_running gauge\n", {}, "vllm", id="declared-only"),
+        pytest.param(b"", {"server": "llama.cpp"}, "llamacpp", id="server-header"),
+        pytest.param(b"python_info 1\n", {"server": "uvicorn"}, None, id="vllm-without-stats"),
+        pytest.param(b"<html>vllm: it works</html>", {}, None, id="a-web-page"),
+        pytest.param(b"", {}, None, id="nothing"),
+    ],
+)
+def test_detection(page: bytes, headers: Mapping[str, str], expected: str | None) -> None:
+    assert detect(page, headers) == expected
+
+
+@pytest.mark.parametrize(
+    "body, slots, busy",
+    [
+        pytest.param(capture("llama-server/GET_props.txt").body, 2, None, id="props"),
+        pytest.param(capture("llama-server/GET_slots.txt").body, 2, 0, id="slots"),
+        pytest.param(b'[{"is_processing":true},{"is_processing":false}]', 2, 1, id="one-busy"),
+        pytest.param(b'[{"is_processing":true},{"id":1}]', 2, None, id="one-does-not-say"),
+        pytest.param(b"[]", None, None, id="no-slots"),
+        pytest.param(b'{"total_slots":0}', None, None, id="zero"),
+        pytest.param(b'{"total_slots":"2"}', None, None, id="text"),
+        pytest.param(b'{"error":{"code":501}}', None, None, id="refused"),
+        pytest.param(b"[1,2]", None, None, id="not-objects"),
+        pytest.param(b"<html>", None, None, id="not-json"),
+        pytest.param(b'{"total_slots":2,"x\xff', None, None, id="not-utf-8"),
+        pytest.param(b"[" * 100_000, None, None, id="deep"),
+    ],
+)
+def test_slots(body: bytes, slots: int | None, busy: int | None) -> None:
+    assert read_slots(body) == slots
+    assert read_busy_slots(body) == busy
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        pytest.param("my:queue", Series(b"my:queue"), id="name"),
+        pytest.param("q{type=waiting}", Series(b"q", (("type", "waiting"),)), id="label"),
+        pytest.param('q{type="waiting", a=b}', Series(b"q", (("type", "waiting"), ("a", "b"))), id="labels"),
+        pytest.param(" q {} ", Series(b"q"), id="empty-braces"),
+    ],
+)
+def test_a_metric_specification(spec: str, expected: Series) -> None:
+    assert series(spec) == expected
+
+
+@pytest.mark.parametrize("spec", ["", "1q", "q{", "q{a}", "q{a=}", "q{=b}", "q{a=b,}", "a b"])
+def test_a_bad_metric_specification_says_what_is_expected(spec: str) -> None:
+    with pytest.raises(SpecError, match="expected"):
+        series(spec)
+
+
+def test_a_users_engine_is_read_and_recognised() -> None:
+    mine = adapter_from_spec(
+        "mine",
+        queued="my_requests{state=queued}",
+        running="my_requests{state=running}",
+        kv_usage="my_cache",
+        cache_info="my_info",
+        cache_block_label="bs",
+    )
+    page = (
+        b'my_requests{state="queued"} 2\nmy_requests{state="running"} 1\nmy_cache 0.5\n'
+        b'my_info{bs="16",num_gpu_blocks="9"} 1\n'
+    )
+    assert detect(page, {}, {**ENGINES, "mine": mine}) == "mine"
+    expected = Load(waiting=2, running=1, kv_usage=0.5, cache_block_tokens=16, cache_blocks=9)
+    assert read_load(mine, page, {}, NOW) == expected
+
+
+NUMBER = st.floats() | st.integers(-3, 10).map(float)
+TEXT = st.text(st.sampled_from('0129,Na\\"é'), max_size=25)
+NAMES = sorted(
+    {s.name.decode() for e in ENGINES.values() for s in (*e.waiting, *e.running, *e.kv_usage)}
+    | {"vllm:lora_requests_info", "vllm:cache_config_info", "process_start_time_seconds"}
+)
+LABELS = [
+    "engine",
+    "dp_rank",
+    "max_lora",
+    "running_lora_adapters",
+    "block_size",
+    "num_gpu_blocks",
+    "request_type",
+]
+LINE = st.builds(
+    lambda name, label, text, value: f'{name}{{{label}="{text}"}} {value!r}\n',
+    st.sampled_from(NAMES),
+    st.sampled_from(LABELS),
+    TEXT,
+    NUMBER,
+)
+
+
+@given(lines=st.lists(LINE | st.text(max_size=20), max_size=12), engine=st.sampled_from(sorted(ENGINES)))
+@settings(max_examples=250, deadline=None)
+def test_whatever_a_page_says_a_reading_is_possible_or_unknown(lines: list[str], engine: str) -> None:
+    page = "".join(lines).encode("utf-8", "surrogatepass")
+    load = read_load(ENGINES[engine], page, {"process-start-time-unix": "".join(lines[:1])}, NOW)
+    for count in (load.waiting, load.running):
+        assert count is None or (type(count) is int and count >= 0)
+    assert load.kv_usage is None or 0 <= load.kv_usage <= 1
+    for size in (load.cache_blocks, load.cache_block_tokens, load.started_at):
+        assert size is None or size > 0

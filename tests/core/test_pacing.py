@@ -1,0 +1,131 @@
+"""When to look next, in virtual time."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epp.core.pacing import Agenda, Pace, Standing
+
+PACE = Pace()
+
+
+@pytest.mark.parametrize(
+    "standing, busy, quiet, failures, expected",
+    [
+        pytest.param(Standing.QUIET, 0, 2, 0, 1.0, id="at-rest"),
+        pytest.param(Standing.QUIET, 0, 390, 0, 1.3, id="many-at-rest-slow-down"),
+        pytest.param(Standing.QUIET, 0, 5000, 0, 1.5, id="but-never-become-unknown"),
+        pytest.param(Standing.BUSY, 2, 0, 0, 0.05, id="busy"),
+        pytest.param(Standing.BUSY, 15, 0, 0, 0.05, id="the-floor-fits-for-15"),
+        pytest.param(Standing.BUSY, 100, 0, 0, 1 / 3, id="100-busy-share-the-budget"),
+        pytest.param(Standing.BUSY, 10, 200, 0, 0.1, id="quiet-ones-take-their-part"),
+        pytest.param(Standing.BUSY, 10, 1000, 0, 10 / 75, id="but-not-all"),
+        pytest.param(Standing.BUSY, 2000, 0, 0, 1.5, id="busy-is-never-slower-than-quiet"),
+        pytest.param(Standing.SILENT, 0, 1, 0, 4.0, id="silent"),
+        pytest.param(Standing.LOST, 0, 1, 1, 0.25, id="first-failure"),
+        pytest.param(Standing.LOST, 0, 1, 2, 0.5, id="second-failure"),
+        pytest.param(Standing.LOST, 0, 1, 5, 4.0, id="fifth-failure"),
+        pytest.param(Standing.LOST, 0, 1, 6, 5.0, id="growing-ends"),
+        pytest.param(Standing.LOST, 0, 1, 10**9, 5.0, id="dead-for-years"),
+    ],
+)
+def test_intervals(standing: Standing, busy: int, quiet: int, failures: int, expected: float) -> None:
+    assert PACE.interval(standing, busy=busy, quiet=quiet, failures=failures) == pytest.approx(expected)
+
+
+def test_a_slower_floor_slows_rest_as_well() -> None:
+    pace = Pace(floor=3.0)
+    assert pace.interval(Standing.QUIET, busy=0, quiet=1) == 3.0
+    assert pace.interval(Standing.BUSY, busy=1, quiet=0) == 3.0
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"floor": 0.01}, "below the minimum of 50ms"),
+        ({"floor": float("nan")}, "below the minimum of 50ms"),
+        ({"rest": 2.0}, "slowest"),
+        ({"retry_first": 0.0}, "retry_first"),
+        ({"budget": 0.0}, "budget"),
+        ({"tick": 0.0}, "tick"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pace(**wrong)
+
+
+def looks_per_second(endpoints: int, busy: int, seconds: float = 10.0) -> tuple[float, float]:
+    """Looks a second, and the longest time one endpoint was not looked at, in virtual time."""
+    chance, agenda, now = random.Random(7), Agenda[int](), 0.0
+    for endpoint in range(endpoints):
+        agenda.put(endpoint, 0.0)
+    looks, longest, last = 0, 0.0, dict.fromkeys(range(endpoints), 0.0)
+    while (due := agenda.next_due()) is not None and due <= seconds:
+        now = due
+        while (endpoint := agenda.take(now)) is not None:
+            looks, longest, last[endpoint] = looks + 1, max(longest, now - last[endpoint]), now
+            standing = Standing.BUSY if endpoint < busy else Standing.QUIET
+            share = chance.uniform(0.9, 1.1)
+            agenda.put(
+                endpoint,
+                PACE.next_due(standing, now, busy=busy, quiet=endpoints - busy, share=share),
+            )
+    return looks / seconds, longest
+
+
+@pytest.mark.parametrize(
+    "endpoints, busy, most, longest",
+    [
+        pytest.param(2, 0, 3, 1.2, id="two-at-rest"),
+        pytest.param(100, 0, 120, 1.2, id="hundred-at-rest"),
+        pytest.param(2, 2, 42, 0.06, id="two-busy"),
+        pytest.param(100, 100, 330, 0.4, id="hundred-busy"),
+        pytest.param(100, 10, 330, 1.2, id="ten-of-hundred-busy"),
+        pytest.param(1000, 0, 1000, 1.75, id="thousand-are-known-nevertheless"),
+    ],
+)
+def test_the_budget_holds_and_no_reading_gets_old(
+    endpoints: int, busy: int, most: float, longest: float
+) -> None:
+    rate, gap = looks_per_second(endpoints, busy)
+    assert rate <= most
+    assert gap <= longest + 1e-6
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["put", "drop", "take"]), st.integers(0, 5), st.floats(0, 100)), max_size=60
+)
+
+
+@given(steps=STEPS)
+@settings(max_examples=200, deadline=None)
+def test_the_agenda_holds_the_latest_agreement_with_each(steps: list[tuple[str, int, float]]) -> None:
+    agenda, expected = Agenda[int](), dict[int, float]()
+    for what, item, time in steps:
+        if what == "put":
+            agenda.put(item, time)
+            expected[item] = time
+        elif what == "drop":
+            agenda.drop(item)
+            expected.pop(item, None)
+        else:
+            taken = agenda.take(time)
+            first = min(expected.values(), default=None)
+            if first is None or first > time:
+                assert taken is None
+            else:
+                assert taken is not None and expected.pop(taken) == first
+        assert agenda.next_due() == min(expected.values(), default=None)
+        assert all(agenda.due(each) == expected.get(each) for each in range(6))
+        assert len(agenda) == len(expected)
+
+
+def test_the_agenda_does_not_grow_with_changes_of_mind() -> None:
+    agenda = Agenda[str]()
+    for time in range(10_000):
+        agenda.put("endpoint", float(-time))
+    assert len(agenda._heap) < 200
+    assert agenda.next_due() == -9999.0

@@ -1,0 +1,218 @@
+"""The pages for operators, over real HTTP."""
+
+import asyncio
+import datetime as dt
+import json
+import random
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Lora, Reservation
+from epp.core.request import Payload, Request
+from epp.core.scheduling import Decision, Profile, Scheduler
+from epp.core.scoring import Cycle, Scores
+from epp.runtime import admin, tls
+from epp.runtime.errors import StartError
+from epp.runtime.health import Readiness
+from epp.runtime.metrics import Metrics
+
+SPECS = [EndpointSpec(name=f"gpu-{n}", ip=f"10.0.0.{n}", port=8000, labels={"gpu": "a"}) for n in (1, 2)]
+
+
+class Halves:
+    """A scorer with an opinion: the later in the list, the better."""
+
+    def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
+        return [index / 2 for index, _ in enumerate(endpoints)]
+
+
+class Best:
+    def pick(self, cycle: Cycle, scored: Sequence[tuple[Endpoint, float]]) -> Sequence[Endpoint]:
+        return [max(scored, key=lambda each: each[1])[0]]
+
+
+@pytest.fixture
+def state() -> admin.AdminState:
+    fleet = Fleet()
+    fleet.replace(SPECS)
+    profile = Profile(scorers=[("halves", Halves(), 3.0)], picker=("best", Best()))
+    return admin.AdminState(
+        metrics=Metrics(version="1"),
+        readiness=Readiness(),
+        fleet=fleet,
+        scheduler=Scheduler(fleet, profile, chance=random.Random(1)),
+        clock=lambda: 12.5,
+        wall_clock=lambda: 1000.0,
+    )
+
+
+@asynccontextmanager
+async def running(state: admin.AdminState, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """The pages on some port, until it is cancelled, as main does it."""
+    with admin.listen(0) as listener:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(admin.run(state, listener, tls=tls))
+            yield int(listener.getsockname()[1])
+            task.cancel()
+
+
+@pytest.fixture
+async def site(state: admin.AdminState) -> AsyncIterator[str]:
+    async with running(state) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+async def get(site: str, path: str, method: str = "GET") -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session, session.request(method, site + path) as response:
+        text = await response.text()
+        return response.status, json.loads(text) if response.content_type == "application/json" else text
+
+
+def pick(state: admin.AdminState, request_id: str = "r1", now: float = 12.0) -> None:
+    request = Request(
+        id=request_id, payload=Payload(model="m", prompt=b"x" * 40), target_model="n", headers={}
+    )
+    result = state.scheduler.pick(request, now)
+    if isinstance(result, Decision):
+        result.reservation.release()
+
+
+async def test_the_metrics_page_is_what_the_metrics_say(site: str, state: admin.AdminState) -> None:
+    state.metrics.streams.opened()
+    status, text = await get(site, "/metrics")
+    assert status == 200
+    assert "\nllm_d_epp_extproc_streams_inflight 1.0\n" in text
+
+
+async def test_readyz_follows_readiness_and_tells_details(site: str, state: admin.AdminState) -> None:
+    reason = "the pool's endpoints have not been read yet"
+    assert await get(site, "/readyz") == (503, {"status": "not ready", "reason": reason})
+    state.readiness.is_synced = True
+    state.readiness.explain("endpoints file", lambda: "f.yaml:1: broken")
+    details = {"endpoints file": "f.yaml:1: broken"}
+    assert await get(site, "/readyz") == (200, {"status": "ready", "details": details})
+    state.readiness.is_draining = True
+    assert (await get(site, "/readyz"))[0] == 503
+    assert await get(site, "/healthz") == (200, {"status": "alive"})
+
+
+async def test_endpoints_are_shown_as_the_picker_sees_them(site: str, state: admin.AdminState) -> None:
+    first, second = state.fleet.endpoints
+    state.fleet.reading(
+        first, Load(waiting=3, lora=Lora(running=frozenset({"b", "a"}), max_adapters=4)), 12.0
+    )
+    state.fleet.lost(second, "connection refused")
+    Reservation(first, 7)
+    status, page = await get(site, "/debug/endpoints")
+    up, down = page["endpoints"]
+    assert status == 200
+    assert (up["name"], up["address"], up["labels"]) == ("gpu-1", "10.0.0.1:8000", {"gpu": "a"})
+    assert (up["reachability"], up["load"]["age_seconds"], up["load"]["waiting"]) == ("up", 0.5, 3)
+    assert up["load"]["lora"] == {"running": ["a", "b"], "waiting": [], "max_adapters": 4}
+    assert (up["requests_in_flight"], up["tokens_in_flight"], up["load"]["kv_usage"]) == (1, 7, None)
+    assert (down["reachability"], down["reason"]) == ("down", "connection refused")
+    assert down["load"]["age_seconds"] is None
+
+
+async def test_a_pick_is_explained_best_first(site: str, state: admin.AdminState) -> None:
+    pick(state)
+    _, page = await get(site, "/debug/picks")
+    assert page["picks"] == [
+        {
+            "time": 999.5,
+            "request_id": "r1",
+            "model": "m",
+            "target_model": "n",
+            "prompt_tokens": 10,
+            "picked": ["gpu-2"],
+            "candidates": [
+                {
+                    "endpoint": name,
+                    "address": f"10.0.0.{name[-1]}:8000",
+                    "total": score * 3,
+                    "scores": {"halves": {"score": score, "weight": 3.0}},
+                }
+                for name, score in [("gpu-2", 0.5), ("gpu-1", 0.0)]
+            ],
+        }
+    ]
+
+
+async def test_a_refusal_is_explained_as_well(site: str, state: admin.AdminState) -> None:
+    state.fleet.replace([])
+    pick(state)
+    _, page = await get(site, "/debug/picks")
+    assert page["picks"][0]["picked"] == []
+    assert page["picks"][0]["rejected"].startswith("inference error: ServiceUnavailable - ")
+
+
+async def test_picks_are_the_newest_and_bounded(site: str, state: admin.AdminState) -> None:
+    for number in range(300):
+        pick(state, f"r{number}")
+    _, page = await get(site, "/debug/picks?limit=1000")
+    assert [found["request_id"] for found in page["picks"]] == [f"r{n}" for n in range(299, 199, -1)]
+    _, page = await get(site, "/debug/picks?limit=2")
+    assert [found["request_id"] for found in page["picks"]] == ["r299", "r298"]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "1001", "9" * 5000, "²"])
+async def test_a_limit_that_is_none_is_refused(site: str, limit: str) -> None:
+    status, page = await get(site, f"/debug/picks?limit={limit}")
+    assert status == 400 and "is not a number from 1 to 1000" in page["error"]
+
+
+async def test_tasks_are_named(site: str) -> None:
+    status, page = await get(site, "/debug/tasks")
+    assert status == 200 and page["tasks"]
+
+
+async def test_an_unknown_path_tells_the_known_ones(site: str) -> None:
+    status, page = await get(site, "/metrix")
+    assert (status, page["error"]) == (404, "no such page")
+    assert page["paths"] == [
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/debug/endpoints",
+        "/debug/picks",
+        "/debug/tasks",
+    ]
+    assert (await get(site, "/metrics", "POST"))[0] == 405
+
+
+async def test_a_port_in_use_is_one_line_with_the_flag(site: str) -> None:
+    port = int(site.rpartition(":")[2])
+    with pytest.raises(
+        StartError, match=rf"^--metrics-port: port {port} cannot be bound \(Address already in use\)"
+    ):
+        admin.listen(port)
+
+
+async def test_both_families_of_addresses_are_served(site: str) -> None:
+    assert (await get(site.replace("127.0.0.1", "[::1]"), "/healthz"))[0] == 200
+
+
+async def test_the_pages_can_be_served_over_tls(state: admin.AdminState, tmp_path: Path) -> None:
+    now = dt.datetime.now(dt.UTC)
+    pair = tls.self_signed(now)
+    (tmp_path / tls.CERTIFICATE).write_bytes(pair.chain)
+    (tmp_path / tls.KEY).write_bytes(pair.key)
+    trusted = ssl.create_default_context(cafile=str(tmp_path / tls.CERTIFICATE))
+    async with running(state, tls.server_context(tmp_path, now)) as port, aiohttp.ClientSession() as session:
+        async with session.get(f"https://localhost:{port}/healthz", ssl=trusted) as response:
+            assert response.status == 200
+
+
+async def test_after_the_end_nothing_is_left(state: admin.AdminState) -> None:
+    before = asyncio.all_tasks()
+    async with running(state) as port:
+        await get(f"http://127.0.0.1:{port}", "/healthz")
+    assert asyncio.all_tasks() == before
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await get(f"http://127.0.0.1:{port}", "/healthz")

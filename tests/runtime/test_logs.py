@@ -1,0 +1,202 @@
+"""What a line in the log looks like, and what it cannot be made to look like."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.config import flags
+from epp.core.answers import Usage
+from epp.core.events import Outcome
+from epp.core.fleet import Endpoint, EndpointSpec, Reservation
+from epp.core.rejection import NO_CANDIDATES
+from epp.core.request import Payload, Request
+from epp.core.scheduling import Decision
+from epp.runtime.logs import Encoder, LogSettings, RequestLog, TimeEncoding, configure, timestamp
+
+NOON_NS = 1_795_089_600_123_456_789  # 2026-11-19T12:00:00.123456789Z
+JSON = LogSettings(encoder=Encoder.JSON)
+CONSOLE = LogSettings(encoder=Encoder.CONSOLE)
+
+
+def outcome(**facts: object) -> Outcome:
+    endpoint = Endpoint(EndpointSpec(name="gpu-0", ip="10.0.0.1", port=8000))
+    made = Outcome(
+        received_at=10.0,
+        request=Request(id="r1", path="/v1/chat/completions", payload=Payload(model="m"), target_model="m"),
+        decision=Decision([endpoint], Reservation(endpoint, 1), [endpoint], {}, [1.0]),
+        status=200,
+        first_token_at=10.05,
+        ended_at=11.5,
+        response_complete=True,
+        usage=Usage(100, 20, None),
+    )
+    for name, value in facts.items():
+        setattr(made, name, value)
+    return made
+
+
+def line(made: Outcome, settings: LogSettings = JSON) -> str:
+    return RequestLog(settings, -1).line(made, NOON_NS).decode()
+
+
+def test_a_request_is_one_line_of_json() -> None:
+    assert json.loads(line(outcome())) == {
+        "level": "info",
+        "ts": "2026-11-19T12:00:00.123Z",
+        "logger": "epp.request",
+        "msg": "request",
+        "request_id": "r1",
+        "path": "/v1/chat/completions",
+        "model": "m",
+        "endpoint": "gpu-0",
+        "address": "10.0.0.1:8000",
+        "status": 200,
+        "ttft_ms": 50.0,
+        "duration_ms": 1500.0,
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+    }
+
+
+def test_at_a_terminal_it_is_one_line_of_text() -> None:
+    assert line(outcome(), CONSOLE) == (
+        "12:00:00.123 INFO  request request_id=r1 path=/v1/chat/completions model=m endpoint=gpu-0"
+        " address=10.0.0.1:8000 status=200 ttft_ms=50.0 duration_ms=1500.0 prompt_tokens=100"
+        " completion_tokens=20\n"
+    )
+
+
+def test_a_refused_request_says_why() -> None:
+    fields = json.loads(
+        line(outcome(decision=None, rejection=NO_CANDIDATES, usage=None, first_token_at=None))
+    )
+    assert (fields["status"], fields["code"]) == (503, "ServiceUnavailable")
+    assert fields["reason"] == "failed to find endpoint candidates for serving the request"
+    assert "endpoint" not in fields and "ttft_ms" not in fields and "incomplete" not in fields
+
+
+@pytest.mark.parametrize(
+    "facts, expected",
+    [
+        pytest.param({"response_complete": False, "status": None}, {"incomplete": True}, id="broken off"),
+        pytest.param({"served": "10.0.0.9:1"}, {"served": "10.0.0.9:1"}, id="served by another one"),
+        pytest.param({"error": "oom"}, {"error": "oom"}, id="error inside a 200"),
+    ],
+)
+def test_what_is_unusual_is_said(facts: dict[str, object], expected: dict[str, object]) -> None:
+    assert json.loads(line(outcome(**facts))).items() >= expected.items()
+
+
+@given(
+    text=st.text(max_size=400)
+    | st.sampled_from(["a\nb", "\x1b[2J", "\x9b31m", "\udcff", "\u2028", '"', "\\"])
+)
+def test_no_client_can_end_a_line_or_command_a_terminal(text: str) -> None:
+    for settings in (JSON, CONSOLE):
+        asked = Request(id=text, path=text, payload=Payload(model=text), target_model=text)
+        written = line(outcome(request=asked, error=text), settings)
+        assert written.endswith("\n") and written[:-1].isprintable()
+        if settings is JSON:
+            assert json.loads(written)["msg"] == "request"
+
+
+def test_a_long_text_is_cut() -> None:
+    asked = Request(id="x" * 10**6, path="/", payload=Payload(model="m"), target_model="m")
+    assert len(line(outcome(request=asked))) < 1000
+
+
+@pytest.mark.parametrize(
+    "encoding, expected",
+    [
+        (TimeEncoding.EPOCH, 1795089600.1234567),
+        (TimeEncoding.MILLIS, 1795089600123.4568),
+        (TimeEncoding.NANO, NOON_NS),
+        (TimeEncoding.ISO8601, "2026-11-19T12:00:00.123+0000"),
+        (TimeEncoding.RFC3339, "2026-11-19T12:00:00.123Z"),
+        (TimeEncoding.RFC3339_NANO, "2026-11-19T12:00:00.123456789Z"),
+    ],
+)
+def test_times_are_written_as_zap_writes_them(encoding: TimeEncoding, expected: object) -> None:
+    assert timestamp(NOON_NS, encoding) == expected
+
+
+@pytest.mark.parametrize(
+    "argument, level, enabled",
+    [
+        ("-v=0", logging.INFO, True),
+        ("-v=2", logging.INFO, True),
+        ("-v=3", logging.DEBUG, True),
+        ("--zap-log-level=debug", logging.DEBUG, True),
+        ("--zap-log-level=error", logging.ERROR, False),
+        ("--zap-log-level=panic", logging.CRITICAL, False),
+    ],
+)
+def test_levels_come_from_the_command_line(argument: str, level: int, enabled: bool) -> None:
+    settings = LogSettings.of(flags.parse(["--endpoints-file=x", argument], {}))
+    assert settings.level == level
+    assert RequestLog(settings, -1).enabled is enabled
+
+
+def test_a_line_that_cannot_be_written_is_counted_and_fails_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    log = RequestLog(JSON, writer)
+    log.finished(outcome())
+    os.close(writer)
+    assert log.lost == 1
+
+
+def test_a_disabled_line_is_not_written() -> None:
+    log = RequestLog(LogSettings(level=logging.ERROR, encoder=Encoder.JSON), -1)
+    log.finished(outcome())
+    assert log.lost == 0
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("epp")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:], root.level, ours.level = before[0], before[1], before[2]
+
+
+def lines(path: Path, settings: LogSettings, *, message: str, **how: object) -> list[str]:
+    """What one ordinary log call leaves in the file."""
+    with path.open("w") as file:
+        configure(settings, fd=file.fileno())
+        try:
+            raise ValueError("broken\nhere")
+        except ValueError:
+            logging.getLogger("epp.test").error(message, **how)  # type: ignore[arg-type]
+    return path.read_text().splitlines()
+
+
+@pytest.mark.usefixtures("restored")
+def test_other_lines_have_the_same_form(tmp_path: Path) -> None:
+    how = {"extra": {"fields": {"file": "a\nb", "count": 3, "other": Path("/x")}}}
+    (written,) = lines(tmp_path / "log", JSON, message="went\x1bwrong", **how)
+    fields = json.loads(written)
+    assert (fields["level"], fields["logger"], fields["msg"]) == ("error", "epp.test", "went\\x1bwrong")
+    assert (fields["file"], fields["count"]) == ("a\\nb", 3)
+    (written,) = lines(tmp_path / "log", CONSOLE, message="went wrong", **how)
+    assert written.split(" ", 1)[1] == "ERROR went wrong file=a\\nb count=3 other=/x"
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("level, traced", [(logging.ERROR, True), (logging.CRITICAL, False)])
+def test_tracebacks_come_from_the_level_that_was_asked_for(tmp_path: Path, level: int, traced: bool) -> None:
+    settings = LogSettings(encoder=Encoder.JSON, stacktrace_level=level)
+    (written,) = lines(tmp_path / "log", settings, message="failed", exc_info=True)
+    assert ("ValueError" in json.loads(written).get("stacktrace", "")) is traced
+
+
+@pytest.mark.usefixtures("restored")
+def test_without_a_terminal_lines_are_json(tmp_path: Path) -> None:
+    (written,) = lines(tmp_path / "log", LogSettings(), message="failed")
+    assert json.loads(written)["msg"] == "failed"

@@ -1,0 +1,290 @@
+"""What the metrics page says after a conversation, read by Prometheus' own parser."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from epp.core.answers import Usage
+from epp.core.events import Outcome
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
+from epp.core.rejection import NO_CANDIDATES
+from epp.core.request import Payload, Request
+from epp.core.scheduling import Decision
+from epp.runtime.metrics import MAX_LABEL_VALUES, Counter, FleetMetrics, Gauge, Histogram, Metrics, Values
+
+SPEC = EndpointSpec(name="gpu-0", namespace="team", ip="10.0.0.1", port=8000)
+
+
+def request(model: str = "m", **more: object) -> Request:
+    return Request(payload=Payload(model=model), target_model=model, body_bytes=1000, **more)  # type: ignore[arg-type]
+
+
+def decision(endpoint: Endpoint | None = None) -> Decision:
+    endpoint = endpoint or Endpoint(SPEC)
+    return Decision(
+        endpoints=[endpoint],
+        reservation=Reservation(endpoint, 1),
+        candidates=[endpoint],
+        scores={},
+        totals=[1.0],
+    )
+
+
+def serve(metrics: Metrics, asked: Request, now: float = 12.0, **facts: object) -> None:
+    """One good conversation from 10.0 to ``now``."""
+    placed = decision()
+    metrics.requests.picked(asked, placed, 0.0003)
+    outcome = Outcome(received_at=10.0, request=asked, decision=placed, status=200, response_complete=True)
+    for name, value in facts.items():
+        setattr(outcome, name, value)
+    metrics.requests.observe(outcome, now)
+
+
+def page(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample, by name and labels; no sample may be there twice."""
+    samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+    for family in text_string_to_metric_families(metrics.page().decode()):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in samples
+            samples[key] = sample.value
+    return samples
+
+
+def value(metrics: Metrics, name: str, /, **labels: str) -> float | None:
+    return page(metrics).get((name, frozenset(labels.items())))
+
+
+OLD = {"model_name": "m", "target_model_name": "m"}
+NEW = {**OLD, "fairness_id": "default-flow", "priority": "0"}
+
+
+def test_one_answer_is_counted_under_both_families_of_names() -> None:
+    metrics = Metrics(version="1")
+    serve(metrics, request(), usage=Usage(100, 20, 50), response_bytes=300)
+    assert value(metrics, "llm_d_epp_request_total", **NEW) == 1
+    assert value(metrics, "inference_objective_request_total", **OLD, priority="0") == 1
+    for new, old, total in [
+        ("request_duration_seconds", "request_duration_seconds", 2.0),
+        ("request_size_bytes", "request_sizes", 1000),
+        ("response_size_bytes", "response_sizes", 300),
+        ("request_input_tokens", "input_tokens", 100),
+        ("request_output_tokens", "output_tokens", 20),
+        ("request_cached_tokens", "prompt_cached_tokens", 50),
+        ("request_ntpot_seconds", "normalized_time_per_output_token_seconds", 0.1),
+    ]:
+        assert value(metrics, f"llm_d_epp_{new}_sum", **NEW) == pytest.approx(total)
+        assert value(metrics, f"llm_d_epp_{new}_count", **NEW) == 1
+        assert value(metrics, f"inference_objective_{old}_sum", **OLD) == pytest.approx(total)
+    endpoint = {"namespace": "team", "port": "8000", "status": "success", "target_model_name": "m"}
+    assert value(metrics, "llm_d_epp_scheduler_attempts_total", endpoint_name="gpu-0", **endpoint) == 1
+    assert value(metrics, "inference_extension_scheduler_attempts_total", pod_name="gpu-0", **endpoint) == 1
+    assert value(metrics, "inference_extension_scheduler_e2e_duration_seconds_sum") == pytest.approx(0.0003)
+    assert value(metrics, "llm_d_epp_info", commit="", build_ref="fleet-epp-1") == 1
+
+
+def test_the_first_token_counts_for_a_stream_and_the_end_for_a_whole_answer() -> None:
+    metrics = Metrics()
+    serve(metrics, request(), response_streaming=True, first_token_at=10.5, usage=Usage(1, 4, None))
+    serve(metrics, request())
+    assert value(metrics, "llm_d_epp_request_ttft_seconds_sum", **NEW, streaming="true") == 0.5
+    assert value(metrics, "llm_d_epp_request_ttft_seconds_sum", **NEW, streaming="false") == 2.0
+    assert value(metrics, "inference_objective_request_ttft_seconds_sum", **OLD) == 2.5
+    assert value(metrics, "llm_d_epp_request_streaming_tpot_seconds_sum", **NEW) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "facts, code",
+    [
+        pytest.param({"status": 503, "response_complete": True}, "ModelServerError", id="the server failed"),
+        pytest.param({"error": "out of memory"}, "ModelServerError", id="an error inside a 200"),
+    ],
+)
+def test_an_error_is_counted_and_its_times_are_not(facts: dict[str, object], code: str) -> None:
+    metrics = Metrics()
+    serve(metrics, request(), **facts)
+    assert value(metrics, "llm_d_epp_request_error_total", **NEW, error_code=code) == 1
+    assert value(metrics, "inference_objective_request_error_total", **OLD, error_code=code) == 1
+    assert value(metrics, "llm_d_epp_request_duration_seconds_count", **NEW) is None
+
+
+def test_a_refused_request_was_never_running() -> None:
+    metrics = Metrics()
+    metrics.requests.picked(request(), NO_CANDIDATES, 0.0001)
+    assert value(metrics, "llm_d_epp_request_running", **NEW) is None
+    metrics.requests.observe(Outcome(received_at=1.0, request=request(), rejection=NO_CANDIDATES), 2.0)
+    assert value(metrics, "llm_d_epp_request_running", **NEW) == 0
+    assert value(metrics, "llm_d_epp_request_error_total", **NEW, error_code="ServiceUnavailable") == 1
+    failed = {"namespace": "", "port": "", "status": "failure", "target_model_name": "m", "endpoint_name": ""}
+    assert value(metrics, "llm_d_epp_scheduler_attempts_total", **failed) == 1
+
+
+def test_a_malformed_request_is_an_error_of_no_model() -> None:
+    metrics = Metrics()
+    metrics.requests.observe(Outcome(received_at=1.0, rejection=NO_CANDIDATES), 2.0)
+    labels = {"model_name": "", "target_model_name": "", "fairness_id": "default-flow", "priority": "0"}
+    assert value(metrics, "llm_d_epp_request_total", **labels) == 1
+
+
+def test_a_conversation_without_a_request_is_not_counted() -> None:
+    metrics = Metrics()
+    metrics.requests.observe(Outcome(received_at=1.0), 2.0)
+    assert value(metrics, "llm_d_epp_request_total", **NEW) is None
+
+
+def test_a_request_is_running_from_its_pick_to_its_end_however_it_ends() -> None:
+    metrics, placed = Metrics(), decision()
+    metrics.requests.picked(request(), placed, 0.0)
+    assert value(metrics, "llm_d_epp_request_running", **NEW) == 1
+    assert value(metrics, "inference_objective_running_requests", model_name="m") == 1
+    metrics.requests.observe(Outcome(received_at=1.0, request=request(), decision=placed), 2.0)
+    assert value(metrics, "llm_d_epp_request_running", **NEW) == 0
+    assert value(metrics, "llm_d_epp_request_duration_seconds_count", **NEW) is None
+
+
+def test_flows_are_told_apart_where_upstream_does_and_added_up_where_it_does_not() -> None:
+    metrics = Metrics()
+    serve(metrics, request(headers={"x-llm-d-inference-fairness-id": "alice"}))
+    serve(metrics, request(headers={"x-gateway-inference-fairness-id": "bob"}))
+    for flow in ("alice", "bob"):
+        assert value(metrics, "llm_d_epp_request_total", **{**NEW, "fairness_id": flow}) == 1
+    assert value(metrics, "inference_objective_request_total", **OLD, priority="0") == 2
+    assert value(metrics, "inference_objective_request_duration_seconds_count", **OLD) == 2
+
+
+def test_clients_cannot_make_series_without_end() -> None:
+    metrics = Metrics()
+    for number in range(2 * MAX_LABEL_VALUES + 50):
+        serve(
+            metrics, request(f"model-{number}", headers={"x-llm-d-inference-fairness-id": f"flow-{number}"})
+        )
+    families = {family.name: family.values for family in metrics.families() if isinstance(family, Values)}
+    totals = families["llm_d_epp_request_total"]
+    assert totals["other", "other", "other", "0"] == 50
+    assert sum(totals.values()) == 2 * MAX_LABEL_VALUES + 50
+    assert set(families["llm_d_epp_request_running"].values()) == {0}
+    assert len(families["llm_d_epp_scheduler_attempts_total"]) == MAX_LABEL_VALUES + 1
+
+
+def test_a_long_family_is_written_in_pieces_that_make_one_page() -> None:
+    metrics = Metrics()
+    for number in range(50):
+        serve(metrics, request(f"model-{number}"))
+    pieces = list(metrics.pages())
+    assert sum(b"llm_d_epp_request_duration_seconds_bucket" in piece for piece in pieces) == 3
+    assert b"".join(pieces).count(b"# TYPE llm_d_epp_request_duration_seconds histogram") == 1
+    assert sum(name == "llm_d_epp_request_total" for name, _ in page(metrics)) == 50
+
+
+@pytest.mark.parametrize(
+    "model", ['a"b\\c\nd', "é…", "\udcff", "x" * 5000], ids=["escapes", "unicode", "not", "long"]
+)
+def test_any_model_name_leaves_a_page_that_can_be_read(model: str) -> None:
+    metrics = Metrics()
+    serve(metrics, request(model))
+    serve(metrics, request(model))
+    totals = [count for (name, _), count in page(metrics).items() if name == "llm_d_epp_request_total"]
+    assert totals == [2]
+
+
+@given(values=st.lists(st.floats(0, 1e5), max_size=50))
+def test_buckets_are_cumulative_and_end_with_all(values: list[float]) -> None:
+    metrics = Metrics()
+    for seconds in values:
+        serve(metrics, request(), now=10.0 + seconds)
+    observed = [(10.0 + seconds) - 10.0 for seconds in values]
+    buckets = sorted(buckets_of(metrics, "llm_d_epp_request_duration_seconds_bucket"))
+    for bound, count in buckets:
+        assert count == sum(seconds <= bound for seconds in observed)
+    if values:
+        assert buckets[-1] == (math.inf, len(values))
+        total = value(metrics, "llm_d_epp_request_duration_seconds_sum", **NEW)
+        assert total == pytest.approx(sum(observed))
+
+
+def buckets_of(metrics: Metrics, name: str) -> Iterator[tuple[float, float]]:
+    for (found, labels), count in page(metrics).items():
+        if found == name:
+            yield float(dict(labels)["le"]), count
+
+
+def test_a_value_on_a_bound_belongs_below_it() -> None:
+    histogram = Histogram((1.0, 2.0))
+    for observed in (1.0, 1.5, 2.0, 2.5):
+        histogram.observe(observed)
+    assert histogram.counts == [1, 2, 1]
+
+
+# --- the pool
+
+
+def fleet_page(fleet: Fleet, now: float) -> Metrics:
+    metrics = Metrics()
+    metrics.add(FleetMetrics(fleet, pool="pool", clock=lambda: now))
+    return metrics
+
+
+def test_unknown_readings_are_left_out_of_averages() -> None:
+    fleet = Fleet(stale_after=2.0)
+    first, second, third, silent = fleet.replace(
+        EndpointSpec(name=name, ip="10.0.0.1", port=port) for port, name in enumerate("abcd", start=1)
+    )[0]
+    fleet.reading(first, Load(waiting=2, running=1, kv_usage=0.5), 10.0)
+    fleet.reading(second, Load(waiting=4, kv_usage=None), 10.0)
+    fleet.reading(third, Load(waiting=100), 7.0)
+    fleet.answered(silent)
+    metrics = fleet_page(fleet, 11.0)
+    for prefix in ("llm_d_epp", "inference_pool"):
+        assert value(metrics, f"{prefix}_average_queue_size", name="pool") == 3
+        assert value(metrics, f"{prefix}_average_kv_cache_utilization", name="pool") == 0.5
+        assert value(metrics, f"{prefix}_average_running_requests", name="pool") == 1
+    assert value(metrics, "llm_d_epp_std_dev_queue_size", name="pool") == 1
+    assert value(metrics, "inference_pool_ready_pods", name="pool") == 4
+    assert value(metrics, "llm_d_epp_per_endpoint_queue_size", name="pool", model_server_endpoint="a") == 2
+    assert value(metrics, "llm_d_epp_per_endpoint_queue_size", name="pool", model_server_endpoint="c") is None
+    assert value(metrics, "fleet_epp_reading_age_seconds", namespace="default", endpoint="a") == 1
+    assert value(metrics, "fleet_epp_reading_age_seconds", namespace="default", endpoint="c") is None
+
+
+def test_nothing_known_is_no_average_and_no_zero() -> None:
+    fleet = Fleet()
+    fleet.replace([SPEC])
+    metrics = fleet_page(fleet, 1.0)
+    assert value(metrics, "llm_d_epp_average_queue_size", name="pool") is None
+    assert value(metrics, "fleet_epp_endpoint_up", namespace="team", endpoint="gpu-0") is None
+    assert value(metrics, "llm_d_epp_ready_endpoints", name="pool") == 0
+
+
+def test_an_endpoint_shows_whether_it_is_up_and_what_it_carries() -> None:
+    fleet = Fleet()
+    (endpoint,), _ = fleet.replace([SPEC])
+    fleet.lost(endpoint, "refused")
+    Reservation(endpoint, 30)
+    metrics, labels = fleet_page(fleet, 1.0), {"namespace": "team", "endpoint": "gpu-0"}
+    assert value(metrics, "fleet_epp_endpoint_up", **labels) == 0
+    assert value(metrics, "fleet_epp_endpoint_in_flight_requests", **labels) == 1
+    assert value(metrics, "fleet_epp_endpoint_in_flight_tokens", **labels) == 30
+
+
+def test_others_add_counters_and_gauges() -> None:
+    metrics, count = Metrics(), Counter("fleet_epp_looks_total", "Looks.", ("result",))
+    metrics.add(
+        count, Gauge("fleet_epp_buffered_bytes", "Held.", lambda: 7), Gauge("absent", "No.", lambda: None)
+    )
+    count.add("ok")
+    count.add("ok", by=2)
+    metrics.streams.opened()
+    assert value(metrics, "fleet_epp_looks_total", result="ok") == 3
+    assert value(metrics, "fleet_epp_buffered_bytes") == 7
+    assert value(metrics, "absent") is None
+    assert value(metrics, "llm_d_epp_extproc_streams_inflight") == 1
+    metrics.streams.closed()
+    assert value(metrics, "llm_d_epp_extproc_streams_inflight") == 0
+
+
+def test_the_process_itself_is_on_the_page() -> None:
+    assert (value(Metrics(), "process_resident_memory_bytes") or 0) > 1e6

@@ -1,0 +1,549 @@
+"""The scraper against real servers: what it tells the fleet, how soon, and what it leaves behind."""
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from epp.core.engines import ENGINES, adapter_from_spec
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
+from epp.runtime.scrape import Pace, ProbeSettings, Scraper, ScrapeSettings
+from tests.captures import capture
+from tests.runtime.raw_server import (
+    Peer,
+    RawServer,
+    Serve,
+    answer,
+    answering,
+    descriptors,
+    eventually,
+    serving,
+)
+
+VLLM = b"vllm:num_requests_waiting 2\nvllm:num_requests_running 4\nvllm:kv_cache_usage_perc 0.5\n"
+LOAD = Load(waiting=2, running=4, kv_usage=0.5)
+LLAMA = b"llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n"
+NOT_OFFERED = answer(b'{"error":{"code":501}}', "501 Not Implemented", Server="llama.cpp")
+LOADING = answer(
+    b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}', "503 Service Unavailable"
+)
+UNIX = 1795165040.0
+QUICK = Pace(silent=0.2, retry_first=0.05, retry_last=0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uvloop_has_run() -> None:
+    uvloop.run(asyncio.sleep(0))  # the first loop opens descriptors that stay
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_open(uvloop_has_run: None) -> Iterator[None]:
+    before = descriptors()
+    yield
+    assert descriptors() <= before
+
+
+def spec(server: RawServer | int, name: str = "a", **fields: Any) -> EndpointSpec:
+    port = server if isinstance(server, int) else server.port
+    return EndpointSpec(name=name, ip="127.0.0.1", port=port, **fields)
+
+
+class Scene:
+    """A fleet of which a scraper is running."""
+
+    def __init__(self, pace: Pace, in_flight: int, probe: Mapping[str, Any]) -> None:
+        self.fleet = Fleet()
+        self.scraper = Scraper(
+            self.fleet,
+            ScrapeSettings(pace=pace, probe=ProbeSettings(**probe), in_flight=in_flight),
+            clock=time.monotonic,
+            unix_clock=lambda: UNIX,
+            chance=random.Random(7),
+        )
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.fleet.endpoints[0]
+
+    @property
+    def results(self) -> Mapping[str, int]:
+        return self.scraper.stats.results
+
+    def replace(self, *specs: EndpointSpec) -> None:
+        self.scraper.update(*self.fleet.replace(specs))
+
+    async def until(self, reachability: Reachability, within: float = 10.0) -> Endpoint:
+        await eventually(lambda: self.endpoint.reachability is reachability, within)
+        return self.endpoint
+
+
+@asynccontextmanager
+async def watching(
+    *specs: EndpointSpec, pace: Pace = QUICK, in_flight: int = 64, **probe: Any
+) -> AsyncIterator[Scene]:
+    scene = Scene(pace, in_flight, probe)
+    scene.replace(*specs)
+    running = asyncio.get_running_loop().create_task(scene.scraper.run())
+    tasks_before = asyncio.all_tasks()
+    try:
+        yield scene
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled(), running.exception()
+        own = {task for task in asyncio.all_tasks() - tasks_before if task.get_name().startswith("scrape")}
+        assert not own
+
+
+def routes(pages: Mapping[str, bytes], otherwise: bytes = answer(b"", "404 Not Found")) -> Serve:
+    """Answer by path; the mapping may change while the server runs."""
+
+    async def serve(peer: Peer) -> None:
+        while (request := await peer.request()) is not None:
+            await peer.send(pages.get(request.split()[1].decode(), otherwise))
+
+    return serve
+
+
+def paths(server: RawServer) -> list[str]:
+    return [request.split()[1].decode() for request in server.requests]
+
+
+# --- what an answer means
+
+
+@pytest.mark.parametrize(
+    "pages, engine, load",
+    [
+        pytest.param({"/metrics": answer(VLLM)}, "vllm", LOAD, id="vllm"),
+        pytest.param(
+            {
+                "/metrics": answer(LLAMA, Process_Start_Time_Unix="1795160000", Server="llama.cpp"),
+                "/props": answer(capture("llama-server/GET_props.txt").body),
+            },
+            "llamacpp",
+            Load(waiting=0, running=1, slots=2, started_at=1795160000.0),
+            id="llamacpp",
+        ),
+        pytest.param(
+            {"/metrics": answer(LLAMA), "/slots": answer(capture("llama-server/GET_slots.txt").body)},
+            "llamacpp",
+            Load(waiting=0, running=1, slots=2),
+            id="llamacpp-slots-without-props",
+        ),
+        pytest.param(
+            {"/metrics": answer(LLAMA)}, "llamacpp", Load(waiting=0, running=1), id="llamacpp-no-slots"
+        ),
+        pytest.param(
+            {
+                "/metrics": NOT_OFFERED,
+                "/slots": answer(b'[{"is_processing":true},{"is_processing":false}]'),
+            },
+            "llamacpp",
+            Load(running=1, slots=2),
+            id="llamacpp-without-metrics",
+        ),
+        pytest.param(
+            {"/metrics": NOT_OFFERED, "/slots": NOT_OFFERED, "/props": answer(b'{"total_slots":4}')},
+            "llamacpp",
+            Load(slots=4),
+            id="llamacpp-with-props-only",
+        ),
+        pytest.param(
+            {
+                "/metrics": answer(b"[]"),
+                "/prometheus/metrics": answer(b"trtllm_num_requests_waiting 3\n"),
+            },
+            "trtllm-serve",
+            Load(waiting=3),
+            id="trtllm-serve",
+        ),
+    ],
+)
+async def test_the_engine_is_found_and_its_load_is_read(
+    pages: Mapping[str, bytes], engine: str, load: Load
+) -> None:
+    async with serving(routes(pages)) as server, watching(spec(server)) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        assert (scene.endpoint.engine, scene.endpoint.load) == (engine, load)
+        assert scene.endpoint.reachability is Reachability.UP
+
+
+@pytest.mark.parametrize(
+    "raw, remark",
+    [
+        pytest.param(answer(b"", "401 Unauthorized"), "API key", id="401"),
+        pytest.param(answer(b"", "403 Forbidden"), "API key", id="403"),
+        pytest.param(answer(b"", "404 Not Found"), "URL", id="404"),
+        pytest.param(NOT_OFFERED, "--metrics", id="501"),
+        pytest.param(answer(b"", "500 Internal Server Error"), "500", id="500"),
+        pytest.param(answer(b"python_info 1\n"), "no known engine", id="no-known-series"),
+        pytest.param(answer(b"\xff<html>"), "no known engine", id="a-web-page"),
+    ],
+)
+async def test_an_answer_without_load_is_up_and_unknown(
+    raw: bytes, remark: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(answering(raw)) as server, watching(spec(server)) as scene:
+        endpoint = await scene.until(Reachability.UP)
+        await eventually(lambda: sum(scene.results.values()) >= 2)
+        assert (endpoint.load, endpoint.load_at) == (Load(), None)
+    assert sum(remark in record.getMessage() for record in caplog.records) == 1, "told once, not at each look"
+
+
+async def hangs_up(peer: Peer) -> None:
+    await peer.request()
+
+
+async def says_nothing(peer: Peer) -> None:
+    await peer.until_gone()
+
+
+async def floods(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n")
+    for _ in range(1000):
+        await peer.send(b"x" * 50_000)
+
+
+@pytest.mark.parametrize(
+    "serve, result, words",
+    [
+        pytest.param(hangs_up, "closed", "closed the connection|was closed", id="hangs-up"),
+        pytest.param(says_nothing, "timeout", "no answer within 0.2 s", id="accepts-and-never-answers"),
+        pytest.param(answering(b"SSH-2.0-x\r\n\r\n"), "not http", "not HTTP", id="not-http"),
+        pytest.param(floods, "too large", "over the limit", id="a-page-of-50-mb"),
+        pytest.param(answering(LOADING), "unavailable", "loading model", id="loading"),
+        pytest.param(answering(answer(b"", "503 Busy")), "unavailable", "503", id="unavailable"),
+        pytest.param(answering(answer(b"", "502 Bad Gateway")), "unavailable", "502", id="behind-a-proxy"),
+    ],
+)
+async def test_a_server_that_cannot_serve_is_lost(serve: Serve, result: str, words: str) -> None:
+    async with serving(serve) as server, watching(spec(server), timeout=0.2) as scene:
+        endpoint = await scene.until(Reachability.DOWN)
+        assert any(word in endpoint.down_reason for word in words.split("|")), endpoint.down_reason
+        assert set(scene.results) == {result}
+        assert endpoint.load == Load()
+
+
+async def test_a_loading_model_is_used_once_it_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "epp.scrape")
+    pages = {"/metrics": LOADING}
+    async with serving(routes(pages)) as server, watching(spec(server)) as scene:
+        await scene.until(Reachability.DOWN)
+        await eventually(lambda: scene.results["unavailable"] >= 3)
+        pages["/metrics"] = answer(VLLM)
+        assert (await scene.until(Reachability.UP)).load == LOAD
+    levels = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in levels] == ["WARNING", "INFO"]
+    assert "loading model" in levels[0][1] and "is back after" in levels[1][1]
+
+
+async def test_an_engine_without_our_series_has_an_unknown_load() -> None:
+    page = answer(b"process_start_time_seconds 17\n")
+    labels = {"llm-d.ai/engine-type": "vllm"}
+    async with serving(answering(page)) as server, watching(spec(server, labels=labels)) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        assert scene.endpoint.load == Load(started_at=17.0)
+        assert scene.scraper.stats.extract_errors >= 1
+
+
+# --- which engine, which address
+
+
+@pytest.mark.parametrize(
+    "fields, probe",
+    [
+        pytest.param({"engine": "mine"}, {}, id="spec"),
+        pytest.param({"labels": {"llm-d.ai/engine-type": "mine"}}, {}, id="label"),
+        pytest.param({"labels": {"inference.networking.k8s.io/engine-type": "mine"}}, {}, id="legacy-label"),
+        pytest.param({"labels": {"kind": "mine"}}, {"engine_labels": ["kind"]}, id="a-label-of-the-users"),
+        pytest.param({}, {"default_engine": "mine"}, id="default"),
+        pytest.param({}, {}, id="found-by-looking"),
+    ],
+)
+async def test_an_engine_of_the_users_is_read(fields: Mapping[str, Any], probe: Mapping[str, Any]) -> None:
+    engines = {**ENGINES, "mine": adapter_from_spec("mine", queued="my_queue")}
+    async with (
+        serving(answering(answer(b"my_queue 3\n"))) as server,
+        watching(spec(server, **fields), engines=engines, **probe) as scene,
+    ):
+        await eventually(lambda: scene.endpoint.load_at)
+        assert (scene.endpoint.engine, scene.endpoint.load) == ("mine", Load(waiting=3))
+
+
+async def test_an_unknown_engine_name_is_told_and_the_engine_is_found(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    labels = {"llm-d.ai/engine-type": "vlllm"}
+    async with serving(answering(answer(VLLM))) as server, watching(spec(server, labels=labels)) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        assert scene.endpoint.engine == "vllm"
+    assert "no engine is called 'vlllm', known are vllm, sglang" in caplog.text
+
+
+async def test_metrics_at_an_address_of_their_own() -> None:
+    async with serving(routes({"/stats?x=1": answer(VLLM)})) as server:
+        url = f"http://127.0.0.1:{server.port}/stats?x=1"
+        async with watching(spec(9, metrics_url=url)) as scene:
+            await eventually(lambda: scene.endpoint.load == LOAD)
+
+
+@pytest.mark.parametrize("url", ["ftp://a/b", "http://", "nonsense", "http://a:x/"])
+async def test_a_metrics_url_that_is_none_is_the_reason(url: str) -> None:
+    async with watching(spec(9, metrics_url=url)) as scene:
+        assert repr(url) in (await scene.until(Reachability.DOWN)).down_reason
+
+
+async def test_an_api_key_is_read_again_when_it_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = tmp_path / "key"
+
+    async def wants_the_new_key(peer: Peer) -> None:
+        while (request := await peer.request()) is not None:
+            known = b"Authorization: Bearer new\r\n" in request
+            await peer.send(answer(VLLM) if known else answer(b"", "401 Unauthorized"))
+
+    async with (
+        serving(wants_the_new_key) as server,
+        watching(spec(server, api_key_file=str(key))) as scene,
+    ):
+        await scene.until(Reachability.UP)
+        assert f"its API key file {key} cannot be read" in caplog.text
+        key.write_text("old\n")
+        await eventually(lambda: any(b"Bearer old" in request for request in server.requests))
+        assert scene.endpoint.load_at is None
+        key.write_text("new\n")
+        await eventually(lambda: scene.endpoint.load == LOAD)
+
+
+async def test_a_ca_file_that_is_none_is_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate")
+    async with watching(spec(9, scheme="https", ca_file=str(file))) as scene:
+        reason = (await scene.until(Reachability.DOWN)).down_reason
+        assert str(file) in reason and "give a PEM file" in reason
+
+
+# --- death
+
+
+def never_again(pace: Pace = QUICK) -> Pace:
+    """At rest nothing is due within a test: whatever happens, happens because of something."""
+    return Pace(rest=60.0, slowest=60.0, retry_first=pace.retry_first, retry_last=pace.retry_last)
+
+
+async def test_a_killed_server_is_lost_at_once_and_another_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        serving(answering(answer(VLLM))) as other,
+        watching(pace=never_again()) as scene,
+    ):
+        server = await RawServer(answering(answer(VLLM))).start()
+        scene.replace(spec(server, "a"), spec(other, "b"))
+        await eventually(lambda: all(each.load_at for each in scene.fleet.endpoints))
+        await server.kill()
+        killed = time.monotonic()
+        endpoint = await scene.until(Reachability.DOWN)
+        assert time.monotonic() - killed < 1.0, "no look was due for a minute"
+        assert "refuses connections" in endpoint.down_reason
+        assert scene.fleet.candidates(time.monotonic()) == (scene.fleet.endpoints[1],)
+        await eventually(lambda: scene.results["refused"] >= 3)
+        await server.start()
+        await scene.until(Reachability.UP)
+        assert endpoint.generation == 1
+        await server.kill()
+    assert [record.getMessage().split("is ")[1][:4] for record in caplog.records if "(" in record.msg][
+        :1
+    ] == ["lost"]
+
+
+async def test_a_polite_end_of_an_idle_connection_is_no_death(caplog: pytest.LogCaptureFixture) -> None:
+    async def closes_the_first(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(VLLM))
+        if peer.number > 1:
+            await peer.until_gone()
+
+    async with serving(closes_the_first) as server, watching(spec(server), pace=never_again()) as scene:
+        await eventually(lambda: scene.results["ok"] == 2)
+        assert server.connections == 2
+        assert (scene.endpoint.reachability, scene.endpoint.generation) == (Reachability.UP, 0)
+    assert not caplog.records
+
+
+async def test_a_server_that_closes_after_each_answer_is_not_asked_without_end() -> None:
+    async def answers_and_closes(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(VLLM))
+
+    async with (
+        serving(answers_and_closes) as server,
+        serving(answering(answer(VLLM))) as other,
+        watching(spec(server), spec(other, "b"), pace=never_again()) as scene,
+    ):
+        await eventually(lambda: server.connections == 2)
+        scene.scraper.kick(scene.fleet.endpoints[1])  # while this one is looked at many times
+        await eventually(lambda: len(other.requests) >= 6)
+        assert server.connections == 2
+
+
+async def test_a_restart_is_seen_and_found_out_again() -> None:
+    server = await RawServer(answering(answer(VLLM))).start()
+    async with watching(spec(server)) as scene:
+        await eventually(lambda: scene.endpoint.engine == "vllm")
+        await server.kill()
+        endpoint = await scene.until(Reachability.DOWN)
+        server.serve = routes({"/metrics": answer(LLAMA), "/props": answer(b'{"total_slots":3}')})
+        await server.start()
+        await scene.until(Reachability.UP)
+        assert endpoint.engine == "llamacpp"
+        assert endpoint.load == Load(waiting=0, running=1, slots=3)
+        await server.kill()
+
+
+async def test_a_restart_between_two_looks_asks_for_the_slots_again() -> None:
+    pages = {
+        "/metrics": answer(LLAMA, Process_Start_Time_Unix="1000"),
+        "/props": answer(b'{"total_slots":3}'),
+    }
+    async with serving(routes(pages)) as server, watching(spec(server)) as scene:
+        await eventually(lambda: scene.endpoint.load.slots == 3)
+        pages["/metrics"] = answer(LLAMA, Process_Start_Time_Unix="2000")
+        pages["/props"] = answer(b'{"total_slots":5}')
+        await eventually(lambda: scene.endpoint.load.slots == 5)
+        assert scene.endpoint.generation == 1
+        assert paths(server).count("/props") == 2
+
+
+async def test_a_dead_endpoint_keeps_nobody_waiting() -> None:
+    async with (
+        serving(says_nothing) as dead,
+        serving(answering(answer(VLLM))) as alive,
+        watching(
+            *(spec(dead, f"dead-{n}") for n in range(8)), spec(alive, "z"), timeout=1.0, in_flight=16
+        ) as scene,
+    ):
+        started = time.monotonic()
+        await eventually(lambda: scene.fleet.endpoints[-1].load_at)
+        assert time.monotonic() - started < 0.9
+
+
+async def test_no_more_looks_at_a_time_than_allowed_and_everyone_gets_a_turn() -> None:
+    at_once: list[int] = []
+    open_now = 0
+
+    async def counts(peer: Peer) -> None:
+        nonlocal open_now
+        while await peer.request() is not None:
+            open_now += 1
+            at_once.append(open_now)
+            await asyncio.sleep(0.005)
+            open_now -= 1
+            await peer.send(answer(VLLM))
+
+    async with (
+        serving(counts) as server,
+        watching(*(spec(server, str(n)) for n in range(20)), in_flight=3) as scene,
+    ):
+        await eventually(lambda: all(each.load_at for each in scene.fleet.endpoints))
+        assert max(at_once) <= 3
+
+
+# --- pace
+
+
+async def test_a_pick_makes_a_resting_endpoint_quick_until_traffic_ends() -> None:
+    pace = Pace(rest=60.0, slowest=60.0, linger=0.2)
+    async with serving(answering(answer(VLLM))) as server, watching(spec(server), pace=pace) as scene:
+        await eventually(lambda: scene.results["ok"] == 1)
+        reservation = Reservation(scene.endpoint, 10)
+        picked = time.monotonic()
+        scene.scraper.kick(scene.endpoint)
+        await eventually(lambda: scene.results["ok"] >= 6)
+        assert time.monotonic() - picked < 3.0
+        reservation.release()
+        await eventually(lambda: scene.scraper._busy == 0)
+
+
+async def test_a_pick_of_a_lost_endpoint_makes_the_next_try_come_soon() -> None:
+    pace = Pace(retry_first=0.1, retry_last=60.0)
+    server = await RawServer(hangs_up).start()
+    async with watching(spec(server), pace=pace) as scene:
+        await eventually(lambda: scene.results["closed"] >= 3)
+        server.serve = answering(answer(VLLM))
+        scene.scraper.kick(scene.endpoint)
+        await scene.until(Reachability.UP)
+    await server.kill()
+
+
+async def test_a_kick_of_someone_elses_endpoint_is_nothing() -> None:
+    async with watching() as scene:
+        scene.scraper.kick(Endpoint(spec(9)))
+
+
+# --- coming and going
+
+
+async def test_endpoints_come_and_go() -> None:
+    async with (
+        serving(answering(answer(VLLM))) as first,
+        serving(says_nothing) as second,
+        watching() as scene,
+    ):
+        scene.replace(spec(first, "a"), spec(second, "b"))
+        await eventually(lambda: first.requests and second.connections)
+        scene.replace(spec(first, "a"))
+        await eventually(lambda: not second._peers)
+        scene.replace()
+        await eventually(lambda: not first._peers)
+        asked = len(first.requests)
+        scene.replace(spec(first, "c"))
+        await eventually(lambda: len(first.requests) > asked)
+
+
+def on_uvloop(scenario: Callable[[], Any]) -> None:
+    uvloop.run(scenario())
+
+
+def test_the_same_on_uvloop() -> None:
+    on_uvloop(test_endpoints_come_and_go)
+    on_uvloop(test_a_restart_is_seen_and_found_out_again)
+    on_uvloop(test_a_pick_makes_a_resting_endpoint_quick_until_traffic_ends)
+
+
+async def test_stopping_in_the_middle_of_everything_leaves_nothing(unused_tcp_port: int) -> None:
+    async with serving(says_nothing) as silent, serving(answering(answer(VLLM))) as server:
+        before = descriptors()
+        specs = [spec(silent, "silent"), spec(server, "a"), spec(unused_tcp_port, "refuses")]
+        async with watching(*specs) as scene:
+            await eventually(lambda: silent.connections and scene.results["ok"])
+        await eventually(lambda: not silent._peers and not server._peers and descriptors() <= before)
+
+
+def test_an_address_that_nobody_has_times_out() -> None:
+    """A full backlog drops connection attempts, as a machine that is switched off does."""
+
+    async def scenario() -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            fillers = [socket.socket() for _ in range(4)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(listener.getsockname())
+            async with watching(spec(listener.getsockname()[1]), timeout=0.2) as scene:
+                reason = (await scene.until(Reachability.DOWN)).down_reason
+                assert "within 0.2 s" in reason
+            for filler in fillers:
+                filler.close()
+
+    asyncio.run(scenario())
