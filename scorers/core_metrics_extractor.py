@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from epp.core.scoring import Kind
+from epp.core.scoring import ENGINES, Kind, series
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,20 @@ class EngineConfig:
             raise ValueError('name: "default" is reserved, use defaultEngine to choose the default')
         if self.custom_metrics:
             raise ValueError("customMetrics: not supported by this version, leave it out")
+        for written, spec in (
+            ("queuedRequestsSpec", self.queued_requests_spec),
+            ("runningRequestsSpec", self.running_requests_spec),
+            ("kvUsageSpec", self.kv_usage_spec),
+            ("loraSpec", self.lora_spec),
+            ("cacheInfoSpec", self.cache_info_spec),
+            ("cacheBlockSizeSpec", self.cache_block_size_spec),
+            ("cacheNumBlocksSpec", self.cache_num_blocks_spec),
+        ):
+            try:
+                if spec:
+                    series(spec)
+            except ValueError as error:
+                raise ValueError(f"{written}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +72,7 @@ class CoreMetricsExtractor:
             if config.name in seen:
                 raise ValueError(f'engineConfigs: engine "{config.name}" is there twice')
             seen.add(config.name)
+        known = dict.fromkeys((*ENGINES, *seen))
+        if self.default_engine is not None and self.default_engine not in known:
+            names = ", ".join(known)
+            raise ValueError(f'defaultEngine: there is no engine "{self.default_engine}", known are {names}')

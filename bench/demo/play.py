@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import yaml
 
 from bench.demo.board import Board, Fault, Phase, answered_by
-from bench.demo.talk import CONTEXT, SIZE, SLOTS, calibrate, conversations
+from bench.demo.talk import CONTEXT, FEW_TURNS, SIZE, SLOTS, at_once, calibrate, conversations
 from bench.demo.watch import Watch
 from bench.load import Call, Options, Sample, Target, clock, open_loop
 from bench.rig.envoy import SENT_TO, Envoy, Listener, Route
@@ -34,9 +34,9 @@ LISTENERS = {
 SERVERS = ("llama-1", "llama-2", "llama-3")
 
 SEED, SEED_AFTER = 1, 2
-KILL_AT, DEAD_FOR = 0.2, 0.4
+KILL_AT, DEAD_FOR = 0.2, 0.3
 """Of the last stretch of load: when the server is killed, and how long it stays dead."""
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 20.0
 """How much longer than planned the last stretch may last until the returned server has answered."""
 OPTIONS = Options(timeout_seconds=20.0, served_by_header=SENT_TO)
 
@@ -88,7 +88,7 @@ async def play(stage: Stage, board: Board, audience: Audience, seconds: float) -
         await _load(stage, board, Phase("round_robin", "round robin", "round_robin", third), SEED)
         # What the servers hold in their caches now would be a present to whoever comes next.
         await _fresh(stage, board, watch)
-        await _load(stage, board, Phase("picker", "with the picker, same load", "original_dst", third), SEED)
+        await _load(stage, board, Phase("picker", "picker, same load", "original_dst", third), SEED)
         await _load_with_fault(stage, board, watch, audience, third)
 
 
@@ -100,7 +100,7 @@ async def _load(stage: Stage, board: Board, phase: Phase, seed: int) -> None:
     phase.started = clock()
     await open_loop(
         stage.target(phase.listener),
-        conversations(seed),
+        conversations(seed, at_once(board.rate * phase.seconds)),
         rate=board.rate,
         seconds=phase.seconds,
         rng=random.Random(seed),
@@ -112,7 +112,7 @@ async def _load(stage: Stage, board: Board, phase: Phase, seed: int) -> None:
 async def _load_with_fault(
     stage: Stage, board: Board, watch: Watch, audience: Audience, seconds: float
 ) -> None:
-    phase = Phase("fault", "with the picker, one server dies", "original_dst", seconds)
+    phase = Phase("fault", "picker, a server dies", "original_dst", seconds)
     victim = _busiest(stage, board.phase("picker"))
     board.phases.append(phase)
     phase.started = clock()
@@ -128,11 +128,13 @@ async def _load_with_fault(
     def is_over() -> bool:
         return clock() >= end and board.fault is not None and board.fault.returned is not None
 
+    # Short conversations, so that there are new ones for the server that returns with nothing cached.
+    calls = conversations(SEED_AFTER, at_once(board.rate * seconds), turns=FEW_TURNS)
     async with asyncio.TaskGroup() as group:
         group.create_task(_kill_and_return(board, watch, audience, victim, phase), name="fault")
         await open_loop(
             stage.target(phase.listener),
-            _until(conversations(SEED_AFTER), is_over),
+            _until(calls, is_over),
             rate=board.rate,
             seconds=seconds + GRACE_SECONDS,
             rng=random.Random(SEED_AFTER),
@@ -166,6 +168,7 @@ async def _kill_and_return(
     pid = victim.pid
     fault = board.fault = Fault(victim.name, victim.address, killed=clock())
     return_at = fault.killed + DEAD_FOR * phase.seconds
+    watch.hurry()
     await asyncio.to_thread(victim.kill)
     audience.say(f"kill -9 {pid}: {victim.name} is dead")
     await watch.until(lambda: fault.seen_down is not None, deadline=return_at)

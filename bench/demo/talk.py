@@ -21,8 +21,10 @@ SLOTS = 4
 """Conversations that one server can hold ready; three servers have room for all of them once."""
 CONTEXT = 2048
 
-CONVERSATIONS = 12
-TURNS = 8
+CONVERSATIONS = (6, 12)
+"""The fewest and the most at once."""
+TURNS, FEW_TURNS = 8, 4
+"""Of long and of short conversations. Few turns make many new ones, which may go anywhere."""
 OPENING_TOKENS = 300
 """A conversation's first message: the document it is about."""
 TURN_TOKENS = 40
@@ -56,7 +58,13 @@ class _Conversation:
         return call
 
 
-def conversations(seed: int, *, prefix: str = "c", at_once: int = CONVERSATIONS) -> Iterator[Call]:
+def at_once(requests: float) -> int:
+    """How many conversations to hold at once, so that they get through their turns in so many requests."""
+    fewest, most = CONVERSATIONS
+    return min(max(round(requests / TURNS), fewest), most)
+
+
+def conversations(seed: int, at_once: int, *, turns: int = TURNS, prefix: str = "c") -> Iterator[Call]:
     """The turns of ``at_once`` conversations, without end: where one finishes, a new one begins.
 
     The first ones are of different lengths, so that later all ages are there at any time.
@@ -66,8 +74,8 @@ def conversations(seed: int, *, prefix: str = "c", at_once: int = CONVERSATIONS)
     begun = 0
     while True:
         while len(waiting) < at_once:
-            turns = TURNS if begun >= at_once else 1 + begun * TURNS // at_once
-            waiting.append(_Conversation(f"{prefix}{begun:02}", turns, chance))
+            its_turns = turns if begun >= at_once else 1 + begun * turns // at_once
+            waiting.append(_Conversation(f"{prefix}{begun:02}", its_turns, chance))
             begun += 1
         # One of those that have been silent longest.
         position = chance.randrange((at_once + 1) // 2)
@@ -104,7 +112,7 @@ async def calibrate(servers: Sequence[Target]) -> float:
 
 
 async def _keep_busy(server: Target, number: int) -> Result:
-    calls = conversations(-1 - number, prefix=f"calibration{number}-", at_once=SLOTS)
+    calls = conversations(-1 - number, SLOTS, prefix=f"calibration{number}-")
     return await closed_loop(
         server, calls, concurrency=1, seconds=CALIBRATION_SECONDS, options=Options(timeout_seconds=20.0)
     )

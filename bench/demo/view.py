@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -69,6 +70,7 @@ class View:
                 if phase is not None:
                     self.say(f"{phase.title}: {line(phase)}")
                 phase = self._board.current
+                next_reason = clock() + REASON_SECONDS
                 if phase is not None:
                     self.say(f"{phase.title}: {phase.seconds:.0f} s of load")
             if clock() >= next_reason:
@@ -114,11 +116,15 @@ def where(board: Board) -> str:
 
 def reason(pick: Mapping[str, Any]) -> str:
     """One pick and why, from a record of /debug/picks."""
-    first, *others = pick["candidates"]
-    chosen = ", ".join(pick["picked"])
+    if "rejected" in pick:
+        return f"{pick['request_id']} → nowhere: {pick['rejected']}"
+    chosen = pick["picked"][0]
+    ranked = sorted(pick["candidates"], key=lambda one: (one["endpoint"] != chosen, -one["total"]))
+    first, *others = ranked
     terms = " + ".join(
-        f"{name.removesuffix('-scorer')} {_number(one['score'])}×{one['weight']:g}"
-        for name, one in first["scores"].items()
+        f"{name.removesuffix('-scorer')} {_number(score)}×{pick['weights'][name]:g}"
+        for name, score in first["scores"].items()
+        if score is not None  # no opinion
     )
     rest = ", ".join(f"{other['endpoint']} {other['total']:.2f}" for other in others) or "nobody else"
     return f"{pick['request_id']} → {chosen}: {terms} = {first['total']:.2f}; {rest}"
@@ -177,12 +183,11 @@ def _ttft(ttft: Percentiles | None) -> str:
 
 def summary(board: Board) -> RenderableType:
     """The table at the end."""
-    table = Table(title="summary", title_justify="left", title_style="bold")
-    table.add_column("")
-    for heading in ("requests", "failures", "TTFT p50", "TTFT p95", "stayed", *board.servers):
-        table.add_column(heading, justify="right")
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("summary", "requests", "failed", "TTFT p50", "TTFT p95", "stayed", "by server"):
+        table.add_column(heading, justify="left" if heading == "summary" else "right")
     for phase in board.phases:
-        ttft, (stay, later), counts = phase.ttft(), stayed(phase.samples), board.counts(phase.samples)
+        ttft, (stay, later) = phase.ttft(), stayed(phase.samples)
         table.add_row(
             phase.title,
             str(len(phase.samples)),
@@ -190,6 +195,6 @@ def summary(board: Board) -> RenderableType:
             "–" if ttft is None else f"{ttft.p50 * 1e3:.0f} ms",
             "–" if ttft is None else f"{ttft.p95 * 1e3:.0f} ms",
             f"{stay / later:.0%}" if later else "–",
-            *(str(counts[name]) for name in board.servers),
+            "/".join(str(count) for count in board.counts(phase.samples).values()),
         )
     return table

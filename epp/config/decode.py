@@ -71,7 +71,7 @@ class Section:
 
     def empty(self, name: str) -> "Section":
         """An empty mapping in the place of a field that is not there."""
-        node = yaml.MappingNode(_TAG + "map", [], self.node.start_mark, self.node.end_mark)
+        node = yaml.MappingNode(_MAP, [], self.node.start_mark, self.node.end_mark)
         return Section(node, self.file, f"{self.path}.{name}" if self.path else name)
 
     def fields(self) -> dict[str, "Section"]:
@@ -161,7 +161,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 _TAG = "tag:yaml.org,2002:"
 _NULL, _BOOL, _INT, _FLOAT, _STR = (_TAG + name for name in ("null", "bool", "int", "float", "str"))
 _MERGE = _TAG + "merge"
-_PLAIN_TAGS = frozenset({_NULL, _BOOL, _INT, _FLOAT, _STR, _TAG + "map", _TAG + "seq"})
+_MAP, _SEQ = _TAG + "map", _TAG + "seq"
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -171,22 +171,20 @@ class _Loader(_LOADER):  # type: ignore[misc, valid-type]
     yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
 
 
-def _resolve(tag: str, pattern: str, first: str) -> None:
-    _Loader.add_implicit_resolver(tag, re.compile(pattern), list(first))
-
-
-_resolve(_NULL, r"^(?:~|null|Null|NULL|)$", "~nN")
-_Loader.yaml_implicit_resolvers[""] = [(_NULL, re.compile(r"^$"))]
-_resolve(
-    _BOOL, r"^(?:true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$", "tTfFyYnNoO"
+_PATTERNS = {
+    _NULL: re.compile(r"~|null|Null|NULL|"),
+    _BOOL: re.compile(r"true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF"),
+    _INT: re.compile(r"[-+]?(?:0|[1-9][0-9_]*)"),
+    _FLOAT: re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    ),
+}
+for _tag, _first in ((_NULL, ["~", "n", "N", ""]), (_BOOL, "tTfFyYnNoO"), (_INT, "-+0123456789")):
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_PATTERNS[_tag].pattern})\Z"), list(_first))
+_Loader.add_implicit_resolver(
+    _FLOAT, re.compile(rf"(?:{_PATTERNS[_FLOAT].pattern})\Z"), list("-+.0123456789")
 )
-_resolve(_INT, r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789")
-_resolve(
-    _FLOAT,
-    r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
-    "-+.0123456789",
-)
-_resolve(_MERGE, r"^<<$", "<")
+_Loader.add_implicit_resolver(_MERGE, re.compile(r"<<\Z"), ["<"])
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -207,33 +205,56 @@ def _syntax(error: yaml.MarkedYAMLError, file: str) -> str:
 
 def _check(root: yaml.Node, file: str) -> None:
     """Every node, aliases expanded: their number, tags, and the keys of mappings."""
-    waiting, count = [Section(root, file)], 0
+    waiting: list[tuple[yaml.Node, _Trail]] = [(root, None)]
+    count = 0
     while waiting:
-        section = waiting.pop()
+        node, trail = waiting.pop()
         count += 1
         if count > MAX_NODES:
             raise ConfigError(f"{file}: holds more than {MAX_NODES} values once its aliases are expanded")
-        node = section.node
-        if node.tag not in _PLAIN_TAGS:
-            raise section.error(f'the tag "{node.tag}" is not supported, write a plain value')
+        if not _is_plain(node):
+            message = f'the tag "{node.tag}" is not supported, write a plain value'
+            raise Section(node, file, _path(trail)).error(message)
         if isinstance(node, yaml.MappingNode):
-            _check_keys(section, node)
-            waiting.extend(section.fields().values())
+            _check_keys(node, file, trail)
+            waiting.extend((value, (f".{key.value}", trail)) for key, value in node.value)
         elif isinstance(node, yaml.SequenceNode):
-            waiting.extend(section.items())
+            waiting.extend((item, (f"[{i}]", trail)) for i, item in enumerate(node.value))
 
 
-def _check_keys(section: Section, node: yaml.MappingNode) -> None:
+def _is_plain(node: yaml.Node) -> bool:
+    """Whether the tag is what the value would have without one; any scalar may be called a string."""
+    if isinstance(node, yaml.ScalarNode):
+        pattern = _PATTERNS.get(node.tag)
+        return pattern.fullmatch(node.value) is not None if pattern else node.tag == _STR
+    return bool(node.tag == (_MAP if isinstance(node, yaml.MappingNode) else _SEQ))
+
+
+_Trail: TypeAlias = "tuple[str, _Trail] | None"
+"""The way to a node, from its end; joined only for an error, as it may be as long as the document."""
+
+
+def _path(trail: _Trail) -> str:
+    parts = []
+    while trail is not None:
+        part, trail = trail
+        parts.append(part)
+    return "".join(reversed(parts)).removeprefix(".")
+
+
+def _check_keys(node: yaml.MappingNode, file: str, trail: _Trail) -> None:
     seen: dict[str, int] = {}
     for key, _ in node.value:
-        place = Section(key, section.file, section.path)
         if key.tag == _MERGE:
-            raise place.error('merge keys ("<<") are not supported, write the fields out')
-        if not isinstance(key, yaml.ScalarNode) or key.tag not in _PLAIN_TAGS:
-            raise place.error(f"field names are plain text, got {shown(key)}")
-        if key.value in seen:
-            raise place.error(f'"{key.value}" is there twice, first in line {seen[key.value]}')
-        seen[key.value] = key.start_mark.line + 1
+            message = 'merge keys ("<<") are not supported, write the fields out'
+        elif not isinstance(key, yaml.ScalarNode) or not _is_plain(key):
+            message = f"field names are plain text, got {shown(key)}"
+        elif key.value in seen:
+            message = f'"{key.value}" is there twice, first in line {seen[key.value]}'
+        else:
+            seen[key.value] = key.start_mark.line + 1
+            continue
+        raise Section(key, file, _path(trail)).error(message)
 
 
 # --- values ------------------------------------------------------------------------------------------

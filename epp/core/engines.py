@@ -89,7 +89,7 @@ class Adapter:
     """Where the block size is a value and not a label."""
     cache_blocks: Series | None = None
     started_header: str = ""
-    """The response header with the process's start [unix s]."""
+    """The response header with the process's start; else it is the page's process_start_time_seconds."""
     metrics_path: str = "/metrics"
     props_path: str = ""
     """Where the number of slots is told."""
@@ -160,6 +160,7 @@ _ROWS = (
         waiting=(series("llamacpp:requests_deferred"),),
         running=(series("llamacpp:requests_processing"),),
         kv_usage=(series("llamacpp:kv_cache_usage_ratio"),),  # old builds only
+        # Says unix time, is microseconds since the machine's start: it tells processes apart, not dates.
         started_header="process-start-time-unix",
         props_path="/props",
         slots_path="/slots",

@@ -16,12 +16,14 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
+from epp.core.engines import ENGINES, series
 from epp.core.fleet import Endpoint, Load, Lora
 from epp.core.prefix import PrefixIndex, chain_seed, hash_blocks
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
 
 __all__ = [
     "BYTES_PER_TOKEN",
+    "ENGINES",
     "Api",
     "Bytes",
     "Chance",
@@ -46,6 +48,7 @@ __all__ = [
     "fewest_first",
     "hash_blocks",
     "kinds",
+    "series",
 ]
 
 Scores = Sequence[float | None]

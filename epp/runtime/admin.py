@@ -10,6 +10,7 @@ Rule:    nothing here may delay a request: aiohttp and prometheus-client (400 ms
 import asyncio
 import importlib
 import json
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -82,8 +83,9 @@ def listen(port: int, *, flag: str = "metrics-port") -> socket.socket:
             )
         return socket.create_server(("", port), backlog=128)
     except OSError as fault:
+        reason = os.strerror(fault.errno or 0)
         raise StartError(
-            f"--{flag}: port {port} cannot be bound ({fault.strerror}): stop what uses it or choose another"
+            f"--{flag}: port {port} cannot be bound ({reason}): stop what uses it or choose another"
         ) from fault
 
 

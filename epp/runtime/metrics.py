@@ -18,7 +18,7 @@ from epp.core.budget import Budget
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, Fleet, Reachability
 from epp.core.rejection import Rejection
-from epp.core.request import Request
+from epp.core.request import BYTES_PER_TOKEN, Request
 from epp.core.scheduling import Decision
 from epp.runtime.probe import ScrapeStats
 
@@ -46,6 +46,8 @@ TPOT = (
     *(0.3, 0.4, 0.5, 0.6, 0.8, 1, 2),
 )
 SCHEDULER = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+HIT_RATIO = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+HIT_BYTES = (0, *(2**power for power in range(4, 17)))
 REQUEST_BYTES = tuple(2**power for power in range(6, 31))
 # 32778 is upstream's spelling; a corrected bound would not add up with upstream's series.
 TOKENS = (
@@ -192,6 +194,8 @@ class RequestMetrics:
         self._series: dict[tuple[str, str, str], _Series] = {}
         self._attempts: dict[Labels, int] = {}
         self._scheduling = Histogram(SCHEDULER)
+        self._hit_ratio = Histogram(HIT_RATIO)
+        self._hit_bytes = Histogram(HIT_BYTES)
 
     def picked(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
         """The scheduler took ``seconds`` for this result. A Decision makes the request a running one."""
@@ -201,6 +205,11 @@ class RequestMetrics:
         else:
             self._of(request).running += 1
             spec = result.endpoints[0].spec
+            match = result.match
+            if match is not None and match.total_blocks:
+                held = match.blocks.get(result.endpoints[0], 0)
+                self._hit_ratio.observe(held / match.total_blocks)
+                self._hit_bytes.observe(held * match.block_tokens * BYTES_PER_TOKEN)
             key = ("success", request.target_model, spec.name, spec.namespace, str(spec.port))
         if key not in self._attempts:
             full = len(self._attempts) >= MAX_LABEL_VALUES
@@ -321,10 +330,21 @@ class RequestMetrics:
         yield Histograms("inference_objective_request_ttft_seconds", help_text, full[:2], old)
 
     def _scheduler_families(self) -> Iterator[Family]:
-        help_text = "Seconds that choosing an endpoint took."
-        scheduling: dict[Labels, Histogram] = {(): self._scheduling}
-        yield Histograms("llm_d_epp_scheduler_e2e_duration_seconds", help_text, (), scheduling)
-        yield Histograms("inference_extension_scheduler_e2e_duration_seconds", help_text, (), scheduling)
+        for name, help_text, histogram in (
+            ("scheduler_e2e_duration_seconds", "Seconds that choosing an endpoint took.", self._scheduling),
+            (
+                "prefix_indexer_hit_ratio",
+                "Part of the prompt that the picked endpoint probably had cached.",
+                self._hit_ratio,
+            ),
+            (
+                "prefix_indexer_hit_bytes",
+                "Bytes of the prompt that the picked endpoint probably had cached.",
+                self._hit_bytes,
+            ),
+        ):
+            for prefix in ("llm_d_epp", "inference_extension"):
+                yield Histograms(f"{prefix}_{name}", help_text, (), {(): histogram})
         attempts: Numbers = {key: float(n) for key, n in self._attempts.items()}
         help_text = "Attempts to choose an endpoint."
         for prefix, endpoint in (("llm_d_epp", "endpoint_name"), ("inference_extension", "pod_name")):
@@ -519,9 +539,7 @@ class ScrapeMetrics:
         source, extractor = "metrics-data-source", "core-metrics-extractor"
         help_text = "Looks that brought no metrics page."
         polls: Numbers = {(source,): float(stats.poll_errors)}
-        yield Values(
-            "llm_d_epp_datalayer_poll_errors_total", "counter", help_text, ("source_type",), polls
-        )
+        yield Values("llm_d_epp_datalayer_poll_errors_total", "counter", help_text, ("source_type",), polls)
         help_text = "Metrics pages without the engine's series."
         extracts: Numbers = {(source, extractor): float(stats.extract_errors)}
         labels = ("source_type", "extractor_type")

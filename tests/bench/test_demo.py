@@ -6,11 +6,12 @@ from itertools import islice
 import pytest
 
 from bench.demo.board import Board, Fault, Phase, stayed
-from bench.demo.talk import CONVERSATIONS, TURNS, conversation_of, conversations
+from bench.demo.talk import TURNS, conversation_of, conversations
 from bench.demo.verdict import broken_promises, figures
 from bench.demo.view import line, reason
 from bench.load import Sample
 
+AT_ONCE = 12
 SERVERS = {"one": "127.0.0.1:1", "two": "127.0.0.1:2"}
 
 
@@ -145,37 +146,41 @@ def test_a_turn_stays_when_the_turn_before_was_answered_there() -> None:
 
 
 def test_the_same_seed_says_the_same() -> None:
-    first, second = (list(islice(conversations(5), 60)) for _ in range(2))
+    first, second = (list(islice(conversations(5, 12), 60)) for _ in range(2))
     assert first == second
-    assert first != list(islice(conversations(6), 60))
+    assert first != list(islice(conversations(6, 12), 60))
 
 
 def test_conversations_come_turn_by_turn_and_never_twice_in_a_row() -> None:
-    keys = [conversation_of(call.key) for call in islice(conversations(3), 400)]
+    keys = [conversation_of(call.key) for call in islice(conversations(3, AT_ONCE), 400)]
     for name in {name for name, _ in keys}:
         turns = [turn for other, turn in keys if other == name]
         assert turns == list(range(1, len(turns) + 1))
         assert len(turns) <= TURNS
     positions: dict[str, int] = {}
     for position, (name, _) in enumerate(keys):
-        assert position - positions.get(name, -CONVERSATIONS) > CONVERSATIONS // 2 - 1
+        assert position - positions.get(name, -AT_ONCE) > AT_ONCE // 2 - 1
         positions[name] = position
 
 
-def test_a_pick_reads_as_one_line() -> None:
-    def candidate(name: str, total: float, prefix: float | None) -> dict[str, object]:
-        scores = {
-            "prefix-cache-scorer": {"score": prefix, "weight": 3.0},
-            "queue-scorer": {"score": 1.0, "weight": 2.0},
-        }
+def test_a_pick_reads_as_one_line_with_the_picked_one_first() -> None:
+    def candidate(name: str, total: float, prefix: float) -> dict[str, object]:
+        scores = {"prefix-cache-scorer": prefix, "queue-scorer": 1.0, "kv-cache-utilization-scorer": None}
         return {"endpoint": name, "total": total, "scores": scores}
 
     pick = {
         "request_id": "c07.3",
         "picked": ["two"],
-        "candidates": [candidate("two", 4.7, 0.9), candidate("one", 2.0, None)],
+        "weights": {"prefix-cache-scorer": 3.0, "queue-scorer": 2.0, "kv-cache-utilization-scorer": 2.0},
+        "candidates": [candidate("one", 2.0, 0.0), candidate("two", 4.7, 0.9)],
     }
     assert reason(pick) == "c07.3 → two: prefix-cache 0.90×3 + queue 1.00×2 = 4.70; one 2.00"
+
+
+def test_a_refused_pick_says_why() -> None:
+    assert reason({"request_id": "c07.3", "rejected": "no endpoints", "status": 503}) == (
+        "c07.3 → nowhere: no endpoints"
+    )
 
 
 def test_a_phase_reads_as_one_line() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from epp.config.decode import ConfigError, Here, Section, decode, duration, parse, quantity, read
@@ -177,6 +177,17 @@ def test_everything_at_once() -> None:
             id="a-python-object",
         ),
         pytest.param(
+            "label: !!str {a: b}",
+            'c.yaml:1: label: the tag "tag:yaml.org,2002:str" is not supported, write a plain value',
+            id="a-mapping-called-a-string",
+        ),
+        pytest.param(
+            "blockSizeTokens: !!int e1",
+            'c.yaml:1: blockSizeTokens: the tag "tag:yaml.org,2002:int" is not supported, '
+            "write a plain value",
+            id="text-called-a-number",
+        ),
+        pytest.param(
             "<<: {label: x}",
             'c.yaml:1: merge keys ("<<") are not supported, write the fields out',
             id="merge-key",
@@ -293,8 +304,30 @@ def test_quantities_are_kubernetes(text: str, value: int | None) -> None:
 
 
 PIECES = st.sampled_from(
-    ["&a ", "*a", "!!int ", "<<: ", "---\n", "...\n", "- ", ": ", "[", "]", "{", "}", '"', "'", "|\n", "\n  "]
-    + [
+    [
+        "&a ",
+        "*a",
+        "!!int ",
+        "!!str ",
+        "!!map ",
+        "!!seq ",
+        "!!null ",
+        "!!bool ",
+        "!!float ",
+        "! ",
+        "<<: ",
+        "---\n",
+        "...\n",
+        "- ",
+        ": ",
+        "[",
+        "]",
+        "{",
+        "}",
+        '"',
+        "'",
+        "|\n",
+        "\n  ",
         "null",
         "~",
         "1e999",
@@ -305,13 +338,15 @@ PIECES = st.sampled_from(
         "2026-01-01",
         "\t",
         "\x00",
-        "\ud800",
+        "�",
         "é",
         "%YAML 9\n",
     ]
 )
 
 
+@settings(max_examples=300)
+@example(edits=[(131, 1, "!!int ")])
 @given(
     edits=st.lists(
         st.tuples(st.integers(0, len(GOOD)), st.integers(0, 6), PIECES | st.text(max_size=3)), max_size=4
@@ -324,4 +359,7 @@ def test_any_mutation_decodes_or_is_a_config_error(edits: list[tuple[int, int, s
     try:
         assert isinstance(decode(text, "c.yaml", Outer), Outer)
     except ConfigError as error:
-        assert str(error).startswith("c.yaml") and "\n" not in str(error)
+        message = str(error)
+    else:
+        return
+    assert message.startswith("c.yaml") and "\n" not in message

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,6 +15,7 @@ from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
 from epp.core.rejection import NO_CANDIDATES
 from epp.core.request import Payload, Request
 from epp.core.scheduling import Decision
+from epp.core.scoring import PrefixMatch
 from epp.runtime.metrics import MAX_LABEL_VALUES, Counter, FleetMetrics, Gauge, Histogram, Metrics, Values
 
 SPEC = EndpointSpec(name="gpu-0", namespace="team", ip="10.0.0.1", port=8000)
@@ -85,6 +87,15 @@ def test_one_answer_is_counted_under_both_families_of_names() -> None:
     assert value(metrics, "inference_extension_scheduler_attempts_total", pod_name="gpu-0", **endpoint) == 1
     assert value(metrics, "inference_extension_scheduler_e2e_duration_seconds_sum") == pytest.approx(0.0003)
     assert value(metrics, "llm_d_epp_info", commit="", build_ref="fleet-epp-1") == 1
+
+
+def test_what_the_picked_endpoint_had_cached_is_counted() -> None:
+    metrics, placed = Metrics(), decision()
+    match = PrefixMatch(blocks={placed.endpoints[0]: 3}, total_blocks=4, block_tokens=16)
+    metrics.requests.picked(request(), replace(placed, match=match), 0.0)
+    for prefix in ("llm_d_epp", "inference_extension"):
+        assert value(metrics, f"{prefix}_prefix_indexer_hit_ratio_sum") == 0.75
+        assert value(metrics, f"{prefix}_prefix_indexer_hit_bytes_sum") == 3 * 16 * 4
 
 
 def test_the_first_token_counts_for_a_stream_and_the_end_for_a_whole_answer() -> None:
@@ -191,6 +202,7 @@ def test_any_model_name_leaves_a_page_that_can_be_read(model: str) -> None:
     assert totals == [2]
 
 
+@settings(max_examples=30)
 @given(values=st.lists(st.floats(0, 1e5), max_size=50))
 def test_buckets_are_cumulative_and_end_with_all(values: list[float]) -> None:
     metrics = Metrics()

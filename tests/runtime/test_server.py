@@ -70,7 +70,9 @@ class Watcher:
 class Setting:
     """A served picker and a channel to it."""
 
-    def __init__(self, channel: grpc.aio.Channel, scheduler: OneEndpoint, watcher: Watcher, budget: Budget) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, scheduler: OneEndpoint, watcher: Watcher, budget: Budget
+    ) -> None:
         self.channel = channel
         self.scheduler = scheduler
         self.watcher = watcher

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import chain, repeat
 from pathlib import Path
+from typing import Self
 
 import grpc
 import pytest
@@ -186,7 +187,7 @@ def test_bodies_over_the_picker_s_budget_are_refused_until_there_is_room(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "name, value",
     [
         pytest.param("x-name", b"caf\xe9 \xff\xfe", id="invalid-utf-8"),
         pytest.param("x-name", "\N{SNOWMAN}".encode(), id="utf-8"),
@@ -277,15 +278,15 @@ def test_messages_out_of_order_end_only_their_stream(picker: Picker) -> None:
 def test_no_connection_harms_the_ports(data: bytes, picker: Picker) -> None:
     before = footprint(picker)
     for port in (picker.grpc_port, picker.health_port, picker.metrics_port):
-        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as connection:
-            with suppress(ConnectionError):
-                connection.sendall(data)
+        address = ("127.0.0.1", port)
+        with socket.create_connection(address, timeout=DEADLINE) as connection, suppress(ConnectionError):
+            connection.sendall(data)
     assert picker.health() == "SERVING"
     wait_footprint(picker, before)
 
 
 @pytest.mark.parametrize(
-    ("path", "status"),
+    "path, status",
     [
         ("/nothing", 404),
         ("/debug/picks?limit=0", 400),
@@ -314,7 +315,7 @@ class BadServer:
         self._thread = threading.Thread(target=self._accept, name="bad server")
         self._kept: list[socket.socket] = []
 
-    def __enter__(self) -> "BadServer":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

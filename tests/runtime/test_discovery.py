@@ -1,0 +1,308 @@
+"""A file of servers, followed: what is told, and what stays when something breaks.
+
+A round of the loop takes a thousandth of a second here; every wait is for something that is told.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.core.fleet import EndpointSpec
+from epp.runtime.discovery import DiscoverySettings, FileDiscovery, _Name, resolve
+from epp.runtime.errors import StartError
+
+QUICK = DiscoverySettings(
+    watch=True,
+    poll_interval=0.001,
+    settle=0.001,
+    resolve_interval=30.0,
+    retry_interval=0.001,
+    resolve_timeout=5.0,
+)
+
+
+class Names:
+    """A name server: what it knows can change, and it counts what it is asked."""
+
+    def __init__(self, **known: Sequence[str]) -> None:
+        self.known = dict(known)
+        self.asked = 0
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        self.asked += 1
+        if host not in self.known:
+            raise OSError(-2, "Name or service not known")
+        return self.known[host]
+
+
+class World:
+    """One file, one name server, and all that discovery has told."""
+
+    def __init__(self, path: Path, names: Names, settings: DiscoverySettings) -> None:
+        self.path, self.names = path, names
+        self.told: list[dict[str, str]] = []
+        self.specs: Sequence[EndpointSpec] = ()
+        self._changed = asyncio.Event()
+        self.now = 0.0
+        self.discovery = FileDiscovery(path, settings, self._take, clock=lambda: self.now, resolve=names)
+
+    def _take(self, specs: Sequence[EndpointSpec]) -> None:
+        self.specs = specs
+        self.told.append({spec.name: spec.address for spec in specs})
+        self._changed.set()
+
+    def write(self, text: str) -> None:
+        """As an editor does: a new file in the old one's place."""
+        new = self.path.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.path)
+
+    async def change(self) -> dict[str, str]:
+        """The next list that is told."""
+        async with asyncio.timeout(10):
+            await self._changed.wait()
+        self._changed.clear()
+        return self.told[-1]
+
+    async def until(self, expected: str) -> None:
+        """Rounds, until the detail says so."""
+        async with asyncio.timeout(10):
+            while expected not in self.discovery.detail():  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.001)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        await self.discovery.start()
+        self._changed.clear()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.discovery.run())
+            yield
+            task.cancel()
+
+
+def world(tmp_path: Path, text: str, settings: DiscoverySettings = QUICK, **known: Sequence[str]) -> World:
+    path = tmp_path / "endpoints.yaml"
+    path.write_text(text)
+    return World(path, Names(**known), settings)
+
+
+def listed(**entries: str) -> str:
+    """A file in which each name has this address."""
+    lines = [f'- {{name: {name}, address: "{address}", port: 80}}' for name, address in entries.items()]
+    return "\n".join(["endpoints:", *lines]) + "\n"
+
+
+async def test_start_tells_the_whole_list(tmp_path: Path) -> None:
+    text = """\
+endpoints:
+- {name: a, address: 10.0.0.1, port: "80", labels: {x: "1"}, engine: vllm}
+- {name: b, address: "::1", port: 81, scheme: https, caFile: ca.pem, apiKeyFile: /run/key}
+- {name: c, address: studio, port: 82}
+"""
+    here = world(tmp_path, text, studio=["10.0.0.9"])
+    await here.discovery.start()
+    assert here.told[-1] == {"a": "10.0.0.1:80", "b": "[::1]:81", "c": "10.0.0.9:82"}
+    a, b, c = here.specs
+    assert (a.labels, a.engine, a.host_name) == ({"x": "1"}, "vllm", "")
+    assert (b.scheme, b.ca_file, b.api_key_file) == ("https", str(tmp_path / "ca.pem"), "/run/key")
+    assert c.host_name == "studio"
+    assert here.discovery.detail() == ""
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        pytest.param(None, "cannot be read: No such file or directory", id="missing"),
+        pytest.param(b"endpoints: [", "is not valid YAML", id="syntax"),
+        pytest.param(
+            b"endpoints:\n- {nam: a}", ':2: endpoints[0].nam: unknown field, did you mean "name"?', id="field"
+        ),
+        pytest.param(b"\xff\xfe", "is not UTF-8 text", id="not text"),
+        pytest.param(b"#" * (1 << 20) + b"\n\n", "is larger than 1 MiB", id="large"),
+    ],
+)
+async def test_a_file_that_cannot_be_used_stops_the_start(
+    tmp_path: Path, text: bytes | None, message: str
+) -> None:
+    here = world(tmp_path, "")
+    here.path.unlink() if text is None else here.path.write_bytes(text)
+    with pytest.raises(StartError) as caught:
+        await here.discovery.start()
+    assert str(caught.value).startswith(str(here.path)) and message in str(caught.value)
+    assert "\n" not in str(caught.value) and not here.told
+
+
+async def test_a_changed_file_is_taken_over(tmp_path: Path) -> None:
+    here = world(tmp_path, listed(a="10.0.0.1"))
+    async with here.running():
+        here.write(listed(a="10.0.0.1", b="10.0.0.2"))
+        assert await here.change() == {"a": "10.0.0.1:80", "b": "10.0.0.2:80"}
+        here.write("endpoints: []")
+        assert await here.change() == {}
+
+
+async def test_a_mounted_config_map_is_followed_through_its_links(tmp_path: Path) -> None:
+    for version, address in (("v1", "10.0.0.1"), ("v2", "10.0.0.2")):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "endpoints.yaml").write_text(listed(a=address))
+    (tmp_path / "data").symlink_to("v1")
+    (tmp_path / "endpoints.yaml").symlink_to("data/endpoints.yaml")
+    here = World(tmp_path / "endpoints.yaml", Names(), QUICK)
+    async with here.running():
+        (tmp_path / "next").symlink_to("v2")
+        (tmp_path / "next").replace(tmp_path / "data")
+        assert await here.change() == {"a": "10.0.0.2:80"}
+
+
+async def test_a_broken_file_keeps_the_last_good_list_and_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world(tmp_path, listed(a="10.0.0.1"))
+    async with here.running():
+        here.write("endpoints: [")
+        await here.until("is not valid YAML")
+        assert families(here) == {"errors_total": 1, "valid": 0}
+        here.path.unlink()
+        await here.until("cannot be read")
+        here.write(listed(a="10.0.0.3"))
+        assert await here.change() == {"a": "10.0.0.3:80"}
+        assert here.discovery.detail() == ""
+        assert families(here) == {"errors_total": 2, "valid": 1}
+    said = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.message for record in said] == ["endpoints file not usable, the last good list stays"] * 2
+    assert here.told == [{"a": "10.0.0.1:80"}, {"a": "10.0.0.3:80"}]
+
+
+def families(here: World) -> dict[str, float]:
+    prefix = "fleet_epp_endpoints_file_"
+    return {
+        family.name.removeprefix(prefix): value
+        for family in here.discovery.families()
+        if family.name.startswith(prefix)
+        for value in family.values.values()
+        if isinstance(value, float)
+    }
+
+
+async def test_without_watch_the_file_is_read_once(tmp_path: Path) -> None:
+    here = world(
+        tmp_path, listed(a="studio"), DiscoverySettings(watch=False, retry_interval=0), studio=["10.0.0.1"]
+    )
+    async with here.running():
+        here.write(listed(a="10.0.0.2"))
+        here.names.known["studio"] = ["10.0.0.7"]
+        here.now = 100.0
+        here.discovery.recheck("studio")
+        assert await here.change() == {"a": "10.0.0.7:80"}
+
+
+async def test_every_address_of_a_name_is_an_endpoint_in_a_stable_order(tmp_path: Path) -> None:
+    here = world(tmp_path, listed(a="studio"), studio=["10.0.0.1", "10.0.0.2", "10.0.0.3"])
+    async with here.running():
+        assert here.told == [{"a-0": "10.0.0.1:80", "a-1": "10.0.0.2:80", "a-2": "10.0.0.3:80"}]
+        here.names.known["studio"] = ["10.0.0.3", "10.0.0.1", "10.0.0.2"]
+        here.now += 31
+        here.discovery.recheck("studio")
+        here.names.known["studio"] = ["10.0.0.3", "10.0.0.4", "10.0.0.2"]
+        here.now += 31
+        here.discovery.recheck("studio")
+        assert await here.change() == {"a-0": "10.0.0.4:80", "a-1": "10.0.0.2:80", "a-2": "10.0.0.3:80"}
+
+
+async def test_a_name_that_resolves_no_more_keeps_its_addresses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world(tmp_path, listed(a="studio", b="10.0.0.2"), studio=["10.0.0.1"])
+    async with here.running():
+        del here.names.known["studio"]
+        here.now += 31
+        await here.until("studio: Name or service not known")
+        assert here.told[-1] == {"a": "10.0.0.1:80", "b": "10.0.0.2:80"}
+        here.names.known["studio"] = ["10.0.0.5"]
+        here.now += 31
+        assert await here.change() == {"a": "10.0.0.5:80", "b": "10.0.0.2:80"}
+    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == ["host name does not resolve"]
+
+
+async def test_a_name_unknown_at_the_start_is_tried_again(tmp_path: Path) -> None:
+    here = world(tmp_path, listed(a="studio", b="10.0.0.2"))
+    async with here.running():
+        assert here.told == [{"b": "10.0.0.2:80"}]
+        here.names.known["studio"] = ["10.0.0.1"]
+        here.now += 31
+        assert await here.change() == {"a": "10.0.0.1:80", "b": "10.0.0.2:80"}
+
+
+async def test_a_name_server_that_never_answers_does_not_stop_the_start(tmp_path: Path) -> None:
+    async def never(host: str, port: int) -> Sequence[str]:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    path = tmp_path / "endpoints.yaml"
+    path.write_text(listed(a="studio", b="10.0.0.2"))
+    told: list[int] = []
+    settings = DiscoverySettings(start_timeout=0.01)
+    discovery = FileDiscovery(
+        path, settings, lambda specs: told.append(len(specs)), clock=lambda: 0.0, resolve=never
+    )
+    await discovery.start()
+    assert told == [1]
+    assert discovery.detail() == "studio: no answer within 0.01 s"
+
+
+async def test_broken_connections_cause_one_lookup_not_many(tmp_path: Path) -> None:
+    settings = DiscoverySettings(watch=True, poll_interval=0.001, settle=0, retry_interval=2.0)
+    here = world(tmp_path, listed(a="studio"), settings, studio=["10.0.0.1"])
+    async with here.running():
+        for _ in range(100):
+            here.discovery.recheck("studio")
+        here.write(listed(a="studio", b="10.0.0.2"))
+        await here.change()
+        assert here.names.asked == 1
+        here.now += 3
+        here.names.known["studio"] = ["10.0.0.8"]
+        for _ in range(100):
+            here.discovery.recheck("studio")
+        await here.change()
+        assert here.names.asked == 2
+
+
+async def test_two_endpoints_never_share_a_name(tmp_path: Path) -> None:
+    text = "{endpoints: [{name: a, address: studio, port: 1}, {name: a-0, address: 10.0.0.9, port: 1}]}"
+    here = world(tmp_path, text, studio=["10.0.0.1", "10.0.0.2"])
+    await here.discovery.start()
+    assert here.told[-1] == {"a-0": "10.0.0.1:1", "a-1": "10.0.0.2:1", "a-0@10.0.0.9": "10.0.0.9:1"}
+
+
+async def test_after_the_end_no_task_is_left(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    here = world(tmp_path, listed(a="studio"), studio=["10.0.0.1"])
+    async with here.running():
+        pass
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_real_name_resolves_to_one_family() -> None:
+    assert await resolve("localhost", 80) in (["127.0.0.1"], ["::1"])
+
+
+ADDRESSES = st.lists(st.sampled_from([f"10.0.0.{n}" for n in range(6)]), max_size=6)
+
+
+@given(answers=st.lists(ADDRESSES, max_size=8))
+def test_an_address_keeps_its_number_as_long_as_it_is_there(answers: list[list[str]]) -> None:
+    name, before = _Name(), {}
+    for answer in answers:
+        name.take(answer)
+        assert sorted(address for _, address in name.numbered()) == sorted(set(answer))
+        numbers = {slot: number for number, slot in enumerate(name.slots) if slot is not None}
+        assert all(numbers[address] == number for address, number in before.items() if address in numbers)
+        assert len(name.numbered()) != 1 or name.numbered()[0][0] is None
+        before = numbers

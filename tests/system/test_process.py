@@ -1,0 +1,655 @@
+"""The process as its operator meets it: flags, certificates, health, metrics, logs, and how it refuses."""
+
+import datetime as dt
+import json
+import random
+import re
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from bench.load import text
+from bench.rig.envoy import DIALECTS, Envoy
+from bench.rig.llama import LlamaServer
+from bench.rig.picker import Picker
+from bench.rig.process import Process, RigError, free_port, wait_until
+from epp.runtime.tls import self_signed
+from epp.wire.pb import health_pb2
+from tests.system.talk import (
+    CHAT,
+    ask,
+    channel_to,
+    chat,
+    converse,
+    destination,
+    error_code,
+    new_id,
+    page,
+    pick_of,
+    request_body,
+    request_headers,
+    request_line,
+    request_lines,
+    series,
+    wait_at_rest,
+    wait_reachable,
+)
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["", "liveness", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor"]
+
+
+# --- refusing to start -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    status: int
+    output: str
+    errors: str
+
+
+def run(*arguments: str, module: Sequence[str] = ("-m", "epp")) -> End:
+    """The command until it ends by itself."""
+    done = subprocess.run(
+        [sys.executable, *module, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return End(done.returncode, done.stdout, done.stderr)
+
+
+CONFIG = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: queue-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: queue-scorer
+    weight: 2
+  - pluginRef: max-score-picker
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A directory with a good list of servers, a good configuration and two certificates."""
+    (tmp_path / "servers.yaml").write_text("endpoints:\n- {name: a, address: 127.0.0.1, port: 1}\n")
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    first, second = (self_signed(dt.datetime.now(dt.UTC)) for _ in range(2))
+    for folder, chain, key in (("good", first.chain, first.key), ("mixed", first.chain, second.key)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tls.crt").write_bytes(chain)
+        (tmp_path / folder / "tls.key").write_bytes(key)
+    (tmp_path / "no-key").mkdir()
+    (tmp_path / "no-key" / "tls.crt").write_bytes(first.chain)
+    return tmp_path
+
+
+def ports() -> list[str]:
+    return [f"--{name}={free_port()}" for name in ("grpc-port", "grpc-health-port", "metrics-port")]
+
+
+def refused(*arguments: str) -> str:
+    """The one line with which a start is refused."""
+    end = run("serve", *ports(), *arguments)
+    assert end.status in (1, 2), end
+    assert not end.output
+    lines = end.errors.splitlines()
+    assert len(lines) == 1, end.errors
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "old, new, line, said",
+    [
+        pytest.param("kind:", "kinds:", 2, ["kinds", 'did you mean "kind"?'], id="unknown-field"),
+        pytest.param("weight: 2", "wieght: 2", 9, ["wieght", 'did you mean "weight"?'], id="nested-field"),
+        pytest.param("weight: 2", "weight: heavy", 9, ["weight", "number", "heavy"], id="wrong-type"),
+        pytest.param("weight: 2", "weight: [2]", 9, ["weight", "list"], id="list-for-number"),
+        pytest.param(
+            "type: queue-scorer", "type: queue-scorrer", 4, ["queue-scorrer", "queue-scorer"], id="plugin"
+        ),
+        pytest.param(
+            "pluginRef: queue-scorer", "pluginRef: queu-scorer", 8, ["queu-scorer", "queue-scorer"], id="ref"
+        ),
+        pytest.param("v1alpha1", "v9", 1, ["llm-d.ai/v9", "llm-d.ai/v1alpha1"], id="version"),
+        pytest.param("- type: max-score-picker", "- type: [", 6, [], id="not-yaml"),
+        pytest.param(
+            "- type: max-score-picker",
+            "- type: max-score-picker\n  parameters: {maxNumOfEndpoint: 2}",
+            6,
+            ["maxNumOfEndpoint", 'did you mean "maxNumOfEndpoints"?'],
+            id="parameter",
+        ),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_its_place(
+    old: str, new: str, line: int, said: list[str], files: Path
+) -> None:
+    config = files / "wrong.yaml"
+    config.write_text(CONFIG.replace(old, new, 1))
+    message = refused("--config-file", str(config), "--endpoints-file", str(files / "servers.yaml"))
+    assert f"{config}:{line}: " in message
+    for word in said:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        pytest.param("endpoints:\n- {name: a, adress: h, port: 1}\n", [":2:", '"address"'], id="field"),
+        pytest.param("endpoints:\n- {name: a, address: 127.0.0.1, port: 0}\n", [":2:", "port"], id="port"),
+        pytest.param("endpoints: 7\n", [":1:", "list"], id="no-list"),
+        pytest.param("", ["empty"], id="empty"),
+        pytest.param("endpoints:\n- {name: a, address: 'http://h', port: 1}\n", ["address"], id="url"),
+    ],
+)
+def test_a_wrong_list_of_servers_is_refused_with_its_place(text: str, said: list[str], files: Path) -> None:
+    listed = files / "wrong.yaml"
+    listed.write_text(text)
+    message = refused("--endpoints-file", str(listed))
+    assert str(listed) in message
+    for word in said:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        pytest.param([], ["--endpoints-file"], id="no-servers"),
+        pytest.param(["--endpoints-file", "{missing}"], ["{missing}", "No such file"], id="no-list"),
+        pytest.param(
+            ["--endpoints-file={servers}", "--config-file={missing}"],
+            ["--config-file", "{missing}", "No such file"],
+            id="no-config",
+        ),
+        pytest.param(
+            ["--endpoints-file={servers}", "--cert-path={missing}"],
+            ["--cert-path", "{missing}", "No such file", "tls.crt"],
+            id="no-certificate",
+        ),
+        pytest.param(
+            ["--endpoints-file={servers}", "--cert-path={folder}/no-key"],
+            ["--cert-path", "tls.key", "No such file"],
+            id="no-key",
+        ),
+        pytest.param(
+            ["--endpoints-file={servers}", "--cert-path={folder}/mixed"],
+            ["--cert-path", "tls.crt", "does not belong to", "tls.key"],
+            id="key-of-another-certificate",
+        ),
+        pytest.param(
+            ["--endpoints-file={servers}", "--metrics-cert-dir={folder}/mixed"],
+            ["--metrics-cert-dir", "does not belong to"],
+            id="key-of-another-certificate-for-metrics",
+        ),
+        pytest.param(["--grpc-prot=1"], ["--grpc-prot", "--grpc-port"], id="unknown-flag"),
+        pytest.param(["--drain-timeout=soon"], ["--drain-timeout", "soon"], id="no-duration"),
+        pytest.param(["--grpc-port=70000"], ["--grpc-port", "70000"], id="no-port"),
+        pytest.param(["--endpoint-selector=app=x"], ["--endpoint-selector", "Kubernetes"], id="kubernetes"),
+        pytest.param(["--ha-enable-leader-election"], ["Kubernetes"], id="leader-election"),
+        pytest.param(["--secure-serving=maybe"], ["--secure-serving", "maybe"], id="no-boolean"),
+        pytest.param(["servers.yaml"], ["servers.yaml"], id="argument"),
+    ],
+)
+def test_a_start_that_cannot_work_is_refused_in_one_line(
+    arguments: list[str], said: list[str], files: Path
+) -> None:
+    places = {"missing": f"{files}/nothing", "servers": f"{files}/servers.yaml", "folder": str(files)}
+    message = refused(*(one.format(**places) for one in arguments))
+    for word in said:
+        assert word.format(**places) in message
+
+
+@pytest.mark.parametrize("flag", ["grpc-port", "grpc-health-port", "metrics-port"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_in_use_is_named_with_its_flag(flag: str, host: str, files: Path) -> None:
+    with socket.create_server((host, 0)) as taken:
+        port = taken.getsockname()[1]
+        message = refused("--endpoints-file", str(files / "servers.yaml"), f"--{flag}={port}")
+    assert f"--{flag}" in message and str(port) in message
+    assert len(message) < 300
+
+
+def test_two_pickers_never_share_a_port(logs: Path, picker: Picker) -> None:
+    """As kernels would allow (SO_REUSEPORT), and gRPC by default asks for."""
+    second = Picker(logs=logs, name="picker-second", endpoints={})
+    second.command[second.command.index("--grpc-port") + 1] = str(picker.grpc_port)
+    with pytest.raises(RigError, match=f"--grpc-port: port {picker.grpc_port}"):
+        second.start()
+
+
+@pytest.mark.parametrize(
+    "arguments, status, said",
+    [
+        (["--help"], 0, "serve"),
+        (["serve", "--help"], 0, "--grpc-port"),
+        (["-h"], 0, "serve"),
+        (["version"], 0, "epp 0."),
+        ([], 0, "serve"),
+        (["sreve"], 2, "serve"),
+    ],
+)
+def test_the_command_explains_itself(arguments: list[str], status: int, said: str) -> None:
+    end = run(*arguments)
+    assert end.status == status
+    assert said in (end.output if status == 0 else end.errors)
+    assert not (end.errors if status == 0 else end.output)
+
+
+# --- upstream's command line -------------------------------------------------------------------------
+
+
+def started(logs: Path, name: str, endpoints: dict[str, str], flags: Sequence[str], *, tls: bool) -> Picker:
+    return Picker(logs=logs, name=f"picker-{name}", endpoints=endpoints, flags=flags, tls=tls)
+
+
+def test_flags_without_a_sub_command_mean_serve(logs: Path, servers: list[LlamaServer]) -> None:
+    """The arguments of an upstream Deployment, in Go's spellings."""
+    command = [sys.executable, "-m", "epp"]
+    flags = ["-v", "4", "--zap-encoder=json", "-pool-namespace", "models", "--metrics-endpoint-auth=false"]
+    with Picker(
+        logs=logs,
+        name="picker-upstream",
+        endpoints={servers[0].name: servers[0].address},
+        command=command,
+        flags=flags,
+    ) as picker:
+        wait_reachable(picker, {servers[0].name: "up"})
+        (shown,) = page(picker, "/debug/endpoints")["endpoints"]
+        assert shown["namespace"] == "models"
+
+
+def test_a_list_of_servers_is_all_that_is_needed(tmp_path: Path, servers: list[LlamaServer]) -> None:
+    listed = tmp_path / "servers.yaml"
+    listed.write_text(f"endpoints:\n- {{name: one, address: 127.0.0.1, port: {servers[0].port}}}\n")
+    health = free_port()
+    flags = [f"--grpc-port={free_port()}", f"--grpc-health-port={health}", f"--metrics-port={free_port()}"]
+    command = [sys.executable, "-m", "epp", "serve", f"--endpoints-file={listed}", *flags]
+    environment = {"PYTHONPATH": str(ROOT)}
+    with Process("bare", command, log=tmp_path / "log", environment=environment) as bare:
+        wait_until(lambda: health_of(health, "") in ("SERVING", None) and serving(health), what="serving")
+        assert bare.terminate() == 0
+
+
+def serving(port: int) -> bool:
+    return health_of(port, "") == "SERVING"
+
+
+def health_of(port: int, service: str, credentials: grpc.ChannelCredentials | None = None) -> str | None:
+    """The answer of one health service; None when nobody listens."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", "localhost")]
+    address = f"127.0.0.1:{port}"
+    opened = (
+        grpc.insecure_channel(address, options=options)
+        if credentials is None
+        else grpc.secure_channel(address, credentials, options=options)
+    )
+    with opened as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+        except grpc.RpcError as failure:
+            return None if failure.code() is grpc.StatusCode.UNAVAILABLE else str(failure.code().name)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+# --- certificates ------------------------------------------------------------------------------------
+
+
+def shown_certificate(port: int) -> str:
+    return ssl.get_server_certificate(("127.0.0.1", port), timeout=20)
+
+
+def test_by_default_the_gateway_meets_a_self_signed_certificate_and_http_2(picker: Picker) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", picker.grpc_port), timeout=20) as plain,
+        context.wrap_socket(plain) as secured,
+    ):
+        assert secured.selected_alpn_protocol() == "h2"
+        assert secured.version() in ("TLSv1.2", "TLSv1.3")
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plaintext"])
+def test_a_gateway_reaches_the_picker(tls: bool, logs: Path, servers: list[LlamaServer]) -> None:
+    listed = {server.name: server.address for server in servers}
+    with (
+        started(logs, f"tls-{tls}", listed, [], tls=tls) as picker,
+        Envoy(
+            logs=logs,
+            name=f"envoy-tls-{tls}",
+            servers=list(listed.values()),
+            picker=picker.address,
+            picker_tls=tls,
+            listeners=DIALECTS,
+        ) as gateway,
+    ):
+        assert ask(gateway.url("original_dst"), CHAT, chat()).status == 200
+        with channel_to(picker) as channel:
+            first, _ = converse(channel, [request_headers(), request_body(chat())])
+            assert destination(first) in listed.values()
+
+
+def test_a_gateway_that_speaks_plaintext_to_a_tls_port_gets_an_error(
+    logs: Path, picker: Picker, servers: list[LlamaServer]
+) -> None:
+    with Envoy(
+        logs=logs,
+        name="envoy-mismatch",
+        servers=[server.address for server in servers],
+        picker=picker.address,
+        picker_tls=False,
+        listeners={"original_dst": DIALECTS["original_dst"]},
+    ) as gateway:
+        assert ask(gateway.url("original_dst"), CHAT, chat()).status == 500
+
+
+def test_an_own_certificate_is_shown_and_a_new_one_taken_over(
+    logs: Path, files: Path, servers: list[LlamaServer]
+) -> None:
+    folder = files / "good"
+    flags = ["--cert-path", str(folder), "--enable-cert-reload"]
+    with started(logs, "own", {servers[0].name: servers[0].address}, flags, tls=True) as picker:
+        first = shown_certificate(picker.grpc_port)
+        assert first.strip() == (folder / "tls.crt").read_text().strip()
+        (folder / "tls.key").write_bytes((files / "mixed" / "tls.key").read_bytes())  # halfway
+        assert shown_certificate(picker.grpc_port) == first
+        pair = self_signed(dt.datetime.now(dt.UTC))
+        (folder / "tls.key").write_bytes(pair.key)
+        (folder / "tls.crt").write_bytes(pair.chain)
+        wait_until(
+            lambda: shown_certificate(picker.grpc_port).strip() == pair.chain.decode().strip(),
+            what="the new certificate",
+        )
+
+
+def test_the_metrics_port_can_speak_tls(logs: Path, files: Path, servers: list[LlamaServer]) -> None:
+    folder = files / "good"
+    flags = ["--metrics-cert-dir", str(folder)]
+    with started(logs, "pages", {servers[0].name: servers[0].address}, flags, tls=True) as picker:
+        wait_until(
+            lambda: reads(lambda: shown_certificate(picker.metrics_port)) == (folder / "tls.crt").read_text(),
+            what="the certificate",
+        )
+
+
+def reads(read: "object") -> str:
+    try:
+        return str(read())  # type: ignore[operator]
+    except OSError:
+        return ""
+
+
+# --- health ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", NAMES)
+def test_health_is_answered_for_every_name_that_gateways_ask(service: str, picker: Picker) -> None:
+    assert picker.health(service) == "SERVING"
+
+
+@pytest.mark.parametrize("service", NAMES)
+def test_health_is_also_on_the_main_port_when_asked_for(service: str, health_checked: Picker) -> None:
+    shown = ssl.get_server_certificate(("127.0.0.1", health_checked.grpc_port)).encode()
+    credentials = grpc.ssl_channel_credentials(shown)
+    assert health_of(health_checked.grpc_port, service, credentials) == "SERVING"
+
+
+@pytest.fixture(scope="module")
+def health_checked(logs: Path, _servers: list[LlamaServer]) -> Iterator[Picker]:
+    listed = {server.name: server.address for server in _servers}
+    with started(logs, "health", listed, ["--health-checking"], tls=True) as picker:
+        yield picker
+
+
+def test_health_is_not_on_the_main_port_by_default(picker: Picker) -> None:
+    shown = ssl.get_server_certificate(("127.0.0.1", picker.grpc_port)).encode()
+    assert health_of(picker.grpc_port, "", grpc.ssl_channel_credentials(shown)) == "UNIMPLEMENTED"
+
+
+def test_the_pages_say_that_all_is_well(picker: Picker) -> None:
+    assert page(picker, "/healthz") == {"status": "alive"}
+    assert page(picker, "/readyz") == {"status": "ready"}
+
+
+# --- metrics -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fresh(logs: Path, _servers: list[LlamaServer]) -> Iterator[tuple[Picker, Envoy]]:
+    listed = {server.name: server.address for server in _servers}
+    with (
+        Picker(logs=logs, name="picker-fresh", endpoints=listed) as picker,
+        Envoy(
+            logs=logs,
+            name="envoy-fresh",
+            servers=list(listed.values()),
+            picker=picker.address,
+            listeners=DIALECTS,
+        ) as gateway,
+    ):
+        wait_reachable(picker, dict.fromkeys(listed, "up"))
+        yield picker, gateway
+
+
+def test_known_traffic_is_counted_as_upstream_counts_it(fresh: tuple[Picker, Envoy]) -> None:
+    picker, gateway = fresh
+    url = gateway.url("original_dst")
+    before = series(picker)
+    for _ in range(5):
+        assert ask(url, CHAT, chat(max_tokens=3, model="m")).status == 200
+    for _ in range(2):
+        assert ask(url, CHAT, chat(max_tokens=3, model="m", stream=True)).status == 200
+    assert ask(url, CHAT, b"{}").status == 400
+    assert ask(url, "/v1/embeddings", b'{"model": "m", "input": "x"}').status == 501
+    wait_at_rest(picker)
+    now = series(picker)
+    grown = {name: now.count(name, model_name="m") - before.count(name, model_name="m") for name in now.names}
+    for name, value in {
+        "llm_d_epp_request_total": 8,
+        "inference_objective_request_total": 8,
+        "llm_d_epp_request_duration_seconds_count": 7,
+        "inference_objective_request_duration_seconds_count": 7,
+        "llm_d_epp_request_output_tokens_sum": 21,
+        "inference_objective_output_tokens_count": 7,
+        "llm_d_epp_request_input_tokens_count": 7,
+        "llm_d_epp_request_ttft_seconds_count": 7,
+    }.items():
+        assert grown[name] == value, name
+    errors = "llm_d_epp_request_error_total"
+    assert now.get(errors, error_code="BadRequest") == 1
+    assert now.get(errors, error_code="ModelServerError", model_name="m") == 1
+    ttft = "llm_d_epp_request_ttft_seconds_count"
+    assert (now.get(ttft, streaming="true"), now.get(ttft, streaming="false")) == (2, 5)
+    attempts = "llm_d_epp_scheduler_attempts_total"
+    assert now.get(attempts, status="success", target_model_name="m") == 8
+    assert now.count("llm_d_epp_scheduler_e2e_duration_seconds_count") == 8
+
+
+def test_the_pool_is_on_the_page(fresh: tuple[Picker, Envoy], servers: list[LlamaServer]) -> None:
+    picker, _ = fresh
+    wait_reachable(picker, {server.name: "up" for server in servers})
+    now = series(picker)
+    for name in ("llm_d_epp_ready_endpoints", "inference_pool_ready_pods"):
+        assert now.get(name, name="rig") == 3
+    for name in (
+        "inference_pool_average_queue_size",
+        "inference_pool_average_running_requests",
+        "inference_pool_per_pod_queue_size",
+        "llm_d_epp_average_queue_size",
+        "llm_d_epp_per_endpoint_queue_size",
+        "inference_extension_info",
+        "fleet_epp_reading_age_seconds",
+        "process_resident_memory_bytes",
+    ):
+        assert name in now.names
+    # llama.cpp does not say how full its KV cache is: unknown is left out, never 0
+    assert "inference_pool_average_kv_cache_utilization" not in now.names
+    for server in servers:
+        assert now.get("fleet_epp_endpoint_up", endpoint=server.name) == 1
+
+
+def test_a_gateway_without_the_answer_is_not_counted_as_a_success(fresh: tuple[Picker, Envoy]) -> None:
+    picker, _ = fresh
+    name = "llm_d_epp_request_duration_seconds_count"
+    before = series(picker).count(name, model_name="left")
+    with channel_to(picker) as channel:
+        list(converse(channel, [request_headers(), request_body(chat(model="left"))]))
+    wait_at_rest(picker)
+    now = series(picker)
+    assert now.get("llm_d_epp_request_total", model_name="left") == 1
+    assert now.count(name, model_name="left") == before == 0
+
+
+# --- why there ---------------------------------------------------------------------------------------
+
+
+def test_a_pick_is_explained_by_every_plugins_score(gateway: Envoy, picker: Picker) -> None:
+    request_id = new_id()
+    words = text(random.Random(1), 200)
+    for one in (new_id(), request_id):
+        headers = [("x-request-id", one)]
+        reply = ask(gateway.url("original_dst"), CHAT, chat(words, model="why"), headers=headers)
+        assert reply.status == 200
+        wait_at_rest(picker)
+    pick = pick_of(picker, request_id)
+    assert (pick["path"], pick["model"]) == (CHAT, "why")
+    assert pick["prompt_tokens"] > 100
+    best, *others = pick["candidates"]
+    assert best["endpoint"] == pick["picked"][0] and best["address"] == reply.served_by
+    assert len(others) == 2
+    prefix = [one["scores"]["prefix-cache-scorer"]["score"] for one in pick["candidates"]]
+    assert prefix[0] > 0.5 and max(prefix[1:]) < prefix[0]
+    weights = {name: scored["weight"] for name, scored in best["scores"].items()}
+    assert weights == {"queue-scorer": 2, "kv-cache-utilization-scorer": 2, "prefix-cache-scorer": 3}
+    for one in pick["candidates"]:
+        shares = [s["score"] * s["weight"] for s in one["scores"].values() if s["score"] is not None]
+        assert one["total"] == pytest.approx(sum(shares), abs=1e-6)
+
+
+# --- logs --------------------------------------------------------------------------------------------
+
+
+def test_each_request_gives_one_line_of_json(fresh: tuple[Picker, Envoy]) -> None:
+    picker, gateway = fresh
+    before = len(request_lines(picker))
+    ids = [new_id() for _ in range(4)]
+    bodies = [chat(model="m", max_tokens=3), chat(model="m", max_tokens=3, stream=True), b"{", None]
+    for request_id, body in zip(ids, bodies, strict=True):
+        path = "/v1/models" if body is None else CHAT
+        ask(gateway.url("override_host"), path, body, headers=[("x-request-id", request_id)])
+    answered, streamed, refused_, got = (request_line(picker, one) for one in ids)
+    assert answered["level"] == "info" and re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", answered["ts"])
+    assert answered["model"] == "m" and answered["path"] == CHAT and answered["status"] == 200
+    assert answered["completion_tokens"] == streamed["completion_tokens"] == 3
+    assert answered["endpoint"].startswith("llama-") and answered["duration_ms"] > 0
+    assert streamed["ttft_ms"] <= streamed["duration_ms"]
+    assert (refused_["status"], refused_["code"]) == (400, "BadRequest")
+    assert (got["path"], got["status"]) == ("/v1/models", 200)
+    assert len(request_lines(picker)) == before + 4
+
+
+def test_every_line_of_the_log_is_json(fresh: tuple[Picker, Envoy]) -> None:
+    picker, gateway = fresh
+    assert ask(gateway.url("original_dst"), CHAT, chat()).status == 200
+    for line in picker.log.read_text().splitlines():
+        assert {"level", "ts", "msg"} <= json.loads(line).keys()
+
+
+def test_errors_only_means_no_request_lines(logs: Path, servers: list[LlamaServer]) -> None:
+    listed = {server.name: server.address for server in servers}
+    with started(logs, "quiet", listed, ["--zap-log-level=error"], tls=False) as picker:
+        with channel_to(picker) as channel:
+            first, _ = converse(channel, [request_headers(), request_body(chat())])
+            assert destination(first)
+        wait_at_rest(picker)
+        assert picker.terminate() == 0
+        assert picker.log.read_text() == ""
+
+
+# --- filters of the file -----------------------------------------------------------------------------
+
+SELECTED = {
+    "plugins": [
+        {"type": "header-based-testing-filter"},
+        {
+            "name": "decode",
+            "type": "label-selector-filter",
+            "parameters": {"matchLabels": {"role": "decode"}},
+        },
+        {"type": "random-picker"},
+    ],
+    "schedulingProfiles": [
+        {
+            "name": "default",
+            "plugins": [
+                {"pluginRef": "header-based-testing-filter"},
+                {"pluginRef": "decode"},
+                {"pluginRef": "random-picker"},
+            ],
+        }
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def selecting(logs: Path, _servers: list[LlamaServer]) -> Iterator[tuple[Picker, Envoy]]:
+    listed = [
+        {"name": s.name, "address": "127.0.0.1", "port": s.port, "labels": {"role": role}}
+        for s, role in zip(_servers, ("decode", "decode", "prefill"), strict=True)
+    ]
+    with (
+        Picker(logs=logs, name="picker-select", endpoints=listed, config=SELECTED) as picker,
+        Envoy(
+            logs=logs,
+            name="envoy-select",
+            servers=[s.address for s in _servers],
+            picker=picker.address,
+            listeners=DIALECTS,
+        ) as gateway,
+    ):
+        wait_reachable(picker, {s.name: "up" for s in _servers})
+        yield picker, gateway
+
+
+@pytest.mark.parametrize("body", [chat(), None], ids=["POST", "GET"])
+@pytest.mark.parametrize("listener", ["original_dst", "override_host"])
+def test_filters_hold_for_every_request(
+    listener: str, body: bytes | None, selecting: tuple[Picker, Envoy], servers: list[LlamaServer]
+) -> None:
+    url, path = selecting[1].url(listener), CHAT if body else "/v1/models"
+    every = [("test-epp-endpoint-selection", "127.0.0.1")]
+    allowed = {server.address for server in servers[:2]}  # the third has another role
+    assert {ask(url, path, body, headers=every).served_by for _ in range(16)} == allowed
+    only = [("test-epp-endpoint-selection", servers[1].address)]
+    assert {ask(url, path, body, headers=only).served_by for _ in range(8)} == {servers[1].address}
+
+
+def test_a_selection_that_leaves_nothing_is_refused(selecting: tuple[Picker, Envoy]) -> None:
+    headers = [("test-epp-endpoint-selection", "10.255.255.1:1")]
+    reply = ask(selecting[1].url("original_dst"), CHAT, chat(), headers=headers)
+    assert reply.status == 429
+    assert reply.headers["x-llm-d-request-dropped-reason"] == "rejected-saturated"
+    assert error_code(reply) == "ResourceExhausted"
