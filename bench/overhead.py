@@ -505,6 +505,14 @@ def show(found: Report) -> None:
         print(report.markdown(found))
 
 
+def said(chosen: Sequence[Contender], *, quick: bool) -> str:
+    """The command as a reader may repeat it; where another picker lies on this machine is left out."""
+    versus = [one.name for one in chosen if one.name not in {NO_PICKER, OURS}]
+    if quick:
+        return "python -m bench.overhead --quick" + "".join(f' --versus ".../{name}"' for name in versus)
+    return "make bench" + "".join(f' VERSUS=".../{name}"' for name in versus)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__.partition("\n")[0])
     parser.add_argument("--versus", metavar="COMMAND", help="another picker with the same flags")
@@ -514,10 +522,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--markdown", type=Path, help="write the Markdown here as well")
     options = parser.parse_args(arguments)
-    words = ["make bench"] if not options.quick else ["python -m bench.overhead --quick"]
-    command = " ".join(words + ([f"VERSUS={shlex.quote(options.versus)}"] if options.versus else []))
     try:
-        found = run(QUICK if options.quick else FULL, contenders(options.versus), command)
+        chosen = contenders(options.versus)
+        found = run(QUICK if options.quick else FULL, chosen, said(chosen, quick=options.quick))
     except RigError as problem:
         parser.exit(1, f"bench.overhead: {problem}\n")
     show(found)

@@ -158,16 +158,17 @@ class Scheduler:
 
 def _add(totals: list[float], scores: Scores, weight: float) -> list[float]:
     """The totals with one scorer's scores added, clamped; unknown ones count as the worst known one."""
-    if None in scores:
-        known = [score for score in scores if score is not None]
-        if not known:
-            return totals
+    known: Sequence[float] = (
+        [score for score in scores if score is not None] if None in scores else scores  # type: ignore[assignment]
+    )
+    if not known:
+        return totals
+    if len(known) < len(scores):
         worst = min(known) if weight >= 0 else max(known)
-        scores = [worst if score is None else score for score in scores]
-    return [
-        total + weight * (score if 0.0 <= score <= 1.0 else _clamp(score))  # type: ignore[operator,arg-type]
-        for total, score in zip(totals, scores, strict=True)
-    ]
+        known = [worst if score is None else score for score in scores]
+    if not (min(known) >= 0.0 and max(known) <= 1.0):  # also when one of them is not a number
+        known = [_clamp(score) for score in known]
+    return [total + weight * score for total, score in zip(totals, known)]  # noqa: B905 (one length, and hot)
 
 
 def _held(match: PrefixMatch | None, endpoint: Endpoint) -> int:
@@ -176,6 +177,8 @@ def _held(match: PrefixMatch | None, endpoint: Endpoint) -> int:
 
 def _clamp(score: float) -> float:
     """Into [0, 1]; what is not a number is 0."""
+    if 0.0 <= score <= 1.0:
+        return score
     return 1.0 if score > 1.0 else 0.0
 
 

@@ -79,6 +79,8 @@ class State(enum.Enum):
     REJECTED = "refused"
     CLOSED = "closed"
 
+    __hash__ = object.__hash__  # members are singletons; the inherited one is a Python call, six a request
+
 
 @dataclass(frozen=True, slots=True)
 class RequestComplete:

@@ -8,7 +8,6 @@ Rule:    between two awaits a whole event is worked off, the pick and its reserv
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ import grpc
 import grpc.aio
 
 from epp.core.events import (
+    Action,
     Answer,
     Event,
     Finished,
@@ -97,21 +97,27 @@ class ExtProc:
 
     def _react(self, stream: Stream, events: Iterable[Event]) -> list[Answer]:
         """Feed events and carry out what concerns us; returns what the gateway is to be told."""
-        waiting, answers, now = deque(events), [], self.clock()
-        while waiting:
-            for action in stream.receive(waiting.popleft(), now):
-                match action:
-                    case Pick(request):
-                        waiting.appendleft(self._pick(request, now))
-                    case Prefilled(decision):
-                        decision.reservation.prefilled()
-                    case Release(decision):
-                        decision.reservation.release()
-                    case Finished(outcome):
-                        self.observer.finished(outcome)
-                    case _:
-                        answers.append(action)
+        now = self.clock()
+        answers: list[Answer] = []
+        for event in events:
+            self._carry_out(stream, stream.receive(event, now), now, answers)
         return answers
+
+    def _carry_out(
+        self, stream: Stream, actions: Iterable[Action], now: float, answers: list[Answer]
+    ) -> None:
+        for action in actions:
+            match action:
+                case Pick(request):
+                    self._carry_out(stream, stream.receive(self._pick(request, now), now), now, answers)
+                case Prefilled(decision):
+                    decision.reservation.prefilled()
+                case Release(decision):
+                    decision.reservation.release()
+                case Finished(outcome):
+                    self.observer.finished(outcome)
+                case _:
+                    answers.append(action)
 
     def _pick(self, request: Request, now: float) -> Picked | Refused:
         result = self.scheduler.pick(request, now)

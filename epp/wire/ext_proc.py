@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.struct_pb2 import Struct
 
 from epp.core.events import (
@@ -168,20 +168,49 @@ def encode(answer: Answer) -> bytes:
     return constant if constant is not None else _WRITERS[type(answer)](answer)
 
 
-def _decision(destination: str, request_id: str | None) -> tuple[pb.CommonResponse, Struct]:
-    """Where to send the request, for the two places gateways read it from (same value in both)."""
-    common = pb.CommonResponse(clear_route_cache=True)
-    _set_header(common.header_mutation, DESTINATION, destination)
-    if request_id is not None:
-        _set_header(common.header_mutation, "x-request-id", request_id)
-    return common, _destination_metadata(destination)
+# The four messages that every request needs are put together from their fields' bytes: a tenth of the
+# time that nested message objects take, and a body piece is copied once instead of five times.
 
 
-@lru_cache(maxsize=4096)
-def _destination_metadata(destination: str) -> Struct:
-    metadata = Struct()
-    metadata.get_or_create_struct(DESTINATION_NAMESPACE)[DESTINATION] = destination
-    return metadata
+def _field(number: int, *payload: bytes) -> bytes:
+    """One length-delimited protobuf field (wire type 2)."""
+    size = sum(map(len, payload))
+    return b"".join((_varint(number << 3 | 2), _varint(size), *payload))
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return value.to_bytes(1, "little")
+    groups = bytearray()
+    while value >= 0x80:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def _number(message: type[Message], name: str) -> int:
+    return message.DESCRIPTOR.fields_by_name[name].number
+
+
+_RESPONSE = pb.ProcessingResponse
+_REQUEST_HEADERS = _number(_RESPONSE, "request_headers")
+_REQUEST_BODY = _number(_RESPONSE, "request_body")
+_RESPONSE_BODY = _number(_RESPONSE, "response_body")
+_DYNAMIC_METADATA = _number(_RESPONSE, "dynamic_metadata")
+_COMMON = _number(pb.HeadersResponse, "response")
+_HEADER_MUTATION = _number(pb.CommonResponse, "header_mutation")
+_BODY_MUTATION = _number(pb.CommonResponse, "body_mutation")
+_STREAMED = _number(pb.BodyMutation, "streamed_response")
+_BODY = _number(pb.StreamedBodyResponse, "body")
+_ENDED = pb.StreamedBodyResponse(end_of_stream=True).SerializeToString()
+_CLEAR_ROUTE_CACHE = pb.CommonResponse(clear_route_cache=True).SerializeToString()
+
+
+def _header(name: str, value: str) -> bytes:
+    mutation = pb.HeaderMutation()
+    _set_header(mutation, name, value)
+    return mutation.SerializeToString()
 
 
 def _set_header(mutation: pb.HeaderMutation, name: str, value: str) -> None:
@@ -190,30 +219,60 @@ def _set_header(mutation: pb.HeaderMutation, name: str, value: str) -> None:
     option.header.raw_value = value.encode()
 
 
+@lru_cache(maxsize=4096)
+def _destination(addresses: str) -> tuple[bytes, bytes]:
+    """Header and metadata, for the two places gateways read a destination from (same value in both)."""
+    metadata = Struct()
+    metadata.get_or_create_struct(DESTINATION_NAMESPACE)[DESTINATION] = addresses
+    return _header(DESTINATION, addresses), _field(_DYNAMIC_METADATA, metadata.SerializeToString())
+
+
+@lru_cache(maxsize=4096)
+def _content_length(count: int) -> bytes:
+    return _header("Content-Length", str(count))
+
+
+def _decision(
+    part: int, addresses: str, content_length: int | None, request_id: str | None, *body_mutation: bytes
+) -> bytes:
+    """Where to send the request, as the answer to its headers or to its buffered body."""
+    destination, metadata = _destination(addresses)
+    mutation = _field(
+        _HEADER_MUTATION,
+        destination,
+        b"" if request_id is None else _header("x-request-id", request_id),
+        b"" if content_length is None else _content_length(content_length),
+    )
+    common = _field(_COMMON, mutation, *body_mutation, _CLEAR_ROUTE_CACHE)
+    return _field(part, common) + metadata
+
+
 def _write_request_headers(answer: AnswerRequestHeaders) -> bytes:
-    common, metadata = _decision(",".join(answer.addresses), answer.request_id)
-    if answer.content_length is not None:
-        _set_header(common.header_mutation, "Content-Length", str(answer.content_length))
-    response = pb.ProcessingResponse(request_headers=pb.HeadersResponse(response=common))
-    response.dynamic_metadata.CopyFrom(metadata)
-    return response.SerializeToString()
+    addresses = ",".join(answer.addresses)
+    return _decision(_REQUEST_HEADERS, addresses, answer.content_length, answer.request_id)
 
 
 def _write_buffered_body(answer: AnswerBufferedBody) -> bytes:
-    common, metadata = _decision(",".join(answer.addresses), answer.request_id)
-    if answer.body is not None:
-        _set_header(common.header_mutation, "Content-Length", str(len(answer.body)))
-        common.body_mutation.body = answer.body
-    response = pb.ProcessingResponse(request_body=pb.BodyResponse(response=common))
-    response.dynamic_metadata.CopyFrom(metadata)
-    return response.SerializeToString()
+    addresses, body = ",".join(answer.addresses), answer.body
+    if body is None:
+        return _decision(_REQUEST_BODY, addresses, None, answer.request_id)
+    replacement = _field(_BODY_MUTATION, pb.BodyMutation(body=body).SerializeToString())
+    return _decision(_REQUEST_BODY, addresses, len(body), answer.request_id, replacement)
 
 
-def _piece(answer: AnswerRequestBody | AnswerResponseBody) -> pb.BodyResponse:
-    streamed = pb.StreamedBodyResponse(body=answer.data, end_of_stream=answer.ended)
-    return pb.BodyResponse(
-        response=pb.CommonResponse(body_mutation=pb.BodyMutation(streamed_response=streamed))
-    )
+def _piece(part: int, data: bytes, *, ended: bool) -> bytes:
+    """One piece of a body on its way (FULL_DUPLEX_STREAMED): response.body_mutation.streamed_response."""
+    end = _ENDED if ended else b""
+    size, heads = len(data), []
+    if data:
+        heads.append(_varint(_BODY << 3 | 2) + _varint(size))
+        size += len(heads[0])
+    size += len(end)
+    for number in (_STREAMED, _BODY_MUTATION, _COMMON, part):
+        head = _varint(number << 3 | 2) + _varint(size)
+        heads.append(head)
+        size += len(head)
+    return b"".join((*reversed(heads), data, end))
 
 
 def _write_reject(answer: Reject) -> bytes:
@@ -252,9 +311,7 @@ _CONSTANTS: Mapping[type[Answer], bytes] = {
 _WRITERS: Mapping[type[Answer], Callable[[Any], bytes]] = {
     AnswerRequestHeaders: _write_request_headers,
     AnswerBufferedBody: _write_buffered_body,
-    AnswerRequestBody: lambda answer: pb.ProcessingResponse(request_body=_piece(answer)).SerializeToString(),
-    AnswerResponseBody: lambda answer: pb.ProcessingResponse(
-        response_body=_piece(answer)
-    ).SerializeToString(),
+    AnswerRequestBody: lambda answer: _piece(_REQUEST_BODY, answer.data, ended=answer.ended),
+    AnswerResponseBody: lambda answer: _piece(_RESPONSE_BODY, answer.data, ended=answer.ended),
     Reject: _write_reject,
 }

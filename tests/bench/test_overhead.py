@@ -92,6 +92,12 @@ def test_contenders_have_different_names(versus: str | None, names: list[str]) -
     assert [one.name for one in contenders(versus)] == names
 
 
+def test_the_command_in_a_report_names_no_folder_of_this_machine() -> None:
+    chosen = contenders("/opt/epp/llm-epp --tracing=false")
+    assert overhead.said(chosen, quick=False) == 'make bench VERSUS=".../llm-epp"'
+    assert overhead.said(chosen[:2], quick=True) == "python -m bench.overhead --quick"
+
+
 def test_a_run_through_envoy_without_a_picker_measures_envoy(capsys: pytest.CaptureFixture[str]) -> None:
     plan = Plan(cells=[Cell("json", 1, 4), Cell("sse", 1, 2)], rounds=1, load_seconds=0.2, warm_seconds=0.05)
     found = overhead.run(plan, [Contender(NO_PICKER, None)], "a test")
