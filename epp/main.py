@@ -33,7 +33,7 @@ from epp.runtime import admin, logs, server, tls
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery
 from epp.runtime.errors import StartError
 from epp.runtime.health import Readiness, health_handler
-from epp.runtime.metrics import BufferMetrics, FleetMetrics, Metrics, ScrapeMetrics
+from epp.runtime.metrics import BufferMetrics, FleetMetrics, Gauge, Metrics, ScrapeMetrics
 from epp.runtime.plugins import load_types
 from epp.runtime.reporting import Reporter
 from epp.runtime.scrape import Scraper, scrape_settings
@@ -128,7 +128,14 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     settings = scrape_settings(
         assembly.metrics_source, assembly.extractor, floor=flags.refresh_metrics_interval
     )
-    scraper = Scraper(fleet, settings, clock=clock, unix_clock=time.time, chance=chance)  # noqa: TID251 (readings carry unix times)
+    scraper = Scraper(
+        fleet,
+        settings,
+        clock=clock,
+        unix_clock=time.time,  # noqa: TID251 (LoRA readings carry unix times)
+        chance=chance,
+        on_lost=lambda endpoint: discovery.recheck(endpoint.spec.host_name),
+    )
     scheduler = Scheduler(
         fleet,
         assembly.profile,
@@ -189,6 +196,12 @@ async def serve(flags: ServeFlags) -> None:
         ScrapeMetrics(pool.scraper.stats),
         BufferMetrics(budget),
         pool.discovery,
+        Gauge(
+            "fleet_epp_log_lines_lost_total",
+            "Request lines that the log did not take.",
+            lambda: request_log.lost,
+            kind="counter",
+        ),
     )
     ext_proc = server.ExtProc(
         scheduler=pool.scheduler,

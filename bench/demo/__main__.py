@@ -5,16 +5,15 @@ Exit status: 0 all that must hold held; 1 something did not, or a part is missin
 """
 
 import argparse
-import asyncio
 import importlib.util
 import json
 import shutil
-import signal
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
+
+from bench.demo.interrupt import run, terminate_is_interrupt
 
 NEEDED = ("grpc", "gguf", "numpy", "rich", "xllamacpp", "yaml")
 SHORTEST, LONGEST = 9.0, 600.0
@@ -27,7 +26,7 @@ def main() -> int:
         return _fail(
             f"not installed: {', '.join(missing)}: run `make setup`, or pip install 'fleet-epp[bench]'"
         )
-    signal.signal(signal.SIGTERM, _interrupt)
+    terminate_is_interrupt()
     logs = Path(tempfile.mkdtemp(prefix="fleet-epp-demo-"))
     status = 1
     try:
@@ -64,7 +63,7 @@ def _run(seconds: float, report: Path | None, logs: Path) -> int:
                 async with view.live():
                     await play(stage, board, view, seconds)
 
-            asyncio.run(show())
+            run(show())
     except (RigError, BaseExceptionGroup) as problem:
         cause = _first(problem)
         if not isinstance(cause, RigError):
@@ -101,10 +100,6 @@ def _writable(text: str) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r}: must be a file in a directory that exists")
     return path
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    signal.raise_signal(signal.SIGINT)
 
 
 def _first(problem: BaseException) -> BaseException:

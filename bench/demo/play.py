@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import yaml
 
 from bench.demo.board import Board, Fault, Phase, answered_by
+from bench.demo.interrupt import held_back
 from bench.demo.talk import CONTEXT, FEW_TURNS, SIZE, SLOTS, at_once, calibrate, conversations
 from bench.demo.watch import Watch
 from bench.load import Call, Options, Sample, Target, clock, open_loop
@@ -69,9 +70,10 @@ def set_up(stack: ExitStack, logs: Path) -> Stage:
     picker = Picker(logs=logs, endpoints=addresses, config=config)
     envoy = Envoy(logs=logs, servers=[*addresses.values()], picker=picker.address, listeners=LISTENERS)
     parts = (*servers, picker, envoy)
-    for part in parts:
-        stack.callback(part.stop)
-        part.launch()
+    with held_back():
+        for part in parts:
+            stack.callback(part.stop)
+            part.launch()
     for part in parts:
         part.wait_ready()
     return Stage(servers, picker, envoy)

@@ -56,6 +56,41 @@ def _after(begin: float, end: float | None) -> float | None:
     return None if end is None else round((end - begin) * 1e3, 1)
 
 
+def findings(board: Board) -> list[str]:
+    """What the figures say, in sentences; not always what one would like them to say."""
+    return [*_comparison(board.phase("round_robin"), board.phase("picker")), *_story(board)]
+
+
+def _comparison(robin: Phase, picker: Phase) -> Iterator[str]:
+    before, after = robin.ttft(), picker.ttft()
+    if before is None or after is None:
+        return
+    for name in ("p50", "p95"):
+        ratio = getattr(after, name) / getattr(before, name)
+        same = f"TTFT {name} on the same load"
+        if ratio < 1:
+            yield f"{same}: {1 - ratio:.0%} lower with the picker"
+        else:
+            yield f"{same}: not lower with the picker this time ({ratio - 1:.0%} higher)"
+
+
+def _story(board: Board) -> Iterator[str]:
+    fault = board.fault
+    if fault is None:
+        return
+    samples = board.phase("fault").samples
+    late, last = fault.sent_while_dead(samples), fault.last_sent_to_dead_ms(samples)
+    failed = sum(fault.covers(sample) for sample in samples if not sample.ok)
+    sent = (
+        f"{len(late)} requests went there after that, the last {last:.0f} ms later"
+        if late
+        else "none went there"
+    )
+    yield f"{fault.name} was killed: {failed} requests failed; {sent}"
+    if fault.started_again is not None and fault.returned is not None:
+        yield f"{fault.name} answered again {fault.returned - fault.started_again:.1f} s after its new start"
+
+
 def broken_promises(board: Board) -> list[str]:
     """What must hold and did not; empty when all is well."""
     return [*_steady(board), *_failover(board)]
@@ -67,7 +102,8 @@ def _steady(board: Board) -> Iterator[str]:
             yield f"{_failures(phase)} with all servers alive ({phase.title})"
         if not any(sample.ok for sample in phase.samples):
             yield f"nothing was answered ({phase.title})"
-    idle = [name for name, count in board.counts(board.phase("picker").samples).items() if not count]
+    picked = [*board.phase("picker").samples, *board.phase("fault").samples]
+    idle = [name for name, count in board.counts(picked).items() if not count]
     if idle:
         yield f"the picker never chose {', '.join(idle)}"
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.demo.board import Board, Phase, answered_by, stayed
+from bench.demo.verdict import findings
 from bench.load import Percentiles, clock
 
 REDRAW_SECONDS = 0.25
@@ -96,6 +97,8 @@ class View:
         if phase is not None:
             self.say(f"{phase.title}: {line(phase)}")
         self._console.print(summary(self._board))
+        for sentence in findings(self._board):
+            self._console.print(f"  {escape(sentence)}", soft_wrap=True, highlight=False)
 
 
 def line(phase: Phase) -> str:

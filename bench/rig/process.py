@@ -183,8 +183,10 @@ class Process:
         _warden.forget(child.pid)
 
     def wait(self, *, timeout: float) -> int:
-        """The exit status, once the process has ended by itself."""
-        child = self._running_child()
+        """The exit status, once the process has ended by itself or has done so already."""
+        child = self._child
+        if child is None:
+            raise RigError(f"{self.name} was never started")
         try:
             status = child.wait(timeout)
         except subprocess.TimeoutExpired:

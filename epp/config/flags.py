@@ -186,7 +186,6 @@ _POOL = _group(
     ),
     Flag("config-file", _text, "", "EndpointPickerConfig", metavar="FILE"),
     Flag("config-text", _text, "", "the same, as text", metavar="YAML"),
-    Flag("allow-experimental-plugins", _boolean, False, "allow plugin types that upstream calls alpha"),
     Flag("pool-name", _text, "", "name of the pool in metrics", note="not required without Kubernetes"),
     Flag("pool-namespace", _text, "", "namespace of endpoints that name none", shown='$NAMESPACE, "default"'),
     Flag("disable-endpoint-subset-filter", _boolean, False, "ignore the gateway's subset hint"),
@@ -285,6 +284,10 @@ _REFUSED = _group(
     *(
         Flag(name, read, default, reason, note=reason, harmless=harmless, shown=shown)
         for name, read, default, reason, harmless, shown in (
+            (
+                *("allow-experimental-plugins", _boolean, False),
+                *("none of the plugin types that upstream calls alpha is here", (False,), ""),
+            ),
             ("emit-endpoint-scores", _boolean, False, "see the scores on /debug/picks", (False,), ""),
             (
                 *("enable-grpc-stream-metrics", _boolean, False),
@@ -336,7 +339,6 @@ class ServeFlags:
     endpoints_file: str
     config_file: str
     config_text: str
-    allow_experimental_plugins: bool
     pool_name: str
     pool_namespace: str
     disable_endpoint_subset_filter: bool

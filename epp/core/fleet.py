@@ -91,6 +91,7 @@ class Endpoint:
         "reachability",
         "requests_in_flight",
         "spec",
+        "started_at",
         "tokens_in_flight",
     )
 
@@ -104,6 +105,8 @@ class Endpoint:
         self.load = UNKNOWN
         self.load_at: float | None = None
         """When ``load`` was read [s]; None when it is unknown."""
+        self.started_at: float | None = None
+        """When the server process started, as it last said; kept when a reading grows too old."""
         self.reachability = Reachability.UNTRIED
         self.down_reason = ""
         self.generation = 0
@@ -177,9 +180,10 @@ class Fleet:
 
     def reading(self, endpoint: Endpoint, load: Load, now: float) -> None:
         """The server answered, with this load."""
-        started = endpoint.load.started_at
-        if started is not None and load.started_at is not None and load.started_at != started:
-            endpoint.generation += 1
+        if load.started_at is not None:
+            if endpoint.started_at not in (None, load.started_at):
+                endpoint.generation += 1
+            endpoint.started_at = load.started_at
         endpoint.load, endpoint.load_at = load, now
         self._next_expiry = min(self._next_expiry, now + self.stale_after)
         self.answered(endpoint)

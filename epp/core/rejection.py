@@ -78,3 +78,4 @@ BUFFERS_FULL = Rejection(
     "the picker holds as many request bodies as it may, try again",
     {DROPPED_REASON_HEADER: "rejected-saturated", "retry-after": "1"},
 )
+PLUGIN_FAILED = Rejection(Code.INTERNAL, "a plugin of the endpoint picker failed")

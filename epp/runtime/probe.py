@@ -127,6 +127,7 @@ class Probe:
         self._unix_clock = unix_clock
         self._on_idle_close = on_idle_close
         self._connection: Connection | None = None
+        self._remarks: set[str] = set()
         self._declared = self._declared_engine()
         self._forget()
 
@@ -138,7 +139,7 @@ class Probe:
         self._slots: int | None = None
         self._slots_asked = False
         self._metrics_refused_until = float("-inf")
-        self._remarks: set[str] = set()
+        self._remarks.clear()
 
     async def read(self) -> Load | None:
         """What the server tells about its load; None when it answers but does not tell.
@@ -315,10 +316,7 @@ class Probe:
         engine = settings.engines.get(name)
         if engine is None:
             known = ", ".join(settings.engines)
-            where = f"endpoint {endpoint.name} ({endpoint.address})"
-            _log.warning(
-                "%s: no engine is called %r, known are %s: finding out by looking", where, name, known
-            )
+            self._remark(f'no engine is called "{name}", known are {known}: finding out by looking')
             return None
         endpoint.engine = engine.name
         return engine
@@ -327,7 +325,8 @@ class Probe:
         """Tell the operator, once until the server is lost."""
         if text not in self._remarks:
             self._remarks.add(text)
-            _log.warning("endpoint %s (%s): %s", self._endpoint.name, self._endpoint.address, text)
+            who = {"endpoint": self._endpoint.name, "address": self._endpoint.address}
+            _log.warning("endpoint needs attention", extra={"fields": who | {"remark": text}})
 
 
 def _split_url(url: str) -> tuple[str, str, int]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
+from typing import Any
 
 from epp.core.engines import ENGINE_LABELS, ENGINES, adapter_from_spec
 from epp.core.fleet import Endpoint, Fleet, Load
@@ -136,7 +137,10 @@ class _Watch:
 
 
 class Scraper:
-    """Watches the endpoints of one fleet. ``run`` must be running for anything to happen."""
+    """Watches the endpoints of one fleet. ``run`` must be running for anything to happen.
+
+    ``on_lost`` hears of an endpoint when it is lost, once until it is back.
+    """
 
     def __init__(
         self,
@@ -146,6 +150,7 @@ class Scraper:
         clock: Callable[[], float],
         unix_clock: Callable[[], float],
         chance: Random,
+        on_lost: Callable[[Endpoint], None] = lambda endpoint: None,
     ) -> None:
         self.stats = ScrapeStats()
         self._fleet = fleet
@@ -153,6 +158,7 @@ class Scraper:
         self._clock = clock
         self._unix_clock = unix_clock
         self._chance = chance
+        self._on_lost = on_lost
         self._contexts = TlsContexts(self._settings.probe)
         self._watches: dict[Endpoint, _Watch] = {}
         self._first_looks = asyncio.Event()
@@ -320,7 +326,7 @@ class Scraper:
         endpoint, now = watch.endpoint, self._clock()
         if watch.lost_at is not None:
             gone = now - watch.lost_at
-            _log.info("endpoint %s (%s) is back after %.1f s", endpoint.name, endpoint.address, gone)
+            _log.info("endpoint is back", extra={"fields": _who(endpoint) | {"gone_seconds": round(gone, 1)}})
         watch.failures, watch.lost_at = 0, None
         if load is None:
             watch.standing = Standing.SILENT
@@ -338,7 +344,8 @@ class Scraper:
         self._fleet.lost(endpoint, reason)
         if watch.lost_at is None:
             watch.lost_at = self._clock()
-            _log.warning("endpoint %s (%s) is lost: %s", endpoint.name, endpoint.address, reason)
+            _log.warning("endpoint is lost", extra={"fields": _who(endpoint) | {"reason": reason}})
+            self._on_lost(endpoint)
         await watch.probe.lose()
 
     def _plan_next(self, watch: _Watch) -> None:
@@ -357,3 +364,7 @@ class Scraper:
             watch.looked_before = True
             self._first_looks.set()
         self._put(watch, self._due(watch, now, share))
+
+
+def _who(endpoint: Endpoint) -> dict[str, Any]:
+    return {"endpoint": endpoint.name, "address": endpoint.address}

@@ -28,7 +28,7 @@ from epp.core.events import (
     Release,
     StreamClosed,
 )
-from epp.core.rejection import Rejection
+from epp.core.rejection import PLUGIN_FAILED, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
 from epp.core.stream import MAX_BODY_BYTES, PeerError, Stream, StreamSettings
@@ -120,7 +120,11 @@ class ExtProc:
                     answers.append(action)
 
     def _pick(self, request: Request, now: float) -> Picked | Refused:
-        result = self.scheduler.pick(request, now)
+        try:
+            result = self.scheduler.pick(request, now)
+        except Exception:  # a plugin is other people's code; one request fails, not the stream's owner
+            logger.exception("a plugin failed", extra={"fields": {"request_id": request.id}})
+            result = PLUGIN_FAILED
         self.observer.placed(request, result, self.clock() - now)
         return Refused(result) if isinstance(result, Rejection) else Picked(result)
 

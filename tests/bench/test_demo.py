@@ -7,7 +7,7 @@ import pytest
 
 from bench.demo.board import Board, Fault, Phase, stayed
 from bench.demo.talk import TURNS, conversation_of, conversations
-from bench.demo.verdict import broken_promises, figures
+from bench.demo.verdict import broken_promises, figures, findings
 from bench.demo.view import line, reason
 from bench.load import Sample
 
@@ -95,7 +95,7 @@ def test_a_good_run_breaks_no_promise() -> None:
             id="forgotten",
         ),
         pytest.param(
-            lambda board: board.phase("picker").samples.pop(1),
+            lambda board: [board.phase(name).samples.pop(1) for name in ("picker", "fault")],
             "the picker never chose two",
             id="never-chosen",
         ),
@@ -133,6 +133,24 @@ def test_answers_are_counted_by_server() -> None:
     assert report["endpoints"] == {"one": 6, "two": 3}
     assert report["requests"] == 9
     assert report["picker"]["ttft_ms"] == {"p50": 100.0, "p95": 100.0}
+
+
+def test_findings_are_told_as_they_are() -> None:
+    board = good_board()
+    for phase, delay in (("round_robin", 0.5), ("picker", 0.25)):
+        board.phase(phase).samples[0].first_token = board.phase(phase).samples[0].due + delay
+    board.phase("picker").samples[1].first_token = board.phase("picker").samples[1].due + 0.125
+    board.phase("picker").samples[2].first_token = board.phase("picker").samples[2].due + 0.125
+    board.phase("fault").samples += [
+        sample(21.9, error="answer cut off", key="c03.1"),
+        sample(22.1, error="http 503", key="c03.2"),
+    ]
+    assert findings(board) == [
+        "TTFT p50 on the same load: not lower with the picker this time (25% higher)",
+        "TTFT p95 on the same load: 50% lower with the picker",
+        "one was killed: 2 requests failed; 1 requests went there after that, the last 100 ms later",
+        "one answered again 3.2 s after its new start",
+    ]
 
 
 def test_a_turn_stays_when_the_turn_before_was_answered_there() -> None:

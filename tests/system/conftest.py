@@ -25,7 +25,7 @@ def _enough_descriptors() -> None:
 
 @pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
-    """Where the parts write; the ends of all logs are shown with every failure."""
+    """Where the parts write; what they wrote last is shown with a failure."""
     path = tmp_path_factory.mktemp("rig")
     pytestconfig.stash[_logs] = path
     return path
@@ -91,7 +91,8 @@ def pytest_runtest_makereport(
     report = yield
     folder = item.config.stash.get(_logs, None)
     if report.failed and folder is not None:
-        for log in sorted(folder.glob("**/*.log")):
+        written = [log for log in folder.glob("**/*.log") if log.stat().st_mtime >= call.start]
+        for log in sorted(written):
             lines = log.read_text(errors="replace").splitlines()[-20:]
             report.sections.append((str(log), "\n".join(lines)))
     return report

@@ -90,12 +90,13 @@ def test_a_killed_server_is_picked_no_more_within_half_a_second(report: dict[str
 
 def test_every_endpoint_gets_requests_and_the_killed_one_again(report: dict[str, Any]) -> None:
     assert len(report["endpoints"]) == 3
-    for answered in (report["endpoints"], report["picker"]["endpoints"], report["failover"]["endpoints"]):
-        assert all(answered.values()), answered
+    assert all(report["endpoints"].values()), report["endpoints"]
+    assert report["failover"]["back_after_load_ms"] > 0
 
 
 def test_conversations_stay_where_their_prefix_is(report: dict[str, Any]) -> None:
-    assert report["picker"]["stayed"] > 0.5 > report["round_robin"]["stayed"]
+    assert report["picker"]["stayed"] > 0.5
+    assert report["picker"]["stayed"] > report["round_robin"]["stayed"]
 
 
 def test_a_pipe_gets_plain_lines_that_tell_the_story(run: subprocess.CompletedProcess[str]) -> None:

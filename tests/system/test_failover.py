@@ -8,6 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,17 @@ RATE = 50
 OPTIONS = Options(timeout_seconds=20)
 
 
-def call(seed: int = 0) -> Call:
+def call(seed: int) -> Call:
     words = text(random.Random(seed), 20)
     return chat_call([{"role": "user", "content": words}], max_tokens=2)
 
 
 def calls(number: int = 1_000_000) -> Iterator[Call]:
-    return (call(seed) for seed in range(number))
+    """Never the same prompt twice: what one server has seen would stay there."""
+    return (call(next(_seeds)) for _ in range(number))
+
+
+_seeds = count()
 
 
 async def some(gateway: Envoy, listener: str, number: int) -> Result:

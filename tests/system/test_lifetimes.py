@@ -1,6 +1,7 @@
 """Clients that leave, thousands that stay, a picker that goes: afterwards nothing is left of any of them."""
 
 import asyncio
+import os
 import random
 import resource
 import signal
@@ -91,7 +92,9 @@ def nothing_is_left(picker: Picker, before: Footprint) -> None:
 
 # --- clients that leave ------------------------------------------------------------------------------
 
-HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n".encode()
+HEAD = (
+    f"POST {CHAT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\nconnection: close\r\n".encode()
+)
 
 
 def whole(body: bytes) -> bytes:
@@ -284,7 +287,7 @@ async def test_sigterm_lets_open_streams_end_and_takes_no_new_ones(
     gate: Gate, picker: Picker, gateway: Envoy
 ) -> None:
     async with open_streams(gateway, gate, 50) as ended:
-        picker._running_child().send_signal(signal.SIGTERM)
+        os.kill(picker.pid, signal.SIGTERM)
         await asyncio.to_thread(wait_until, lambda: picker.health() != "SERVING", what="draining")
         late = await asyncio.to_thread(ask, gateway.url("original_dst"), CHAT, chat())
         assert late.status in (500, 503)  # told at once, not left waiting
@@ -297,7 +300,7 @@ async def test_sigterm_lets_open_streams_end_and_takes_no_new_ones(
 
 async def test_readiness_says_that_the_picker_drains(gate: Gate, picker: Picker, gateway: Envoy) -> None:
     async with open_streams(gateway, gate, 1):
-        picker._running_child().send_signal(signal.SIGTERM)
+        os.kill(picker.pid, signal.SIGTERM)
         await asyncio.to_thread(
             wait_until, lambda: page(picker, "/readyz")["status"] != "ready", what="not ready"
         )
@@ -310,7 +313,7 @@ async def test_readiness_says_that_the_picker_drains(gate: Gate, picker: Picker,
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_picker_at_rest_ends_at_once_and_with_status_0(number: signal.Signals, picker: Picker) -> None:
-    picker._running_child().send_signal(number)
+    os.kill(picker.pid, number)
     assert picker.wait(timeout=20) == 0
     assert "Traceback" not in picker.log.read_text()
 
@@ -320,9 +323,9 @@ async def test_a_second_signal_ends_the_wait_for_open_streams(
     second: signal.Signals, gate: Gate, picker: Picker, gateway: Envoy
 ) -> None:
     async with open_streams(gateway, gate, 5) as ended:
-        picker._running_child().send_signal(signal.SIGTERM)
+        os.kill(picker.pid, signal.SIGTERM)
         await asyncio.to_thread(wait_until, lambda: picker.health() != "SERVING", what="draining")
-        picker._running_child().send_signal(second)
+        os.kill(picker.pid, second)
         assert await asyncio.to_thread(picker.wait, timeout=20) in (0, -second)
         gate.open()
     assert len(ended) == 5  # cut off, but every client knows
