@@ -183,7 +183,7 @@ def _credentials(flags: ServeFlags) -> grpc.ServerCredentials | None:
 
 async def serve(flags: ServeFlags) -> None:
     """Everything that lives as long as the process; the first failure stops the rest."""
-    request_log = logs.configure(logs.LogSettings.of(flags))
+    request_log = logs.configure(logs.LogSettings.of(flags), later=asyncio.get_running_loop().call_later)
     assembly = _configured(flags)
     logs.warn_of(assembly.warnings)
     readiness = Readiness()
@@ -248,5 +248,6 @@ async def serve(flags: ServeFlags) -> None:
             readiness.is_draining = True
             await server.stop(serving, flags.drain_timeout)
             await health.stop(0)
+            request_log.flush()
             for task in running:
                 task.cancel()

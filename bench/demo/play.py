@@ -68,7 +68,13 @@ def set_up(stack: ExitStack, logs: Path) -> Stage:
     addresses = {server.name: server.address for server in servers}
     config: Mapping[str, Any] = yaml.safe_load(CONFIG.read_text())
     picker = Picker(logs=logs, endpoints=addresses, config=config)
-    envoy = Envoy(logs=logs, servers=[*addresses.values()], picker=picker.address, listeners=LISTENERS)
+    envoy = Envoy(
+        logs=logs,
+        servers=[*addresses.values()],
+        picker=picker.address,
+        listeners=LISTENERS,
+        requests_per_connection=1,  # else now and then a 503 of llama.cpp's making
+    )
     parts = (*servers, picker, envoy)
     with held_back():
         for part in parts:

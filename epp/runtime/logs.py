@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,25 +137,51 @@ def request_fields(outcome: Outcome) -> dict[str, Any]:
     return fields
 
 
+FLUSH_SECONDS = 0.05
+FLUSH_BYTES = 1 << 16
+Later = Callable[[float, Callable[[], None]], object]
+"""Call something after so many seconds: ``loop.call_later``."""
+
+
 class RequestLog:
-    """Writes the request line; ``lost`` counts lines that the stream did not take."""
+    """Writes the request line; ``lost`` counts lines that the stream did not take.
 
-    __slots__ = ("_console", "_fd", "_time", "enabled", "lost")
+    Without ``later`` every line is written at once, as people at a terminal want it. With it, the
+    lines of FLUSH_SECONDS leave in one system call: a call for each would be a tenth of a request.
+    """
 
-    def __init__(self, settings: LogSettings, fd: int) -> None:
+    __slots__ = ("_console", "_fd", "_held_bytes", "_later", "_lines", "_time", "enabled", "lost")
+
+    def __init__(self, settings: LogSettings, fd: int, later: Later | None = None) -> None:
         self.enabled = settings.level <= logging.INFO
         self.lost = 0
         self._fd = fd
         self._console = settings.encoder is Encoder.CONSOLE
         self._time = settings.time_encoding
+        self._later = later
+        self._lines: list[bytes] = []
+        self._held_bytes = 0
 
     def finished(self, outcome: Outcome) -> None:
         if not self.enabled:
             return
+        line = self.line(outcome, time.time_ns())
+        self._lines.append(line)
+        self._held_bytes += len(line)
+        if self._later is None or self._held_bytes >= FLUSH_BYTES:
+            self.flush()
+        elif len(self._lines) == 1:
+            self._later(FLUSH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Write what is held; at the end, too."""
+        lines, self._lines, self._held_bytes = self._lines, [], 0
+        rest = memoryview(b"".join(lines))
         try:
-            os.write(self._fd, self.line(outcome, time.time_ns()))
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
         except OSError:  # a full disk or a closed pipe must not fail the request that it tells of
-            self.lost += 1
+            self.lost += len(lines)
 
     def line(self, outcome: Outcome, wall_ns: int) -> bytes:
         """The line, with its end."""
@@ -244,10 +270,14 @@ class _Formatter(logging.Formatter):
         return msgspec.json.encode(head | fields, enc_hook=repr).decode()
 
 
-def configure(settings: LogSettings, *, fd: int = 2) -> RequestLog:
-    """Send everything to the descriptor ``fd``; without a given encoder a terminal gets plain text."""
+def configure(settings: LogSettings, *, fd: int = 2, later: Later | None = None) -> RequestLog:
+    """Send everything to the descriptor ``fd``; without a given encoder a terminal gets plain text.
+
+    ``later``: as in RequestLog; not used for a terminal.
+    """
+    is_terminal = os.isatty(fd)
     if settings.encoder is None:
-        encoder = Encoder.CONSOLE if os.isatty(fd) else Encoder.JSON
+        encoder = Encoder.CONSOLE if is_terminal else Encoder.JSON
         settings = LogSettings(
             level=settings.level,
             encoder=encoder,
@@ -261,7 +291,7 @@ def configure(settings: LogSettings, *, fd: int = 2) -> RequestLog:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # other people's libraries
     logging.getLogger("epp").setLevel(settings.level)
-    return RequestLog(settings, fd)
+    return RequestLog(settings, fd, None if is_terminal else later)
 
 
 def warn_of(warnings: Iterable[str]) -> None:

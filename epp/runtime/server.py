@@ -38,8 +38,8 @@ from epp.wire import ext_proc
 logger = logging.getLogger("epp.server")
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
-_FRAME_MARGIN_BYTES = 1024 * 1024
-"""What a message may be larger than the body it carries: headers, metadata, framing."""
+_FRAME_MARGIN_BYTES = 16 * 1024 * 1024
+"""Room to answer a body that is somewhat too large with 413 instead of breaking its stream."""
 
 
 class Choose(Protocol):

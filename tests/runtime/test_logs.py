@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,16 @@ from epp.core.fleet import Endpoint, EndpointSpec, Reservation
 from epp.core.rejection import NO_CANDIDATES
 from epp.core.request import Payload, Request
 from epp.core.scheduling import Decision
-from epp.runtime.logs import Encoder, LogSettings, RequestLog, TimeEncoding, configure, timestamp
+from epp.runtime.logs import (
+    FLUSH_BYTES,
+    FLUSH_SECONDS,
+    Encoder,
+    LogSettings,
+    RequestLog,
+    TimeEncoding,
+    configure,
+    timestamp,
+)
 
 NOON_NS = 1_795_089_600_123_456_789  # 2026-11-19T12:00:00.123456789Z
 JSON = LogSettings(encoder=Encoder.JSON)
@@ -150,6 +159,30 @@ def test_a_line_that_cannot_be_written_is_counted_and_fails_nothing() -> None:
     log.finished(outcome())
     os.close(writer)
     assert log.lost == 1
+
+
+def test_lines_that_come_together_leave_together_and_none_waits_long(tmp_path: Path) -> None:
+    due: list[tuple[float, Callable[[], None]]] = []
+    with (tmp_path / "log").open("wb") as file:
+        log = RequestLog(JSON, file.fileno(), lambda seconds, flush: due.append((seconds, flush)))
+        log.finished(outcome())
+        log.finished(outcome())
+        assert (tmp_path / "log").read_bytes() == b""
+        ((seconds, flush),) = due
+        assert seconds == FLUSH_SECONDS
+        flush()
+        assert len((tmp_path / "log").read_bytes().splitlines()) == 2
+        log.finished(outcome())
+        assert len(due) == 2, "the next line asks for its own writing"
+
+
+def test_held_lines_are_bounded(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        log = RequestLog(JSON, file.fileno(), lambda seconds, flush: None)
+        size = len(log.line(outcome(), NOON_NS))
+        for _ in range(FLUSH_BYTES // size + 1):
+            log.finished(outcome())
+        assert (tmp_path / "log").stat().st_size >= FLUSH_BYTES
 
 
 def test_a_disabled_line_is_not_written() -> None:
