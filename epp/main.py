@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
 import uvloop
 
 from epp.config.decode import ConfigError
@@ -38,6 +38,9 @@ from epp.runtime.plugins import load_types
 from epp.runtime.reporting import Reporter
 from epp.runtime.scrape import Scraper, scrape_settings
 from epp.runtime.supervise import forever, told_to_stop
+
+if TYPE_CHECKING:
+    import grpc
 
 logger = logging.getLogger("epp.main")
 
@@ -168,7 +171,7 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     )
 
 
-def _credentials(flags: ServeFlags) -> grpc.ServerCredentials | None:
+def _credentials(flags: ServeFlags) -> "grpc.ServerCredentials | None":
     if not flags.secure_serving:
         return None
     now = dt.datetime.now(dt.UTC)

@@ -120,7 +120,7 @@ async def _load(stage: Stage, board: Board, phase: Phase, seed: int) -> None:
 async def _load_with_fault(
     stage: Stage, board: Board, watch: Watch, audience: Audience, seconds: float
 ) -> None:
-    phase = Phase("fault", "picker, a server dies", "original_dst", seconds)
+    phase = Phase("fault", "picker, one dies", "original_dst", seconds)
     victim = _busiest(stage, board.phase("picker"))
     board.phases.append(phase)
     phase.started = clock()

@@ -31,7 +31,7 @@ TURN_TOKENS = 40
 ANSWER_TOKENS = 8
 
 CALIBRATION_SECONDS = 1.0
-UTILISATION = 0.55
+UTILISATION = 0.5
 """Of what the three servers can do together when every turn finds its prefix: room for new
 conversations, for the gateway, the picker and this program, and for bad luck."""
 RATES = (2.0, 40.0)

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -96,9 +95,11 @@ class View:
         phase = self._board.current
         if phase is not None:
             self.say(f"{phase.title}: {line(phase)}")
+        self._console.print()
         self._console.print(summary(self._board))
+        self._console.print()
         for sentence in findings(self._board):
-            self._console.print(f"  {escape(sentence)}", soft_wrap=True, highlight=False)
+            self._console.print(escape(sentence), soft_wrap=True, highlight=False)
 
 
 def line(phase: Phase) -> str:
@@ -186,9 +187,9 @@ def _ttft(ttft: Percentiles | None) -> str:
 
 def summary(board: Board) -> RenderableType:
     """The table at the end."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("summary", "requests", "failed", "TTFT p50", "TTFT p95", "stayed", "by server"):
-        table.add_column(heading, justify="left" if heading == "summary" else "right")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("summary", "requests", "failed", "TTFT p50", "p95", "stayed", "by server"):
+        table.add_column(heading, justify="left" if heading == "summary" else "right", no_wrap=True)
     for phase in board.phases:
         ttft, (stay, later) = phase.ttft(), stayed(phase.samples)
         table.add_row(

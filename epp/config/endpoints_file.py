@@ -8,7 +8,7 @@ Source:  llm-d-router ``file-discovery``: name, namespace, address, port, labels
 
     endpoints:
     - {name: gpu-0, address: 10.0.0.11, port: "8000", labels: {llm-d.ai/role: decode}}
-    - {name: studio, address: studio.local, port: 8080, engine: llama.cpp, apiKeyFile: studio.key}
+    - {name: studio, address: studio.local, port: 8080, engine: llamacpp, apiKeyFile: studio.key}
 """
 
 import ipaddress

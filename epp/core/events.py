@@ -253,6 +253,10 @@ class Outcome:
     received_at: float
     request: Request | None = None
     """None when the conversation ended before the request was complete, or had no request phase."""
+    request_id: str = ""
+    """As the client sent it; for requests that never became a Request."""
+    path: str = ""
+    """As ``request_id``."""
     decision: Decision | None = None
     rejection: Rejection | None = None
     picked_at: float | None = None

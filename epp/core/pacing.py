@@ -48,7 +48,7 @@ class Pace:
     others and 0.4 ms if the process has to wake for it alone."""
     retry_first: float = 0.25
     """After the first failure; doubles with each further one."""
-    retry_last: float = 5.0
+    retry_last: float = 2.0
     """What doubling ends at: a server that comes back waits no longer for its first request."""
 
     def __post_init__(self) -> None:

@@ -203,8 +203,9 @@ class Stream:
     # --- the request ---
 
     def _on_request_headers(self, event: RequestHeaders, now: float) -> list[Action]:
-        self._outcome = Outcome(received_at=now)
         self._headers = event.headers
+        request_id = event.headers.get("x-request-id", "")
+        self._outcome = Outcome(received_at=now, request_id=request_id, path=self._path())
         self._subset = event.subset
         self._request_mode, self._response_mode = event.request_mode, event.response_mode
         if event.ended:
@@ -260,7 +261,7 @@ class Stream:
 
     def _read_request(self) -> Request:
         body = b"".join(self._body)
-        path = next((self._headers[name] for name in PATH_HEADERS if self._headers.get(name)), DEFAULT_PATH)
+        path = self._path()
         api, payload = Api.PASSTHROUGH, NO_PAYLOAD
         truncated = self._request_mode is BodyMode.BUFFERED_PARTIAL and self._end is None
         if body and not truncated:
@@ -281,6 +282,9 @@ class Stream:
             body_bytes=len(body),
             subset=self._subset,
         )
+
+    def _path(self) -> str:
+        return next((self._headers[name] for name in PATH_HEADERS if self._headers.get(name)), DEFAULT_PATH)
 
     def _rewrite(self, body: bytes, payload: Payload) -> tuple[bytes, str]:
         """The body for the server, and the model it asks for."""

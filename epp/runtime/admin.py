@@ -10,6 +10,7 @@ Rule:    nothing here may delay a request: aiohttp and prometheus-client (400 ms
 import asyncio
 import importlib
 import json
+import logging
 import os
 import socket
 import ssl
@@ -26,6 +27,8 @@ from epp.runtime.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+logger = logging.getLogger("epp.admin")
 
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
@@ -105,13 +108,21 @@ async def run(state: AdminState, listener: socket.socket, *, tls: ssl.SSLContext
     }
     app.add_routes([web.get(path, handler) for path, handler in routes.items()])
     app.add_routes([web.route("*", "/{rest:.*}", pages.unknown(tuple(routes)))])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    logger.addFilter(_not_of_strangers)
+    runner = web.AppRunner(app, access_log=None, logger=logger, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.SockSite(runner, listener, ssl_context=tls).start()
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
+
+
+def _not_of_strangers(record: logging.LogRecord) -> bool:
+    """What is no HTTP is its sender's mistake: answered with 400, and no trace of ours in the log."""
+    from aiohttp.http_exceptions import HttpProcessingError  # noqa: PLC0415 (see above)
+
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 class _Pages:

@@ -98,9 +98,13 @@ def request_fields(outcome: Outcome) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     request, decision, rejection, usage = outcome.request, outcome.decision, outcome.rejection, outcome.usage
     received = outcome.received_at
+    request_id = outcome.request_id if request is None else request.id
+    if request_id:
+        fields["request_id"] = clean(request_id)
+    path = outcome.path if request is None else request.path
+    if path:
+        fields["path"] = clean(path)
     if request is not None:
-        fields["request_id"] = clean(request.id)
-        fields["path"] = clean(request.path)
         if request.payload.model:
             fields["model"] = clean(request.payload.model)
         if request.target_model != request.payload.model:

@@ -180,7 +180,7 @@ class Series:
         self._samples = [s for family in text_string_to_metric_families(page) for s in family.samples]
         self.names = {sample.name for sample in self._samples}
 
-    def get(self, name: str, **labels: str) -> float | None:
+    def get(self, name: str, /, **labels: str) -> float | None:
         """The sum of the matching samples; None where there are none."""
         found = [
             sample.value
@@ -189,7 +189,7 @@ class Series:
         ]
         return sum(found) if found else None
 
-    def count(self, name: str, **labels: str) -> float:
+    def count(self, name: str, /, **labels: str) -> float:
         """The same for a counter, which begins at nothing."""
         return self.get(name, **labels) or 0.0
 

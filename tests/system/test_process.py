@@ -117,18 +117,18 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize(
     "old, new, line, said",
     [
-        pytest.param("kind:", "kinds:", 2, ["kinds", 'did you mean "kind"?'], id="unknown-field"),
-        pytest.param("weight: 2", "wieght: 2", 9, ["wieght", 'did you mean "weight"?'], id="nested-field"),
-        pytest.param("weight: 2", "weight: heavy", 9, ["weight", "number", "heavy"], id="wrong-type"),
-        pytest.param("weight: 2", "weight: [2]", 9, ["weight", "list"], id="list-for-number"),
+        pytest.param("plugins:", "plugin:", 3, ["plugin", 'did you mean "plugins"?'], id="unknown-field"),
+        pytest.param("weight: 2", "wieght: 2", 10, ["wieght", 'did you mean "weight"?'], id="nested-field"),
+        pytest.param("weight: 2", "weight: heavy", 10, ["weight", "number", "heavy"], id="wrong-type"),
+        pytest.param("weight: 2", "weight: [2]", 10, ["weight", "list"], id="list-for-number"),
         pytest.param(
             "type: queue-scorer", "type: queue-scorrer", 4, ["queue-scorrer", "queue-scorer"], id="plugin"
         ),
         pytest.param(
-            "pluginRef: queue-scorer", "pluginRef: queu-scorer", 8, ["queu-scorer", "queue-scorer"], id="ref"
+            "pluginRef: queue-scorer", "pluginRef: queu-scorer", 9, ["queu-scorer", "queue-scorer"], id="ref"
         ),
         pytest.param("v1alpha1", "v9", 1, ["llm-d.ai/v9", "llm-d.ai/v1alpha1"], id="version"),
-        pytest.param("- type: max-score-picker", "- type: [", 6, [], id="not-yaml"),
+        pytest.param("- type: max-score-picker", "- type: [", 7, ["YAML"], id="not-yaml"),
         pytest.param(
             "- type: max-score-picker",
             "- type: max-score-picker\n  parameters: {maxNumOfEndpoint: 2}",
