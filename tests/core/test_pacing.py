@@ -26,9 +26,9 @@ PACE = Pace()
         pytest.param(Standing.SILENT, 0, 1, 0, 4.0, id="silent"),
         pytest.param(Standing.LOST, 0, 1, 1, 0.25, id="first-failure"),
         pytest.param(Standing.LOST, 0, 1, 2, 0.5, id="second-failure"),
-        pytest.param(Standing.LOST, 0, 1, 5, 4.0, id="fifth-failure"),
-        pytest.param(Standing.LOST, 0, 1, 6, 5.0, id="growing-ends"),
-        pytest.param(Standing.LOST, 0, 1, 10**9, 5.0, id="dead-for-years"),
+        pytest.param(Standing.LOST, 0, 1, 4, 2.0, id="fourth-failure"),
+        pytest.param(Standing.LOST, 0, 1, 6, 2.0, id="growing-ends"),
+        pytest.param(Standing.LOST, 0, 1, 10**9, 2.0, id="dead-for-years"),
     ],
 )
 def test_intervals(standing: Standing, busy: int, quiet: int, failures: int, expected: float) -> None:
