@@ -11,10 +11,15 @@ class EngineConfig:
     """One engine's metric names, each ``name`` or ``name{label=value,…}``; empty: the engine has none."""
 
     name: str
+    """What ``engine`` and the engine label say."""
     queued_requests_spec: str = ""
+    """Requests that wait in the server."""
     running_requests_spec: str = ""
+    """Requests that the server works on."""
     kv_usage_spec: str = ""
+    """Fraction of the KV cache in use, 0 to 1."""
     lora_spec: str = ""
+    """A metric with the labels of vLLM's ``vllm:lora_requests_info``."""
     cache_info_spec: str = ""
     """A metric whose labels say block size and number of blocks."""
     cache_block_size_label_name: str = ""
@@ -26,6 +31,7 @@ class EngineConfig:
     cache_num_blocks_spec: str = ""
     """A gauge with the number of blocks, where there is no such metric."""
     custom_metrics: tuple[Any, ...] = ()
+    """Only an empty list is taken."""
 
     def __post_init__(self) -> None:
         if not self.name:

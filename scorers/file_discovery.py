@@ -14,6 +14,7 @@ class FileDiscovery:
     """
 
     path: str
+    """The endpoints file, relative to the directory in which the process was started."""
     watch_file: bool = False
     """Take over a changed file while running."""
 

@@ -19,11 +19,14 @@ class InflightLoadProducer:
     """
 
     add_estimated_output_tokens: bool = False
+    """Book the output that the request probably brings as well."""
     output_ratio: float = 1.5
     """Estimated output tokens per prompt token."""
     max_estimated_output_tokens: int | None = None
+    """The most output tokens that are booked; None: no limit."""
     prefix_match_info_producer_name: str = "approx-prefix-cache-producer"
     sync_cross_replica_state: bool | None = None
+    """Only false is taken: replicas do not share their state."""
 
     uses: ClassVar[Mapping[str, str]] = {
         "prefix_match_info_producer_name": "approx-prefix-cache-producer",

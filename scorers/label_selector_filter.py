@@ -12,8 +12,11 @@ class Requirement:
     """One expression over a label: ``key operator values``."""
 
     key: str
+    """The label."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """NotIn holds for a missing label, too."""
     values: tuple[str, ...] = ()
+    """For In and NotIn, at least one."""
 
     def __post_init__(self) -> None:
         takes_values = self.operator in {"In", "NotIn"}
@@ -46,7 +49,9 @@ class LabelSelectorFilter:
     """
 
     match_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels with the values that an endpoint must have."""
     match_expressions: tuple[Requirement, ...] = ()
+    """Expressions that must all hold."""
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         wanted, requirements = self.match_labels.items(), self.match_expressions

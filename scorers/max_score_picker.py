@@ -20,6 +20,7 @@ class MaxScorePicker:
     """
 
     max_num_of_endpoints: int = 1
+    """More than 1 answers a list, best first; a gateway has to be able to read one."""
 
     def __post_init__(self) -> None:
         if self.max_num_of_endpoints < 1:

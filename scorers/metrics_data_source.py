@@ -22,8 +22,11 @@ class MetricsDataSource:
     insecure_skip_verify: bool = True
     """With https: believe any certificate."""
     ca_cert_path: str = ""
+    """A PEM file: with it certificates are verified, by this CA."""
     client_cert_path: str = ""
+    """A PEM file: the certificate to show to servers that ask for one."""
     client_key_path: str = ""
+    """A PEM file: its key."""
     interval: Seconds | None = None
     """None: as the command line says."""
 

@@ -58,6 +58,8 @@ class Section:
     node: yaml.Node
     file: str
     path: str = ""
+    key: yaml.Node | None = None
+    """The field's name, where it is a field: a block begins only on the line after it."""
 
     def error(self, message: str) -> ConfigError:
         """An error at this place."""
@@ -67,7 +69,7 @@ class Section:
     @property
     def line(self) -> int:
         """Where it begins, counted from 1."""
-        return int(self.node.start_mark.line) + 1
+        return int((self.key or self.node).start_mark.line) + 1
 
     def empty(self, name: str) -> "Section":
         """An empty mapping in the place of a field that is not there."""
@@ -79,7 +81,7 @@ class Section:
         if not isinstance(self.node, yaml.MappingNode):
             raise self.error(f"expected a mapping, got {shown(self.node)}")
         return {
-            key.value: Section(value, self.file, f"{self.path}.{key.value}" if self.path else key.value)
+            key.value: Section(value, self.file, f"{self.path}.{key.value}" if self.path else key.value, key)
             for key, value in self.node.value
             if value.tag != _NULL
         }

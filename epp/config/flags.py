@@ -391,10 +391,11 @@ def normalise(arguments: Sequence[str], switches: frozenset[str], known: frozens
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServeFlags:
     """Read the command line; UsageError or HelpRequested when there is nothing to serve."""
-    if any(argument in {"-h", "-help", "--help"} for argument in arguments):
-        raise HelpRequested(help_text())
     switches = frozenset(flag.name for flag in FLAGS if flag.is_switch)
-    given = _given(normalise(arguments, switches, frozenset(_BY_NAME)))
+    normal = normalise(arguments, switches, frozenset(_BY_NAME))
+    if any(argument in {"-h", "-help", "--help"} for argument in normal):  # and not a flag's value
+        raise HelpRequested(help_text())
+    given = _given(normal)
     _refuse(given)
     values = {flag.key: given.get(flag.name, flag.default) for flag in FLAGS}
     if not values["pool_namespace"]:

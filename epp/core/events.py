@@ -11,6 +11,8 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from epp.core.answers import Usage
 from epp.core.rejection import Rejection
 from epp.core.request import Request
@@ -27,6 +29,11 @@ class BodyMode(enum.Enum):
     FULL_DUPLEX = "full duplex streamed"
 
 
+class _Said(msgspec.Struct, frozen=True, gc=False):
+    """One event or action. A msgspec struct is made in a twelfth of a frozen dataclass's time (50 ns against
+    600 ns), and a request is some twenty of them; none is part of a reference cycle."""
+
+
 class End(enum.Enum):
     """What carried the end of a request or response."""
 
@@ -38,8 +45,7 @@ class End(enum.Enum):
 # --- events ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHeaders:
+class RequestHeaders(_Said, frozen=True):
     """Always the first event of a request. Body modes are FULL_DUPLEX where the gateway names none."""
 
     headers: Mapping[str, str]
@@ -49,8 +55,7 @@ class RequestHeaders:
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RequestBody:
+class RequestBody(_Said, frozen=True):
     """A piece of the request body, possibly empty; ``ended``: it is the last one."""
 
     data: bytes
@@ -58,29 +63,25 @@ class RequestBody:
     subset: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTrailers:
+class RequestTrailers(_Said, frozen=True):
     """The request ended, and its trailers want an answer of their own."""
 
     subset: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
+class Picked(_Said, frozen=True):
     """The answer to Pick: where the request goes."""
 
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(_Said, frozen=True):
     """The answer to Pick: nowhere, and why."""
 
     rejection: Rejection
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHeaders:
+class ResponseHeaders(_Said, frozen=True):
     """The server answered; ``served``: the endpoint that really did, where the gateway says so."""
 
     headers: Mapping[str, str]
@@ -90,21 +91,18 @@ class ResponseHeaders:
     """Known only when the conversation begins here (no request phase)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseBody:
+class ResponseBody(_Said, frozen=True):
     """A piece of the response body."""
 
     data: bytes
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseTrailers:
+class ResponseTrailers(_Said, frozen=True):
     """The response ended, and its trailers want an answer of their own."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamClosed:
+class StreamClosed(_Said, frozen=True):
     """The gateway closed, cancelled or lost the stream; always the last event, exactly once."""
 
 
@@ -124,29 +122,25 @@ Event = (
 # --- actions: for the driver -------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(_Said, frozen=True):
     """Choose an endpoint and reserve on it; answer with Picked or Refused."""
 
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class Prefilled:
+class Prefilled(_Said, frozen=True):
     """The first token came: the prompt is no work ahead of anyone any more."""
 
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(_Said, frozen=True):
     """The request occupies its endpoint no longer. Exactly one per Picked."""
 
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(_Said, frozen=True):
     """The conversation is over: the facts for metrics and the log line."""
 
     outcome: "Outcome"
@@ -155,13 +149,11 @@ class Finished:
 # --- actions: answers to the gateway -------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ContinueRequestHeaders:
+class ContinueRequestHeaders(_Said, frozen=True):
     """Go on without a decision yet (BUFFERED: the pick rides on the body's answer)."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRequestHeaders:
+class AnswerRequestHeaders(_Said, frozen=True):
     """Where to send the request. ``content_length``: of the body that follows, None without one."""
 
     addresses: Sequence[str]
@@ -170,8 +162,7 @@ class AnswerRequestHeaders:
     """Set on the upstream request where the client sent none."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerBufferedBody:
+class AnswerBufferedBody(_Said, frozen=True):
     """The decision in the answer to a whole body; ``body``: its replacement, None to keep it."""
 
     addresses: Sequence[str]
@@ -179,49 +170,41 @@ class AnswerBufferedBody:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRequestBody:
+class AnswerRequestBody(_Said, frozen=True):
     """One piece of the request body on its way to the server (FULL_DUPLEX)."""
 
     data: bytes
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ContinueRequestBody:
+class ContinueRequestBody(_Said, frozen=True):
     """Let a body piece pass as it is (STREAMED, or a piece that came late)."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRequestTrailers:
+class AnswerRequestTrailers(_Said, frozen=True):
     """Let the request's trailers pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerResponseHeaders:
+class AnswerResponseHeaders(_Said, frozen=True):
     """Let the response's headers pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerResponseBody:
+class AnswerResponseBody(_Said, frozen=True):
     """One piece of the response body on its way to the client (FULL_DUPLEX)."""
 
     data: bytes
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ContinueResponseBody:
+class ContinueResponseBody(_Said, frozen=True):
     """Let a response body piece pass as it is (STREAMED, BUFFERED)."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerResponseTrailers:
+class AnswerResponseTrailers(_Said, frozen=True):
     """Let the response's trailers pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(_Said, frozen=True):
     """Answer the client at once, without a server."""
 
     rejection: Rejection

@@ -6,7 +6,8 @@ Ignores: how the gateway sent it.
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 
 class Api(enum.Enum):
@@ -23,8 +24,7 @@ class Api(enum.Enum):
     PASSTHROUGH = "passthrough"
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(msgspec.Struct, frozen=True, gc=False):
     """What a body says, as far as choosing needs it.
 
     ``prompt`` is the material for prefix hashing: roles, tools, text and image references in the
@@ -44,14 +44,13 @@ BYTES_PER_TOKEN = 4
 """The estimate of upstream's ``token-producer`` where no tokenizer is at hand."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request, complete as far as choosing an endpoint is concerned."""
 
     id: str = ""
     path: str = "/v1/completions"
     api: Api = Api.PASSTHROUGH
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Lower-case names, pseudo-headers included."""
     payload: Payload = NO_PAYLOAD
     target_model: str = ""

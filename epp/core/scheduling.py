@@ -9,8 +9,10 @@ Source:  the upstream picker's scheduler: total = sum of weight * clamp(score, 0
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from epp.core.fleet import Endpoint, Fleet, Reservation
 from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, Code, Rejection
@@ -30,8 +32,7 @@ from epp.core.scoring import (
 NOT_CACHED = Rejection(Code.PRECONDITION_FAILED, "no decode worker has the requested KV cache")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Where a request goes, and why."""
 
     endpoints: Sequence[Endpoint]
@@ -42,7 +43,7 @@ class Decision:
     scores: Mapping[str, Scores]
     """By plugin name, in the order of ``candidates``, before weights."""
     totals: Sequence[float]
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = msgspec.field(default_factory=dict)
     """By plugin name."""
     match: PrefixMatch | None = None
     """What was known of this prompt's prefix when it was picked; None without such a producer."""

@@ -15,6 +15,8 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from epp.core.answers import AnswerReader, reader_for
 from epp.core.apis import Parsers, parse
 from epp.core.budget import Budget
@@ -82,16 +84,14 @@ class State(enum.Enum):
     __hash__ = object.__hash__  # members are singletons; the inherited one is a Python call, six a request
 
 
-@dataclass(frozen=True, slots=True)
-class RequestComplete:
+class RequestComplete(msgspec.Struct, frozen=True, gc=False):
     """The machine's own event: what the body mode lets us see of the request is here."""
 
     end: End | None
     """None: more may follow that we do not wait for."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseComplete:
+class ResponseComplete(msgspec.Struct, frozen=True, gc=False):
     """The machine's own event: the response has ended."""
 
 

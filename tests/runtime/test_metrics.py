@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,7 +92,7 @@ def test_one_answer_is_counted_under_both_families_of_names() -> None:
 def test_what_the_picked_endpoint_had_cached_is_counted() -> None:
     metrics, placed = Metrics(), decision()
     match = PrefixMatch(blocks={placed.endpoints[0]: 3}, total_blocks=4, block_tokens=16)
-    metrics.requests.picked(request(), replace(placed, match=match), 0.0)
+    metrics.requests.picked(request(), msgspec.structs.replace(placed, match=match), 0.0)
     for prefix in ("llm_d_epp", "inference_extension"):
         assert value(metrics, f"{prefix}_prefix_indexer_hit_ratio_sum") == 0.75
         assert value(metrics, f"{prefix}_prefix_indexer_hit_bytes_sum") == 3 * 16 * 4

@@ -247,6 +247,17 @@ def test_pieces_are_streamed_responses(answer: Answer, part: str) -> None:
     assert (streamed.body, streamed.end_of_stream) == (b"x", True)
 
 
+@given(st.integers(0, 70_000), st.booleans(), st.booleans())
+def test_a_piece_is_what_the_generated_classes_write(size: int, ended: bool, request: bool) -> None:
+    data = b"x" * size
+    expected = pb.ProcessingResponse()
+    part = expected.request_body if request else expected.response_body
+    part.response.body_mutation.streamed_response.body = data
+    part.response.body_mutation.streamed_response.end_of_stream = ended
+    kind = AnswerRequestBody if request else AnswerResponseBody
+    assert ext_proc.encode(kind(data, ended)) == expected.SerializeToString()
+
+
 @pytest.mark.parametrize(
     "answer, part",
     [
