@@ -199,15 +199,11 @@ def goals(report: Report) -> list[Goal]:
     """All of them, for ``fleet-epp``."""
     rows = medians(report.rounds)
 
-    def cpu(body_kb: int) -> float | None:
-        return next(
-            (
-                r.picker_cpu_us
-                for r in rows.values()
-                if r.contender == OURS and r.cell == Cell("json", body_kb, 100)
-            ),
-            None,
-        )
+    def ours(body_kb: int) -> Round | None:
+        wanted = (OURS, Cell("json", body_kb, 100))
+        return next((row for row in rows.values() if (row.contender, row.cell) == wanted), None)
+
+    small, large = ours(1), ours(220)
 
     def rest(endpoints: int) -> AtRest | None:
         found = [
@@ -218,8 +214,10 @@ def goals(report: Report) -> list[Goal]:
     two, hundred = rest(2), rest(100)
     first = [start.first_answer for start in report.starts if start.contender == OURS]
     return [
-        Goal("CPU a request, 1 KB, concurrency 100", cpu(1), 600, "µs"),
-        Goal("CPU a request, 220 KB, concurrency 100", cpu(220), 1_400, "µs"),
+        Goal("CPU a request, 1 KB, concurrency 100", small and small.picker_cpu_us, 600, "µs"),
+        # It travels between machines: 600 µs were 14.8 where upstream took 263 µs, which were 6.5.
+        Goal("the same over Envoy's without a picker", small and unit(small, rows), 14.8, "units"),
+        Goal("CPU a request, 220 KB, concurrency 100", large and large.picker_cpu_us, 1_400, "µs"),
         Goal("at rest, 2 endpoints", two.cores if two else None, 0.02, "cores"),
         Goal("at rest, 100 endpoints", hundred.cores if hundred else None, 0.05, "cores"),
         Goal(

@@ -100,11 +100,12 @@ def test_a_goal_is_reached_missed_or_not_measured(cost: float | None, is_met: bo
 
 def test_all_goals_come_from_the_measurements() -> None:
     found = made(
+        measured(NO_PICKER),
         measured(),
         measured(cell=Cell("json", 220, 100), picker_cpu_us=1_300.0),
         fleet=[measured(), measured(endpoints=100)],
     )
-    assert [goal.value for goal in report.goals(found)] == [500.0, 1_300.0, 0.01, 0.01, 1.0, 50.0, 0.4]
+    assert [goal.value for goal in report.goals(found)] == [500.0, 10.0, 1_300.0, 0.01, 0.01, 1.0, 50.0, 0.4]
 
 
 def test_the_markdown_has_every_table_with_rows_of_one_width() -> None:
@@ -134,4 +135,4 @@ def test_a_report_is_written_as_json_markdown_and_plot(tmp_path: Path) -> None:
 
 
 def test_every_table_can_be_shown_at_a_terminal() -> None:
-    assert [table.rich().row_count for table in report.tables(made(measured()))] == [7, 1, 2, 1]
+    assert [table.rich().row_count for table in report.tables(made(measured()))] == [8, 1, 2, 1]
