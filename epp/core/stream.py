@@ -224,6 +224,8 @@ class Stream:
         if self.state is State.PICKING:
             self._late.append(event)
             return []
+        if self._end is End.BODY:
+            return []  # Envoy may repeat a chunk after the end (envoyproxy/envoy#46237): not twice to the server
         if self.state is not State.COLLECTING:
             return [self._pass_on(event)]
         if event.subset is not None:

@@ -75,6 +75,12 @@ DIALECTS: dict[str, list[tuple[Event, list[Answer]]]] = {
         (RequestBody(CHAT[20:], ended=True), [TO_FIRST_WITH_CHAT, AnswerRequestBody(CHAT, True)]),
         (ResponseHeaders({":status": "204"}, ended=True), [AnswerResponseHeaders()]),
     ],
+    "a chunk that is repeated after the end is not sent twice": [
+        (post(), []),
+        (RequestBody(CHAT, ended=True), [TO_FIRST_WITH_CHAT, AnswerRequestBody(CHAT, True)]),
+        (RequestBody(CHAT, ended=True), []),
+        (ResponseHeaders(OK), [AnswerResponseHeaders()]),
+    ],
     "the end is in the trailers, which are answered": [
         (post(), []),
         (RequestBody(CHAT), []),

@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -294,18 +295,10 @@ class Footprint:
 
 
 def footprint(picker: Picker) -> Footprint:
-    tasks = page(picker, "/debug/tasks")
-    # a look at a server may be running at any moment
-    lasting = sorted(name for name in _names(tasks) if not name.startswith(_PASSING))
-    return Footprint(picker.open_fds(), tuple(lasting))
-
-
-_PASSING = ("scrape: ", "Task-")
-
-
-def _names(tasks: Any) -> list[str]:
-    found = tasks["tasks"] if isinstance(tasks, dict) else tasks
-    return [one["name"] if isinstance(one, dict) else one for one in found]
+    names = page(picker, "/debug/tasks")["tasks"]
+    # a look at a server may be running at any moment; unnamed tasks are numbered
+    lasting = [re.sub(r"^Task-\d+$", "Task", name) for name in names if not name.startswith("scrape: ")]
+    return Footprint(picker.open_fds(), tuple(sorted(lasting)))
 
 
 def wait_footprint(picker: Picker, before: Footprint, *, spare: int = 2) -> None:
@@ -313,7 +306,8 @@ def wait_footprint(picker: Picker, before: Footprint, *, spare: int = 2) -> None
 
     def same() -> bool:
         now = footprint(picker)
-        return now.tasks == before.tasks and now.descriptors <= before.descriptors + spare
+        more = Counter(now.tasks) - Counter(before.tasks)
+        return not more and now.descriptors <= before.descriptors + spare
 
     try:
         wait_until(same, what=f"as little held as before: {before}", timeout=DEADLINE)

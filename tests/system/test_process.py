@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -656,3 +656,34 @@ def test_a_selection_that_leaves_nothing_is_refused(selecting: tuple[Picker, Env
     assert reply.status == 429
     assert reply.headers["x-llm-d-request-dropped-reason"] == "rejected-saturated"
     assert error_code(reply) == "ResourceExhausted"
+
+
+@pytest.mark.parametrize(
+    "hint, number",
+    [
+        pytest.param(lambda servers: [servers[2].address], 1, id="list"),
+        pytest.param(lambda servers: f"{servers[0].address},{servers[1].address}", 2, id="comma-string"),
+        pytest.param(lambda servers: ["127.0.0.1"], 3, id="ip-without-port"),
+        pytest.param(lambda servers: ["127.0.0.1:1"], 0, id="nobody"),
+        pytest.param(lambda servers: [], 0, id="empty"),
+    ],
+)
+@pytest.mark.parametrize("with_body", [True, False], ids=["POST", "GET"])
+def test_the_gateways_subset_hint_holds(
+    hint: Callable[[list[LlamaServer]], object],
+    number: int,
+    with_body: bool,
+    picker: Picker,
+    servers: list[LlamaServer],
+) -> None:
+    messages = [request_headers(ended=not with_body), *([request_body(chat())] if with_body else [])]
+    for message in messages:
+        hinted = message.metadata_context.filter_metadata["envoy.lb.subset_hint"]
+        hinted.update({"x-gateway-destination-endpoint-subset": hint(servers)})
+    with channel_to(picker) as channel:
+        first = next(converse(channel, messages))
+    if number:
+        allowed = {2: servers[:2], 1: servers[2:], 3: servers}[number]
+        assert destination(first) in {server.address for server in allowed}
+    else:
+        assert first.immediate_response.status.code == 503
