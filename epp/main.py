@@ -252,5 +252,6 @@ async def serve(flags: ServeFlags) -> None:
             await server.stop(serving, flags.drain_timeout)
             await health.stop(0)
             request_log.flush()
+            logger.info("stopped")
             for task in running:
                 task.cancel()

@@ -192,7 +192,6 @@ def describe(record: PickRecord) -> dict[str, Any]:
     """A remembered pick for people: every candidate with every plugin's score and the total."""
     outcome = record.outcome
     shown: dict[str, Any] = {
-        "at": record.at,
         "request_id": record.request_id,
         "model": record.model,
         "target_model": record.target_model,

@@ -225,7 +225,7 @@ class Stream:
             self._late.append(event)
             return []
         if self._end is End.BODY:
-            return []  # Envoy may repeat a chunk after the end (envoyproxy/envoy#46237): not twice to the server
+            return []  # Envoy may repeat a chunk after the end (its issue 46237): not twice to the server
         if self.state is not State.COLLECTING:
             return [self._pass_on(event)]
         if event.subset is not None:
@@ -424,6 +424,8 @@ class Stream:
     def _closing_facts(self, outcome: Outcome, now: float) -> Outcome:
         if not outcome.response_complete:
             outcome.ended_at = now
+            # where the gateway shows no body, an answer with a status is all that can be seen
+            outcome.response_complete = self._response_mode is BodyMode.NONE and outcome.status is not None
         if self._reader is not None:
             outcome.usage, outcome.error = self._reader.usage, self._reader.error
         return outcome

@@ -138,7 +138,7 @@ def test_every_part_of_a_file_arrives() -> None:
     engine = EngineConfig(name="mine", queued_requests_spec="q{kind=waiting}", kv_usage_spec="kv")
     assert assembly.extractor == CoreMetricsExtractor(default_engine="mine", engine_configs=(engine,))
     assert assembly.warnings == (
-        'c.yaml:36: flowControl: has no effect without the feature gate "flowControl"',
+        'c.yaml:35: flowControl: has no effect without the feature gate "flowControl"',
     )
 
 

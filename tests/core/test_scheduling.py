@@ -322,7 +322,6 @@ def test_the_last_picks_are_remembered_with_every_score() -> None:
         picks.pick(Request(id=f"r{i}", payload=prompt_of("x" * 300).payload, target_model="t"), float(i))
     assert [record.request_id for record in picks.recent] == ["r1", "r2"]
     assert describe(picks.recent[-1]) == {
-        "at": 2.0,
         "request_id": "r2",
         "model": "m",
         "target_model": "t",

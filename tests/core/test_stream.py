@@ -351,6 +351,15 @@ def test_the_endpoint_that_really_served_is_kept() -> None:
     assert not conversation.outcome.response_complete
 
 
+def test_an_answer_whose_body_is_not_shown_is_complete_with_its_status() -> None:
+    conversation = Conversation()
+    conversation.hear(get(ended=True, response_mode=BodyMode.NONE), ResponseHeaders(OK), StreamClosed())
+    assert conversation.outcome.response_complete
+    gone = Conversation()
+    gone.hear(get(ended=True, response_mode=BodyMode.NONE), StreamClosed())
+    assert not gone.outcome.response_complete
+
+
 @pytest.mark.parametrize(
     "events",
     [
