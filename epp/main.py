@@ -33,7 +33,7 @@ from epp.runtime import admin, logs, server, tls
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery
 from epp.runtime.errors import StartError
 from epp.runtime.health import Readiness, health_handler
-from epp.runtime.metrics import BufferMetrics, FleetMetrics, Gauge, Metrics, ScrapeMetrics
+from epp.runtime.metrics import BufferMetrics, FleetMetrics, Metrics, ScrapeMetrics, Single
 from epp.runtime.plugins import load_types
 from epp.runtime.reporting import Reporter
 from epp.runtime.scrape import Scraper, scrape_settings
@@ -199,7 +199,7 @@ async def serve(flags: ServeFlags) -> None:
         ScrapeMetrics(pool.scraper.stats),
         BufferMetrics(budget),
         pool.discovery,
-        Gauge(
+        Single(
             "fleet_epp_log_lines_lost_total",
             "Request lines that the log did not take.",
             lambda: request_log.lost,

@@ -1,9 +1,8 @@
 """The two vocabularies of one request's conversation: events come in, actions go out.
 
-Place:   epp.wire turns gateway messages into events and actions into messages; epp.core.stream is
-         the machine between them; the driver carries out Pick, Release and Finished.
-Rule:    wire forms with one meaning are one event. A request may end on its headers, on a chunk, on
-         an empty chunk or on trailers: the core sees RequestEnded.
+Place:   epp.wire turns gateway messages into events and answers into messages; epp.core.stream is
+         the machine between them; the driver carries out Pick, Prefilled, Release and Finished.
+Rule:    wire forms with one meaning are one event, whatever the gateway's spelling.
 Source:  envoy/service/ext_proc/v3/external_processor.proto
 """
 
@@ -13,9 +12,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from epp.core.answers import Usage
 from epp.core.rejection import Rejection
 from epp.core.request import Request
+from epp.core.response_reader import Usage
 from epp.core.scheduling import Decision
 
 
@@ -254,5 +253,7 @@ class Outcome:
     response_streaming: bool = False
     response_bytes: int = 0
     usage: Usage | None = None
+    finish: str | None = None
+    """Why the engine stopped, in its own word (``stop``, ``length``, …)."""
     error: str | None = None
     """An error that the engine reported inside a 200 (``data: {"error"``)."""

@@ -124,12 +124,15 @@ class Endpoint:
 class Reservation:
     """What one request occupies on one endpoint, from the pick until ``release``.
 
-    Exactly one ``release``: a second one is a defect of the caller and raises.
+    ``tokens`` >= 0, else ValueError and nothing is taken. Exactly one ``release``: a second one is a
+    defect of the caller and raises.
     """
 
     __slots__ = ("_open", "endpoint", "tokens")
 
     def __init__(self, endpoint: Endpoint, tokens: int) -> None:
+        if tokens < 0:  # made by a plugin: what is no number raises here, before anything is taken
+            raise ValueError(f"tokens of a reservation: expected at least 0, got {tokens}")
         self.endpoint = endpoint
         self.tokens = tokens
         self._open = True

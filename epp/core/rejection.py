@@ -16,9 +16,6 @@ class Code(enum.Enum):
     """An error class, with the HTTP status that carries it."""
 
     BAD_REQUEST = ("BadRequest", 400)
-    UNAUTHORIZED = ("Unauthorized", 401)
-    FORBIDDEN = ("Forbidden", 403)
-    NOT_FOUND = ("NotFound", 404)
     PRECONDITION_FAILED = ("PreconditionFailed", 412)
     PAYLOAD_TOO_LARGE = ("PayloadTooLarge", 413)
     RESOURCE_EXHAUSTED = ("ResourceExhausted", 429)
@@ -79,3 +76,7 @@ BUFFERS_FULL = Rejection(
     {DROPPED_REASON_HEADER: "rejected-saturated", "retry-after": "1"},
 )
 PLUGIN_FAILED = Rejection(Code.INTERNAL, "a plugin of the endpoint picker failed")
+NOT_CACHED = Rejection(Code.PRECONDITION_FAILED, "no decode worker has the requested KV cache")
+TRAILERS_WITHOUT_BODY = Rejection(
+    Code.BAD_REQUEST, "a request with trailers but without a body cannot be routed in BUFFERED mode"
+)

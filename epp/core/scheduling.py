@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from epp.core.fleet import Endpoint, Fleet, Reservation
-from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, Code, Rejection
+from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Rejection
 from epp.core.request import Request
 from epp.core.scoring import (
     Chance,
@@ -28,8 +28,6 @@ from epp.core.scoring import (
     Scores,
     addressed,
 )
-
-NOT_CACHED = Rejection(Code.PRECONDITION_FAILED, "no decode worker has the requested KV cache")
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -69,7 +67,7 @@ class PickRecord(NamedTuple):
     model: str
     target_model: str
     prompt_tokens: int
-    outcome: Decision | Rejection
+    result: Decision | Rejection
 
 
 class Scheduler:
@@ -99,12 +97,12 @@ class Scheduler:
 
     def pick(self, request: Request, now: float) -> Decision | Rejection:
         """Where ``request`` goes, reserved there; or why nowhere."""
-        outcome = self._decide(request, now)
+        result = self._decide(request, now)
         payload = request.payload
         self.recent.append(
-            PickRecord(now, request.id, payload.model, request.target_model, request.prompt_tokens, outcome)
+            PickRecord(now, request.id, payload.model, request.target_model, request.prompt_tokens, result)
         )
-        return outcome
+        return result
 
     def _decide(self, request: Request, now: float) -> Decision | Rejection:
         candidates = self._candidates(request, now)
@@ -190,29 +188,29 @@ def wants_cached(prefer: str) -> bool:
 
 def describe(record: PickRecord) -> dict[str, Any]:
     """A remembered pick for people: every candidate with every plugin's score and the total."""
-    outcome = record.outcome
+    result = record.result
     shown: dict[str, Any] = {
         "request_id": record.request_id,
         "model": record.model,
         "target_model": record.target_model,
         "prompt_tokens": record.prompt_tokens,
     }
-    if isinstance(outcome, Rejection):
-        return {**shown, "rejected": outcome.body, "status": outcome.status}
-    match = outcome.match
+    if isinstance(result, Rejection):
+        return {**shown, "rejected": result.body, "status": result.status}
+    match = result.match
     return {
         **shown,
-        "picked": [endpoint.name for endpoint in outcome.endpoints],
+        "picked": [endpoint.name for endpoint in result.endpoints],
         "prompt_blocks": match.total_blocks if match else None,
-        "weights": dict(outcome.weights),
+        "weights": dict(result.weights),
         "candidates": [
             {
                 "endpoint": endpoint.name,
                 "address": endpoint.address,
                 "total": total,
-                "scores": {name: scores[i] for name, scores in outcome.scores.items()},
+                "scores": {name: scores[i] for name, scores in result.scores.items()},
                 "cached_blocks": match.blocks.get(endpoint, 0) if match else None,
             }
-            for i, (endpoint, total) in enumerate(zip(outcome.candidates, outcome.totals, strict=True))
+            for i, (endpoint, total) in enumerate(zip(result.candidates, result.totals, strict=True))
         ],
     }

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from epp.core.answers import AnswerReader, reader_for
 from epp.core.apis import Parsers, parse
 from epp.core.budget import Budget
 from epp.core.events import (
@@ -52,8 +51,15 @@ from epp.core.events import (
     StreamClosed,
 )
 from epp.core.json_edit import replace_string
-from epp.core.rejection import BODY_TOO_LARGE, BUFFERS_FULL, Code, Rejected, Rejection
+from epp.core.rejection import (
+    BODY_TOO_LARGE,
+    BUFFERS_FULL,
+    TRAILERS_WITHOUT_BODY,
+    Rejected,
+    Rejection,
+)
 from epp.core.request import NO_PAYLOAD, Api, Payload, Request
+from epp.core.response_reader import ResponseReader, reader_for
 from epp.core.scheduling import Decision
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -63,10 +69,6 @@ CHUNK_BYTES = 62_000
 REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 PATH_HEADERS = (":path", "x-original-path", "x-forwarded-path")
 DEFAULT_PATH = "/v1/completions"
-
-TRAILERS_WITHOUT_BODY = Rejection(
-    Code.BAD_REQUEST, "a request with trailers but without a body cannot be routed in BUFFERED mode"
-)
 
 
 class State(enum.Enum):
@@ -187,7 +189,7 @@ class Stream:
         self._rewritten = False
         self._late: list[RequestBody | RequestTrailers] = []
         self._decision: Decision | None = None  # charged to this request until Release
-        self._reader: AnswerReader | None = None
+        self._reader: ResponseReader | None = None
         self._outcome: Outcome | None = None
 
     def receive(self, event: Step, now: float) -> list[Action]:
@@ -199,6 +201,11 @@ class Stream:
         if before is State.REJECTED and type(event) in _FROM_GATEWAY:
             return []  # the client has its answer; the gateway may not have noticed yet
         return _HANDLERS[type(event)](self, event, now)
+
+    def delivered(self) -> None:
+        """All answers so far are with the gateway: a body that was in them is held no longer."""
+        if self._held_bytes and not self._body and self.state is not State.COLLECTING:
+            self._give_back()
 
     # --- the request ---
 
@@ -303,7 +310,7 @@ class Stream:
         if self._outcome is not None:
             self._outcome.decision, self._outcome.picked_at = event.decision, now
         answers = [*self._answers_to_request(event.decision), *map(self._pass_on, self._late)]
-        self._drop_body()
+        self._body, self._late = [], []
         return answers
 
     def _answers_to_request(self, decision: Decision) -> list[Action]:
@@ -349,10 +356,12 @@ class Stream:
         return None
 
     def _drop_body(self) -> None:
+        self._body, self._late = [], []
+        self._give_back()
+
+    def _give_back(self) -> None:
         self._settings.budget.give_back(self._held_bytes)
         self._held_bytes = 0
-        self._body = []
-        self._late = []
 
     # --- the response ---
 
@@ -383,12 +392,12 @@ class Stream:
             else ContinueResponseBody()
         ]
         if self.state is State.RESPONDING:
-            answers += self._read_answer(event.data, now)
+            answers += self._read_response(event.data, now)
             if event.ended:
                 answers += self.receive(ResponseComplete(), now)
         return answers
 
-    def _read_answer(self, data: bytes, now: float) -> list[Action]:
+    def _read_response(self, data: bytes, now: float) -> list[Action]:
         reader, outcome = self._reader, self._outcome
         assert reader is not None and outcome is not None  # set with the response headers
         outcome.response_bytes += len(data)
@@ -427,7 +436,8 @@ class Stream:
             # where the gateway shows no body, an answer with a status is all that can be seen
             outcome.response_complete = self._response_mode is BodyMode.NONE and outcome.status is not None
         if self._reader is not None:
-            outcome.usage, outcome.error = self._reader.usage, self._reader.error
+            reader = self._reader
+            outcome.usage, outcome.error, outcome.finish = reader.usage, reader.error, reader.finish
         return outcome
 
     def _release(self) -> list[Action]:

@@ -134,6 +134,8 @@ def request_fields(outcome: Outcome) -> dict[str, Any]:
             )
             if count is not None
         }
+    if outcome.finish is not None:
+        fields["finish"] = clean(outcome.finish)
     if outcome.error is not None:
         fields["error"] = clean(outcome.error)
     if rejection is None and not outcome.response_complete:

@@ -112,27 +112,8 @@ class Source(Protocol):
     def families(self) -> Iterable[Family]: ...
 
 
-class Counter:
-    """A counter with labels, for facts that are not counted per request."""
-
-    __slots__ = ("_values", "help", "labels", "name")
-
-    def __init__(self, name: str, help_text: str, labels: Labels = ()) -> None:
-        self.name, self.help, self.labels = name, help_text, labels
-        self._values: Numbers = {} if labels else {(): 0.0}
-
-    def add(self, *labels: str, by: float = 1.0) -> None:
-        key = labels
-        if key not in self._values and len(self._values) >= MAX_LABEL_VALUES:
-            key = (OTHER,) * len(self.labels)
-        self._values[key] = self._values.get(key, 0.0) + by
-
-    def families(self) -> Iterable[Family]:
-        yield Values(self.name, "counter", self.help, self.labels, dict(self._values))
-
-
-class Gauge:
-    """A gauge that is asked for its value when the page is read; None leaves it out."""
+class Single:
+    """A series without labels that is asked for its value when the page is read; None leaves it out."""
 
     __slots__ = ("_read", "help", "kind", "name")
 
@@ -188,7 +169,7 @@ _NO_REQUEST = ("", "", DEFAULT_FLOW)
 
 
 class RequestMetrics:
-    """Everything that is counted per request: ``picked`` when it is placed, ``observe`` at its end."""
+    """Everything that is counted per request: ``placed`` with its decision, ``finished`` at its end."""
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, str], _Series] = {}
@@ -197,7 +178,7 @@ class RequestMetrics:
         self._hit_ratio = Histogram(HIT_RATIO)
         self._hit_bytes = Histogram(HIT_BYTES)
 
-    def picked(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
+    def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
         """The scheduler took ``seconds`` for this result. A Decision makes the request a running one."""
         self._scheduling.observe(seconds)
         if isinstance(result, Rejection):
@@ -216,7 +197,7 @@ class RequestMetrics:
             key = (key[0], OTHER if full else _label(key[1]), *key[2:])
         self._attempts[key] = self._attempts.get(key, 0) + 1
 
-    def observe(self, outcome: Outcome, now: float) -> None:
+    def finished(self, outcome: Outcome, now: float) -> None:
         """Count a request that ended ``now`` [s], exactly once, whatever became of it."""
         request = outcome.request
         if request is None and outcome.rejection is None:

@@ -17,11 +17,11 @@ from epp.runtime.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """``look``: an endpoint that gets work should be looked at soon."""
+    """``kick``: an endpoint that gets work should be looked at soon."""
 
     metrics: Metrics
     log: RequestLog
-    look: Callable[[Endpoint], None]
+    kick: Callable[[Endpoint], None]
 
     def opened(self) -> None:
         """A stream began."""
@@ -29,14 +29,14 @@ class Reporter:
 
     def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
         """The scheduler took ``seconds`` for this result."""
-        self.metrics.requests.picked(request, result, seconds)
+        self.metrics.requests.placed(request, result, seconds)
         if not isinstance(result, Rejection):
             for endpoint in result.endpoints:
-                self.look(endpoint)
+                self.kick(endpoint)
 
     def finished(self, outcome: Outcome) -> None:
         """A request is over."""
-        self.metrics.requests.observe(outcome, outcome.ended_at)
+        self.metrics.requests.finished(outcome, outcome.ended_at)
         self.log.finished(outcome)
 
     def closed(self) -> None:

@@ -82,12 +82,14 @@ class ExtProc:
             while (message := await self._next(context)) is not None:
                 for answer in self._react(stream, ext_proc.events(message)):
                     await context.write(ext_proc.encode(answer))
+                stream.delivered()
         except (PeerError, ext_proc.WireError) as fault:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(fault))
         finally:
-            for answer in self._react(stream, (StreamClosed(),)):
-                raise AssertionError(f"an answer to nobody: {answer}")
-            self.observer.closed()
+            try:
+                self._react(stream, (StreamClosed(),))
+            finally:
+                self.observer.closed()
 
     @staticmethod
     async def _next(context: "grpc.aio.ServicerContext[bytes, bytes]") -> bytes | None:
@@ -109,7 +111,8 @@ class ExtProc:
         for action in actions:
             match action:
                 case Pick(request):
-                    self._carry_out(stream, stream.receive(self._pick(request, now), now), now, answers)
+                    placed = self._choose(request, now)
+                    self._carry_out(stream, stream.receive(placed, now), now, answers)
                 case Prefilled(decision):
                     decision.reservation.prefilled()
                 case Release(decision):
@@ -119,13 +122,16 @@ class ExtProc:
                 case _:
                     answers.append(action)
 
-    def _pick(self, request: Request, now: float) -> Picked | Refused:
+    def _choose(self, request: Request, now: float) -> Picked | Refused:
         try:
             result = self.scheduler.pick(request, now)
         except Exception:  # a plugin is other people's code; one request fails, not the stream's owner
             logger.exception("a plugin failed", extra={"fields": {"request_id": request.id}})
             result = PLUGIN_FAILED
-        self.observer.placed(request, result, self.clock() - now)
+        try:
+            self.observer.placed(request, result, self.clock() - now)
+        except Exception:  # what is reserved must reach the machine, which gives it back
+            logger.exception("counting a pick failed", extra={"fields": {"request_id": request.id}})
         return Refused(result) if isinstance(result, Rejection) else Picked(result)
 
 

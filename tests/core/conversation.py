@@ -46,6 +46,8 @@ class Conversation:
         self.prefills = 0
         self.outcomes: list[Outcome] = []
         self.now = 0.0
+        self.held_with_answers = 0
+        """Bytes of the budget while the last answers were on their way."""
         self._refuse = refuse
         self._picks_at_once = picks_at_once
         self._endpoints = endpoints
@@ -71,6 +73,8 @@ class Conversation:
                         self.outcomes.append(outcome)
                     case _:
                         answers.append(action)
+        self.held_with_answers = self.budget.used
+        self.stream.delivered()
         return answers
 
     def pick(self) -> Picked | Refused:

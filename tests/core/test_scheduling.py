@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load
-from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, Rejection
+from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Rejection
 from epp.core.request import Request
-from epp.core.scheduling import NOT_CACHED, Decision, Profile, Scheduler, describe, wants_cached
+from epp.core.scheduling import Decision, Profile, Scheduler, describe, wants_cached
 from epp.core.scoring import Cycle, Filter, Scorer, Scores
 from scorers.active_request_scorer import ActiveRequestScorer
 from scorers.approx_prefix_cache_producer import ApproxPrefixCacheProducer

@@ -315,6 +315,14 @@ def test_all_bodies_together_have_a_budget() -> None:
     assert budget.used == 0
 
 
+def test_a_body_counts_until_its_pieces_are_with_the_gateway() -> None:
+    """A gateway that reads slowly must not make us hold more than the budget."""
+    conversation = Conversation()
+    conversation.hear(post(), RequestBody(CHAT, ended=True))
+    assert conversation.held_with_answers == len(CHAT)
+    assert conversation.budget.used == 0
+
+
 def test_a_refusal_is_told_and_nothing_is_reserved() -> None:
     conversation = Conversation(refuse=NO_CANDIDATES)
     assert conversation.hear(get(ended=True)) == [Reject(NO_CANDIDATES)]

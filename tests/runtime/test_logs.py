@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.config import flags
-from epp.core.answers import Usage
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, EndpointSpec, Reservation
 from epp.core.rejection import NO_CANDIDATES
 from epp.core.request import Payload, Request
+from epp.core.response_reader import Usage
 from epp.core.scheduling import Decision
 from epp.runtime.logs import (
     FLUSH_BYTES,

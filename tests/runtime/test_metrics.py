@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from epp.core.answers import Usage
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
 from epp.core.rejection import NO_CANDIDATES
 from epp.core.request import Payload, Request
+from epp.core.response_reader import Usage
 from epp.core.scheduling import Decision
 from epp.core.scoring import PrefixMatch
-from epp.runtime.metrics import MAX_LABEL_VALUES, Counter, FleetMetrics, Gauge, Histogram, Metrics, Values
+from epp.runtime.metrics import MAX_LABEL_VALUES, FleetMetrics, Histogram, Metrics, Single, Values
 
 SPEC = EndpointSpec(name="gpu-0", namespace="team", ip="10.0.0.1", port=8000)
 
@@ -39,11 +39,11 @@ def decision(endpoint: Endpoint | None = None) -> Decision:
 def serve(metrics: Metrics, asked: Request, now: float = 12.0, **facts: object) -> None:
     """One good conversation from 10.0 to ``now``."""
     placed = decision()
-    metrics.requests.picked(asked, placed, 0.0003)
+    metrics.requests.placed(asked, placed, 0.0003)
     outcome = Outcome(received_at=10.0, request=asked, decision=placed, status=200, response_complete=True)
     for name, value in facts.items():
         setattr(outcome, name, value)
-    metrics.requests.observe(outcome, now)
+    metrics.requests.finished(outcome, now)
 
 
 def page(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -92,7 +92,7 @@ def test_one_answer_is_counted_under_both_families_of_names() -> None:
 def test_what_the_picked_endpoint_had_cached_is_counted() -> None:
     metrics, placed = Metrics(), decision()
     match = PrefixMatch(blocks={placed.endpoints[0]: 3}, total_blocks=4, block_tokens=16)
-    metrics.requests.picked(request(), msgspec.structs.replace(placed, match=match), 0.0)
+    metrics.requests.placed(request(), msgspec.structs.replace(placed, match=match), 0.0)
     for prefix in ("llm_d_epp", "inference_extension"):
         assert value(metrics, f"{prefix}_prefix_indexer_hit_ratio_sum") == 0.75
         assert value(metrics, f"{prefix}_prefix_indexer_hit_bytes_sum") == 3 * 16 * 4
@@ -125,9 +125,9 @@ def test_an_error_is_counted_and_its_times_are_not(facts: dict[str, object], cod
 
 def test_a_refused_request_was_never_running() -> None:
     metrics = Metrics()
-    metrics.requests.picked(request(), NO_CANDIDATES, 0.0001)
+    metrics.requests.placed(request(), NO_CANDIDATES, 0.0001)
     assert value(metrics, "llm_d_epp_request_running", **NEW) is None
-    metrics.requests.observe(Outcome(received_at=1.0, request=request(), rejection=NO_CANDIDATES), 2.0)
+    metrics.requests.finished(Outcome(received_at=1.0, request=request(), rejection=NO_CANDIDATES), 2.0)
     assert value(metrics, "llm_d_epp_request_running", **NEW) == 0
     assert value(metrics, "llm_d_epp_request_error_total", **NEW, error_code="ServiceUnavailable") == 1
     failed = {"namespace": "", "port": "", "status": "failure", "target_model_name": "m", "endpoint_name": ""}
@@ -136,23 +136,23 @@ def test_a_refused_request_was_never_running() -> None:
 
 def test_a_malformed_request_is_an_error_of_no_model() -> None:
     metrics = Metrics()
-    metrics.requests.observe(Outcome(received_at=1.0, rejection=NO_CANDIDATES), 2.0)
+    metrics.requests.finished(Outcome(received_at=1.0, rejection=NO_CANDIDATES), 2.0)
     labels = {"model_name": "", "target_model_name": "", "fairness_id": "default-flow", "priority": "0"}
     assert value(metrics, "llm_d_epp_request_total", **labels) == 1
 
 
 def test_a_conversation_without_a_request_is_not_counted() -> None:
     metrics = Metrics()
-    metrics.requests.observe(Outcome(received_at=1.0), 2.0)
+    metrics.requests.finished(Outcome(received_at=1.0), 2.0)
     assert value(metrics, "llm_d_epp_request_total", **NEW) is None
 
 
 def test_a_request_is_running_from_its_pick_to_its_end_however_it_ends() -> None:
     metrics, placed = Metrics(), decision()
-    metrics.requests.picked(request(), placed, 0.0)
+    metrics.requests.placed(request(), placed, 0.0)
     assert value(metrics, "llm_d_epp_request_running", **NEW) == 1
     assert value(metrics, "inference_objective_running_requests", model_name="m") == 1
-    metrics.requests.observe(Outcome(received_at=1.0, request=request(), decision=placed), 2.0)
+    metrics.requests.finished(Outcome(received_at=1.0, request=request(), decision=placed), 2.0)
     assert value(metrics, "llm_d_epp_request_running", **NEW) == 0
     assert value(metrics, "llm_d_epp_request_duration_seconds_count", **NEW) is None
 
@@ -282,16 +282,16 @@ def test_an_endpoint_shows_whether_it_is_up_and_what_it_carries() -> None:
     assert value(metrics, "fleet_epp_endpoint_in_flight_tokens", **labels) == 30
 
 
-def test_others_add_counters_and_gauges() -> None:
-    metrics, count = Metrics(), Counter("fleet_epp_looks_total", "Looks.", ("result",))
+def test_others_add_single_series() -> None:
+    metrics = Metrics()
     metrics.add(
-        count, Gauge("fleet_epp_buffered_bytes", "Held.", lambda: 7), Gauge("absent", "No.", lambda: None)
+        Single("fleet_epp_held_bytes", "Held.", lambda: 7),
+        Single("fleet_epp_lost_total", "Lost.", lambda: 3, kind="counter"),
+        Single("absent", "No.", lambda: None),
     )
-    count.add("ok")
-    count.add("ok", by=2)
     metrics.streams.opened()
-    assert value(metrics, "fleet_epp_looks_total", result="ok") == 3
-    assert value(metrics, "fleet_epp_buffered_bytes") == 7
+    assert value(metrics, "fleet_epp_held_bytes") == 7
+    assert value(metrics, "fleet_epp_lost_total") == 3
     assert value(metrics, "absent") is None
     assert value(metrics, "llm_d_epp_extproc_streams_inflight") == 1
     metrics.streams.closed()

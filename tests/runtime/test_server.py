@@ -220,6 +220,37 @@ async def test_a_refusal_is_an_immediate_response() -> None:
         await setting.nothing_left()
 
 
+async def test_a_plugin_that_fails_costs_one_request(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as setting:
+        good, setting.scheduler.pick = setting.scheduler.pick, fails  # type: ignore[method-assign]
+        call = setting.stream()
+        await call.write(headers(ended=True))
+        assert (await call.read()).immediate_response.status.code == 500
+        setting.scheduler.pick = good  # type: ignore[method-assign]
+        after = setting.stream()
+        await after.write(headers(ended=True))
+        assert (await after.read()).WhichOneof("response") == "request_headers"
+        call.cancel()
+        after.cancel()
+        await setting.nothing_left()
+    assert "a plugin failed" in caplog.text
+
+
+def fails(*_: object) -> Decision:
+    raise KeyError("in a plugin")
+
+
+async def test_what_cannot_be_counted_is_still_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as setting:
+        setting.watcher.placed = fails  # type: ignore[assignment]
+        call = setting.stream()
+        await call.write(headers(ended=True))
+        assert (await call.read()).WhichOneof("response") == "request_headers"
+        call.cancel()
+        await setting.nothing_left()
+    assert "counting a pick failed" in caplog.text
+
+
 async def test_a_buffered_body_of_many_megabytes_fits_one_message() -> None:
     async with serving() as setting:
         call = setting.stream()

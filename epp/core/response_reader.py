@@ -11,7 +11,7 @@ A byte search for ``"usage"`` is safe in JSON: generated text can only hold it w
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -36,7 +36,7 @@ class Usage:
     total_tokens: int | None = None
 
 
-class AnswerReader:
+class ResponseReader:
     """The facts of one response so far. This one reads nothing: neither JSON nor events are in it."""
 
     __slots__ = ("error", "finish", "first_token_seen", "usage")
@@ -57,34 +57,38 @@ class AnswerReader:
         """The body is complete, or no more of it will come."""
 
 
-def reader_for(api: Api, content_type: str, request_streaming: bool) -> AnswerReader:
+def reader_for(api: Api, content_type: str, request_streaming: bool) -> ResponseReader:
     """The reader for a response; what was asked for decides only where the response names no type."""
     kind = content_type.partition(";")[0].strip().lower()
     if "text/event-stream" in content_type.lower() or (not kind and request_streaming):
         return _EVENTS.get(api, _AnyEvents)()
     if not kind or kind in {"application/json", "text/json"} or kind.endswith("+json"):
         return JsonReader()
-    return AnswerReader()
+    return ResponseReader()
 
 
 # --- what is read of an answer ------------------------------------------------------------------------
 
 
+# An engine's figure goes into sums that stay: what cannot be a number of tokens makes the chunk unreadable.
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
 class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
+    cached_tokens: _Count | None = None
 
 
 class _Counts(msgspec.Struct, gc=False):
     """``usage`` in the words of OpenAI's two APIs and Anthropic's."""
 
-    prompt_tokens: int | None = None
-    input_tokens: int | None = None
-    completion_tokens: int | None = None
-    output_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    input_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    total_tokens: _Count | None = None
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
+    cache_read_input_tokens: _Count | None = None
 
     def usage(self) -> Usage:
         details = self.prompt_tokens_details or self.input_tokens_details
@@ -100,9 +104,9 @@ class _Counts(msgspec.Struct, gc=False):
 class _Timings(msgspec.Struct, gc=False):
     """llama.cpp's own counts, its only ones in a chat stream without ``include_usage``."""
 
-    prompt_n: int | None = None
-    cache_n: int | None = None
-    predicted_n: int | None = None
+    prompt_n: _Count | None = None
+    cache_n: _Count | None = None
+    predicted_n: _Count | None = None
 
     def usage(self) -> Usage:
         prompt = None if self.prompt_n is None else self.prompt_n + (self.cache_n or 0)
@@ -201,7 +205,7 @@ def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes | Raw) -> _T | None:
 # --- whole answers ------------------------------------------------------------------------------------
 
 
-class JsonReader(AnswerReader):
+class JsonReader(ResponseReader):
     """Keeps a JSON answer and reads it at its end."""
 
     __slots__ = ("_pieces", "_size")
@@ -238,7 +242,7 @@ def _answer_error(answer: _Answer) -> str | None:
 # --- streams --------------------------------------------------------------------------------------------
 
 
-class _Events(AnswerReader):
+class _Events(ResponseReader):
     """Cuts a stream into events. Subclasses read one API's events."""
 
     __slots__ = ("_after_cr", "_pending", "_skipping")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epp.core import answers
-from epp.core.answers import AnswerReader, Usage, reader_for
+from epp.core import response_reader
 from epp.core.request import Api
+from epp.core.response_reader import ResponseReader, Usage, reader_for
 from tests.captures import capture
 
 SSE = "text/event-stream; charset=utf-8"
@@ -21,7 +21,7 @@ Facts = tuple[Usage | None, str | None, str | None, int | None]
 
 def read(
     pieces: Iterable[bytes], api: Api = CHAT, content_type: str = SSE, asked: bool = True
-) -> AnswerReader:
+) -> ResponseReader:
     reader = reader_for(api, content_type, asked)
     for piece in pieces:
         reader.feed(piece)
@@ -399,7 +399,7 @@ def test_no_bytes_make_a_reader_fail(api: Api, kind: str, data: bytes) -> None:
 def test_an_event_over_the_limit_is_skipped_and_the_next_is_read(
     monkeypatch: pytest.MonkeyPatch, piece: int, surplus: int, read_it: bool
 ) -> None:
-    monkeypatch.setattr(answers, "LIMIT", 200)
+    monkeypatch.setattr(response_reader, "LIMIT", 200)
     frame = len(b'data: {"error":""}')
     long = b'data: {"error":"' + b"e" * (200 - frame + surplus) + b'"}\n\n'
     stream = long + events(COUNTS)
@@ -409,7 +409,7 @@ def test_an_event_over_the_limit_is_skipped_and_the_next_is_read(
 
 
 def test_what_is_kept_of_an_endless_event_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "LIMIT", 200)
+    monkeypatch.setattr(response_reader, "LIMIT", 200)
     reader = reader_for(CHAT, SSE, True)
     for _ in range(1_000):
         reader.feed(b"x" * 50)
@@ -418,7 +418,7 @@ def test_what_is_kept_of_an_endless_event_is_bounded(monkeypatch: pytest.MonkeyP
 
 
 def test_a_whole_answer_over_the_limit_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "LIMIT", 200)
+    monkeypatch.setattr(response_reader, "LIMIT", 200)
     usage = b'"usage":{"prompt_tokens":1,"completion_tokens":1}}'
     assert read([b'{"a":"b",', usage], content_type="application/json").usage == Usage(1, 1, None, 2)
     assert read([b'{"a":"' + b"b" * 200 + b'",', usage], content_type="application/json").usage is None
@@ -459,3 +459,12 @@ def test_a_json_answer_nested_too_deeply_tells_nothing() -> None:
 def test_what_a_whole_answer_says(answer: Any, usage: Usage | None, finish: str | None) -> None:
     reader = read([json.dumps(answer).encode()], content_type="application/json")
     assert (reader.usage, reader.finish) == (usage, finish)
+
+
+@pytest.mark.parametrize("count", ["-1", "9" * 400, "1.5"])
+def test_a_count_that_no_engine_can_mean_tells_nothing(count: str) -> None:
+    """Sums of it would stay wrong for ever."""
+    reader = reader_for(Api.CHAT_COMPLETIONS, "application/json", False)
+    reader.feed(b'{"usage": {"prompt_tokens": ' + count.encode() + b"}}")
+    reader.end()
+    assert reader.usage is None
