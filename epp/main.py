@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import random
+import ssl
 import sys
 import time
 import uuid
@@ -184,9 +185,17 @@ def _credentials(flags: ServeFlags) -> "grpc.ServerCredentials | None":
     return tls.server_credentials(pair)
 
 
-async def serve(flags: ServeFlags) -> None:
-    """Everything that lives as long as the process; the first failure stops the rest."""
-    request_log = logs.configure(logs.LogSettings.of(flags), later=asyncio.get_running_loop().call_later)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """Everything that one process is made of, nothing of it running yet."""
+
+    pool: Pool
+    readiness: Readiness
+    ext_proc: server.ExtProc
+    pages: admin.AdminState
+
+
+def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     assembly = _configured(flags)
     logs.warn_of(assembly.warnings)
     readiness = Readiness()
@@ -212,33 +221,51 @@ async def serve(flags: ServeFlags) -> None:
         observer=Reporter(metrics, request_log, pool.scraper.kick),
         clock=time.monotonic,
     )
-    directory, client_ca = flags.metrics_cert_dir, flags.metrics_client_ca_file
-    pages_tls = directory and tls.server_context(
-        Path(directory), dt.datetime.now(dt.UTC), client_ca=Path(client_ca) if client_ca else None
+    pages = admin.AdminState(
+        metrics=metrics,
+        readiness=readiness,
+        fleet=pool.fleet,
+        scheduler=pool.scheduler,
+        clock=time.monotonic,
+        wall_clock=time.time,  # noqa: TID251 (people read it)
     )
+    return Process(pool=pool, readiness=readiness, ext_proc=ext_proc, pages=pages)
+
+
+def _servers(flags: ServeFlags, process: Process) -> "tuple[grpc.aio.Server, grpc.aio.Server]":
+    """The one for gateways and the one for health checks, on their ports."""
+    readiness = process.readiness
+    handlers = [process.ext_proc.handler(), *([health_handler(readiness)] if flags.health_checking else [])]
+    serving = server.make_server(
+        handlers,
+        max_receive_bytes=flags.grpc_max_recv_msg_size,
+        max_send_bytes=flags.grpc_max_send_msg_size,
+    )
+    server.bind(serving, flags.grpc_port, flag="grpc-port", credentials=_credentials(flags))
+    health = server.make_server([health_handler(readiness)])
+    server.bind(health, flags.grpc_health_port, flag="grpc-health-port", credentials=None)
+    return serving, health
+
+
+def _pages_tls(flags: ServeFlags) -> ssl.SSLContext | None:
+    if not flags.metrics_cert_dir:
+        return None
+    client_ca = Path(flags.metrics_client_ca_file) if flags.metrics_client_ca_file else None
+    return tls.server_context(Path(flags.metrics_cert_dir), dt.datetime.now(dt.UTC), client_ca=client_ca)
+
+
+async def serve(flags: ServeFlags) -> None:
+    """Everything that lives as long as the process; the first failure stops the rest."""
+    request_log = logs.configure(logs.LogSettings.of(flags), later=asyncio.get_running_loop().call_later)
+    process, pages_tls = _build(flags, request_log), _pages_tls(flags)
+    pool = process.pool
     with admin.listen(flags.metrics_port) as listener:
-        handlers = [ext_proc.handler(), *([health_handler(readiness)] if flags.health_checking else [])]
-        serving = server.make_server(
-            handlers,
-            max_receive_bytes=flags.grpc_max_recv_msg_size,
-            max_send_bytes=flags.grpc_max_send_msg_size,
-        )
-        server.bind(serving, flags.grpc_port, flag="grpc-port", credentials=_credentials(flags))
-        health = server.make_server([health_handler(readiness)])
-        server.bind(health, flags.grpc_health_port, flag="grpc-health-port", credentials=None)
+        serving, health = _servers(flags, process)
         await pool.discovery.start()
-        pages = admin.AdminState(
-            metrics=metrics,
-            readiness=readiness,
-            fleet=pool.fleet,
-            scheduler=pool.scheduler,
-            clock=time.monotonic,
-            wall_clock=time.time,  # noqa: TID251 (people read it)
-        )
         parts = {
             "scraper": pool.scraper.run(),
             "discovery": pool.discovery.run(),
-            "admin": admin.run(pages, listener, tls=pages_tls or None),
+            "admin": admin.run(process.pages, listener, tls=pages_tls),
         }
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(forever(work, name), name=name) for name, work in parts.items()]
@@ -248,7 +275,7 @@ async def serve(flags: ServeFlags) -> None:
             gc.freeze()  # what has lived until here lives for ever: no need to look at it again
             logger.info("serving", extra={"fields": {"port": flags.grpc_port, "tls": flags.secure_serving}})
             await told_to_stop()
-            readiness.is_draining = True
+            process.readiness.is_draining = True
             await server.stop(serving, flags.drain_timeout)
             await health.stop(0)
             request_log.flush()

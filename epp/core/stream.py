@@ -228,18 +228,23 @@ class Stream:
                 return self.receive(RequestComplete(None), now)
 
     def _on_request_body(self, event: RequestBody, now: float) -> list[Action]:
+        if self._end is End.BODY:
+            return []  # Envoy may repeat a chunk after the end (its issue 46237): not twice to the server
+        if self.state not in (State.COLLECTING, State.PICKING):
+            return [self._pass_on(event)]
+        refusal = self._borrow(len(event.data))
+        if refusal is not None:
+            return self.receive(Refused(refusal), now)
         if self.state is State.PICKING:
             self._late.append(event)
             return []
-        if self._end is End.BODY:
-            return []  # Envoy may repeat a chunk after the end (its issue 46237): not twice to the server
-        if self.state is not State.COLLECTING:
-            return [self._pass_on(event)]
+        return self._collect(event, now)
+
+    def _collect(self, event: RequestBody, now: float) -> list[Action]:
         if event.subset is not None:
             self._subset = event.subset
-        refusal = self._hold(event.data)
-        if refusal is not None:
-            return self.receive(Refused(refusal), now)
+        if event.data:
+            self._body.append(event.data)
         if event.ended:
             return self.receive(RequestComplete(End.BODY), now)
         if self._request_mode is BodyMode.FULL_DUPLEX:
@@ -344,15 +349,13 @@ class Stream:
         self._drop_body()
         return [Reject(event.rejection)]
 
-    def _hold(self, data: bytes) -> Rejection | None:
-        """Keep a piece of the body; the reason why not, if it may not be kept."""
-        if self._held_bytes + len(data) > MAX_BODY_BYTES:
+    def _borrow(self, count: int) -> Rejection | None:
+        """Have the budget lend what a piece of the body takes; the reason why not, if it does not."""
+        if self._held_bytes + count > MAX_BODY_BYTES:
             return BODY_TOO_LARGE
-        if not self._settings.budget.take(len(data)):
+        if not self._settings.budget.take(count):
             return BUFFERS_FULL
-        self._held_bytes += len(data)
-        if data:
-            self._body.append(data)
+        self._held_bytes += count
         return None
 
     def _drop_body(self) -> None:
