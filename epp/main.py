@@ -129,9 +129,8 @@ def _configured(flags: ServeFlags) -> Assembly:
 def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     chance, clock = random.Random(), time.monotonic
     fleet = Fleet(stale_after=flags.metrics_staleness_threshold)
-    settings = scrape_settings(
-        assembly.metrics_source, assembly.extractor, floor=flags.refresh_metrics_interval
-    )
+    pace = assembly.pace(floor=flags.refresh_metrics_interval, stale_after=flags.metrics_staleness_threshold)
+    settings = scrape_settings(assembly.metrics_source, assembly.extractor, pace)
     scraper = Scraper(
         fleet,
         settings,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from epp.core.scoring import Kind, Seconds
+from epp.core.scoring import Kind, Seconds, read_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +28,17 @@ class MetricsDataSource:
     client_key_path: str = ""
     """A PEM file: its key."""
     interval: Seconds | None = None
-    """None: as the command line says."""
+    """Shortest time between two readings of one server. None: as the command line says."""
 
     kind: ClassVar[Kind] = Kind.METRICS_SOURCE
 
     def __post_init__(self) -> None:
         if self.port is not None and not 1 <= self.port <= 65535:
             raise ValueError(f"port: must be from 1 to 65535, got {self.port}")
-        if self.path is not None and not self.path.startswith("/"):
-            raise ValueError(f'path: must begin with "/", got "{self.path}"')
-        if self.interval is not None and self.interval <= 0:
-            raise ValueError("interval: must be above 0s")
+        if self.path is not None:
+            try:
+                read_target(self.path)
+            except ValueError as error:
+                raise ValueError(f"path: {error}") from None
         if bool(self.client_cert_path) != bool(self.client_key_path):
             raise ValueError("clientCertPath: clientCertPath and clientKeyPath belong together, give both")

@@ -124,11 +124,6 @@ def parse(text: str, file: str) -> Section:
     return Section(node, file)
 
 
-def decode(text: str, file: str, target: type[T]) -> T:
-    """The whole of ``text`` as a ``target``; ``file`` is its name in messages."""
-    return read(parse(text, file), target)
-
-
 def read(section: Section, target: type[T]) -> T:
     """A section as a ``target``."""
     try:

@@ -11,17 +11,15 @@ Source:  llm-d-router ``file-discovery``: name, namespace, address, port, labels
     - {name: studio, address: studio.local, port: 8080, engine: llamacpp, apiKeyFile: studio.key}
 """
 
-import ipaddress
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from epp.config.decode import Section, parse, read, suggestion
+from epp.core.addresses import MetricsUrl, read_host, read_metrics_url, read_port
 
-_HOST_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST = re.compile(rf"(?:{_HOST_LABEL}\.)*{_HOST_LABEL}\.?", re.ASCII)
-_URL = re.compile(r"https?://[^\s/]+(?:/\S*)?", re.ASCII)
+Written = TypeVar("Written")
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +36,7 @@ class EndpointEntry:
     engine: str | None = None
     """None: found out by looking."""
     scheme: str = "http"
-    metrics_url: str | None = None
+    metrics_url: MetricsUrl | None = None
     api_key_file: str | None = None
     """As written; relative to the directory of the list."""
     ca_file: str | None = None
@@ -66,10 +64,10 @@ class _Written:
                 raise ValueError(f"{subject}: must be one word of at most 253 characters")
         if not self.name:
             raise ValueError("name: must not be empty")
-        _address(self.address)
-        _port(self.port)
-        if self.metrics_url is not None and not _URL.fullmatch(self.metrics_url):
-            raise ValueError("metricsURL: must be a whole URL such as http://10.0.0.11:9400/metrics")
+        _named("address", read_host, self.address)
+        _named("port", read_port, self.port)
+        if self.metrics_url is not None:
+            _named("metricsURL", read_metrics_url, self.metrics_url)
         if self.ca_file and self.scheme == "http":
             raise ValueError('caFile: has no use without "scheme: https"')
         if self.ca_file == "" or self.api_key_file == "":
@@ -77,17 +75,17 @@ class _Written:
             raise ValueError(f"{subject}: must not be empty, leave it out")
 
     def entry(self, default_namespace: str) -> EndpointEntry:
-        address, is_literal = _address(self.address)
+        address, is_literal = read_host(self.address)
         return EndpointEntry(
             name=self.name,
             namespace=self.namespace or default_namespace,
             address=address,
-            port=_port(self.port),
+            port=read_port(self.port),
             is_literal=is_literal,
             labels=self.labels,
             engine=self.engine,
             scheme=self.scheme,
-            metrics_url=self.metrics_url,
+            metrics_url=None if self.metrics_url is None else read_metrics_url(self.metrics_url),
             api_key_file=self.api_key_file,
             ca_file=self.ca_file,
         )
@@ -121,33 +119,9 @@ def parse_endpoints(
     return tuple(entry for entry, _ in found.values())
 
 
-def _address(text: str) -> tuple[str, bool]:
-    """The address in its usual form, and whether it is a literal one."""
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if "://" in text:
-        raise ValueError('address: is only a host; write "scheme" and "port" as fields of their own')
-    if "%" in bare:
-        raise ValueError("address: zones of link-local addresses are not supported")
+def _named(subject: str, reader: Callable[[Written], Read], written: Written) -> Read:
+    """What ``reader`` makes of it; its complaint with the field's name."""
     try:
-        literal = ipaddress.ip_address(bare)
-    except ValueError:
-        pass
-    else:
-        if literal.is_unspecified or literal.is_multicast:
-            raise ValueError(f"address: {text} is not the address of one server")
-        return str(literal), True
-    host, colon, port = text.rpartition(":")
-    if colon and port.isdigit() and ":" not in host.strip("[]"):
-        raise ValueError('address: is only a host; write "port" as a field of its own')
-    if not _HOST.fullmatch(text) or len(text) > 253:
-        raise ValueError(f'address: "{text[:60]}" is neither an IP address nor a host name')
-    if text.rstrip(".").rpartition(".")[2].isdigit():
-        raise ValueError(f"address: {text} is no IPv4 address")
-    return text.rstrip(".").lower(), False
-
-
-def _port(written: int | str) -> int:
-    text = str(written)
-    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not 1 <= int(text) <= 65535:
-        raise ValueError(f"port: must be from 1 to 65535, got {text[:20]}")
-    return int(text)
+        return reader(written)
+    except ValueError as error:
+        raise ValueError(f"{subject}: {error}") from None

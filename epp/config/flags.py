@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from epp.config import decode
+from epp.core.pacing import Pace
 
 
 class UsageError(Exception):
@@ -250,12 +251,14 @@ _READING = _group(
     Flag(
         *("refresh-metrics-interval", _duration, 0.05, "shortest time between two readings of one server"),
         shown="50ms",
-        note="at least 50ms; the time grows when there is no traffic",
+        note="at least 50ms, at most 3/4 of --metrics-staleness-threshold; the time grows when there is no"
+        " traffic",
     ),
     Flag(
         *("metrics-staleness-threshold", _duration, 2.0, "age at which a reading counts as unknown"),
         shown="2s",
-        note="upstream applies it to the pool gauges only, here choosing follows it as well",
+        note="upstream applies it to the pool gauges only, here choosing follows it as well; below 2s"
+        " servers at rest are read more often",
     ),
     Flag(
         *("refresh-prometheus-metrics-interval", _duration, 5.0, "greatest age of the pool gauges"),
@@ -438,10 +441,10 @@ def _check(flags: ServeFlags) -> None:
         raise UsageError("--config-file, --config-text: both are given: leave one out")
     if not (flags.config_file or flags.config_text or flags.endpoints_file):
         raise UsageError(f"no servers: {_DISCOVERY_REMEDY}")
-    if flags.refresh_metrics_interval < 0.05:
-        raise UsageError("--refresh-metrics-interval: must be at least 50ms")
-    if flags.metrics_staleness_threshold <= flags.refresh_metrics_interval:
-        raise UsageError("--metrics-staleness-threshold: must be above --refresh-metrics-interval")
+    try:
+        Pace.of(floor=flags.refresh_metrics_interval, stale_after=flags.metrics_staleness_threshold)
+    except ValueError as fault:
+        raise UsageError(f"--refresh-metrics-interval: {fault}") from fault
     if flags.metrics_client_ca_file and not flags.metrics_cert_dir:
         raise UsageError("--metrics-client-ca-file: needs --metrics-cert-dir")
     if flags.enable_cert_reload and not flags.cert_path:

@@ -15,6 +15,7 @@ from typing import Any
 
 from epp.config.decode import ConfigError, Here, Section, camel, parse, read, suggestion
 from epp.core.apis import DEFAULT_PARSERS, Parser
+from epp.core.pacing import Pace
 from epp.core.scheduling import Profile
 from epp.core.scoring import Bytes, Filter, Kind, Picker, Producer, Scorer, Seconds, kinds
 
@@ -235,6 +236,10 @@ def _refuse_unsupported(config: EndpointPickerConfig) -> None:
         if value.strip().lower() != "false" and name != "haPopulateNonLeaderDatastore":
             raise gates.error(f'"{name}" {NOT_SUPPORTED}, remove it')
     layer = config.data_layer or DataLayer()
+    if not (layer.inject_defaults or layer.sources):
+        raise config.at.at("dataLayer", "injectDefaults").error(
+            f"false without sources {NOT_SUPPORTED}: the endpoints' load is always read; leave it out"
+        )
     for section in (
         layer.peer_discovery,
         layer.cross_replica_syncer_plugin_ref,
@@ -257,12 +262,22 @@ class Assembly:
     parsers: tuple[Parser, ...]
     discovery: Any | None
     """The discovery plugin's settings (scorers.file_discovery.FileDiscovery); None: not by a plugin."""
-    metrics_source: Any | None
-    """scorers.metrics_data_source.MetricsDataSource; None: metrics are not read."""
-    extractor: Any | None
-    """scorers.core_metrics_extractor.CoreMetricsExtractor; None: metrics are not read."""
+    metrics_source: Any
+    """scorers.metrics_data_source.MetricsDataSource."""
+    metrics_source_at: Section
+    """Where it is configured, for errors."""
+    extractor: Any
+    """scorers.core_metrics_extractor.CoreMetricsExtractor."""
     warnings: tuple[str, ...]
     """One line each, for the log: what was written and has no effect."""
+
+    def pace(self, *, floor: float, stale_after: float) -> Pace:
+        """How often servers are read: as the source's ``interval`` says, else every ``floor`` [s]."""
+        interval: float | None = self.metrics_source.interval
+        try:
+            return Pace.of(floor=floor if interval is None else interval, stale_after=stale_after)
+        except ValueError as error:
+            raise self.metrics_source_at.at("parameters", "interval").error(str(error)) from None
 
 
 def build(config: EndpointPickerConfig, types: Mapping[str, type]) -> Assembly:
@@ -296,6 +311,7 @@ class _Builder:
         profile, producers = self._connect(profile)
         parsers = self._parsers()
         source, extractor = self._metrics()
+        source_at = source.entry.at if source.entry else self._config.at
         discovery = self._discovery()
         self._warn_of_what_has_no_effect()
         return Assembly(
@@ -303,8 +319,9 @@ class _Builder:
             producers=producers,
             parsers=parsers,
             discovery=discovery,
-            metrics_source=source,
-            extractor=extractor,
+            metrics_source=source.plugin,
+            metrics_source_at=source_at,
+            extractor=extractor.plugin,
             warnings=tuple(self._warnings),
         )
 
@@ -511,23 +528,21 @@ class _Builder:
             raise entry.at.error(f"a parser other than {', '.join(known)} {NOT_SUPPORTED}")
         return known[entry.type]
 
-    def _metrics(self) -> tuple[Any | None, Any | None]:
+    def _metrics(self) -> tuple[_Plugin, _Plugin]:
+        """The source and the extractor; what is not configured has its defaults."""
         layer = self._config.data_layer or DataLayer()
         if not layer.sources:
-            if layer.inject_defaults:
-                return self._only("metrics-data-source"), self._only("core-metrics-extractor")
-            self._warn(self._config.at.at("dataLayer"), "no sources: the endpoints' load is not read")
-            return None, None
+            return self._only("metrics-data-source"), self._only("core-metrics-extractor")
         if len(layer.sources) > 1:
             raise layer.sources[1].at.error(f"more than one source {NOT_SUPPORTED}")
         source = layer.sources[0]
         extractors = [self._referred(e.plugin_ref, e.at, Kind.EXTRACTOR) for e in source.extractors]
         if len(extractors) > 1:
             raise source.extractors[1].at.error(f"more than one extractor {NOT_SUPPORTED}")
-        made = self._referred(source.plugin_ref, source.at, Kind.METRICS_SOURCE).plugin
-        return made, extractors[0].plugin if extractors else self._only("core-metrics-extractor")
+        made = self._referred(source.plugin_ref, source.at, Kind.METRICS_SOURCE)
+        return made, extractors[0] if extractors else self._only("core-metrics-extractor")
 
-    def _only(self, plugin_type: str) -> Any:
+    def _only(self, plugin_type: str) -> _Plugin:
         """The plugin of this type, added if there is none."""
         configured = self._of_type(plugin_type)
         if len(configured) > 1 and configured[1].entry:
@@ -536,7 +551,7 @@ class _Builder:
             )
         plugin = configured[0] if configured else self._add(plugin_type)
         plugin.is_used = True
-        return plugin.plugin
+        return plugin
 
     def _discovery(self) -> Any | None:
         discovery = self._config.data_layer.discovery if self._config.data_layer else None

@@ -1,6 +1,6 @@
 """The engines whose load can be read: which series mean what, as data.
 
-Place:   called by epp.runtime.scrape with the body and headers of an answer; returns a Load.
+Place:   called by epp.runtime.probe with the body and headers of an answer; returns a Load.
 Ignores: how the page came here, who uses the reading, and the clock (callers pass unix time).
 Rule:    an engine is a row of ENGINES, never a branch. What a page does not say, says twice or says
          impossibly (negative counts, NaN, a cache fuller than full) is None.

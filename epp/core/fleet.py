@@ -6,9 +6,11 @@ Rule:    unknown is None. A reading that is too old is unknown again; it never b
 """
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from epp.core.addresses import MetricsUrl
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Reachability(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
-    """Who an endpoint is: everything discovery knows. Equal specs are the same endpoint, unchanged."""
+    """Everything discovery knows of an endpoint: which server it is, and what is said about it."""
 
     name: str
     namespace: str = "default"
@@ -61,13 +63,18 @@ class EndpointSpec:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     engine: str | None = None
     """An engine adapter's name; None: the scraper finds out by looking."""
-    metrics_url: str | None = None
+    metrics_url: MetricsUrl | None = None
     """Where to read metrics, if not at the engine's usual path on the serving port."""
     scheme: str = "http"
     host_name: str = ""
     """The name before resolution, for TLS and the Host header; empty for a literal address."""
     ca_file: str | None = None
     api_key_file: str | None = None
+
+    @property
+    def server(self) -> tuple[str | int, ...]:
+        """Which server it is: where this is the same, the rest is only said differently of it."""
+        return self.namespace, self.name, self.ip, self.port, self.scheme, self.host_name
 
     @property
     def address(self) -> str:
@@ -101,7 +108,7 @@ class Endpoint:
         self.address = spec.address
         self.labels = spec.labels
         self.engine: str | None = spec.engine
-        """The engine adapter in use; None until it is declared or found."""
+        """The engine that its last answer is of; until it answers, what its spec says."""
         self.load = UNKNOWN
         self.load_at: float | None = None
         """When ``load`` was read [s]; None when it is unknown."""
@@ -167,59 +174,68 @@ class Fleet:
         """Every known endpoint, reachable or not."""
         return tuple(self._endpoints.values())
 
-    def replace(self, specs: Iterable[EndpointSpec]) -> tuple[list[Endpoint], list[Endpoint]]:
-        """Take over a whole new list at once; returns (added, removed).
+    def replace(self, specs: Iterable[EndpointSpec]) -> tuple[list[Endpoint], list[Endpoint], list[Endpoint]]:
+        """Take over a whole new list at once; returns (added, changed, removed).
 
-        An endpoint whose spec is unchanged keeps its reading and its reservations. One whose spec
-        changed is a new endpoint: a different address is a different server.
+        A server of which something else is said now (labels, engine, keys, metrics URL) stays the same
+        endpoint, with its reading, its reservations and what is remembered of it. Under another address
+        it is another server.
         """
-        wanted = {(spec.namespace, spec.name): spec for spec in specs}
-        removed = [e for key, e in self._endpoints.items() if wanted.get(key) != e.spec]
-        kept = {key: e for key, e in self._endpoints.items() if wanted.get(key) == e.spec}
-        added = {key: Endpoint(spec) for key, spec in wanted.items() if key not in kept}
-        self._endpoints = {key: kept.get(key) or added[key] for key in wanted}
+        before, self._endpoints = self._endpoints, {}
+        added, changed = [], []
+        for key, spec in {(spec.namespace, spec.name): spec for spec in specs}.items():
+            endpoint = before.get(key)
+            if endpoint is None or endpoint.spec.server != spec.server:
+                endpoint = Endpoint(spec)
+                added.append(endpoint)
+            elif endpoint.spec != spec:
+                if endpoint.spec.engine != spec.engine:
+                    endpoint.engine = spec.engine
+                endpoint.spec, endpoint.labels = spec, spec.labels
+                changed.append(endpoint)
+            self._endpoints[key] = endpoint
         self._candidates = None
-        return list(added.values()), removed
+        return added, changed, [e for key, e in before.items() if self._endpoints.get(key) is not e]
 
-    def reading(self, endpoint: Endpoint, load: Load, now: float) -> None:
-        """The server answered, with this load."""
+    def reading(self, endpoint: Endpoint, load: Load, now: float, *, engine: str | None = None) -> None:
+        """The server answered, with this load. ``engine``: as in ``answered``."""
         if load.started_at is not None:
             if endpoint.started_at not in (None, load.started_at):
                 endpoint.generation += 1
             endpoint.started_at = load.started_at
         endpoint.load, endpoint.load_at = load, now
         self._next_expiry = min(self._next_expiry, now + self.stale_after)
-        self.answered(endpoint)
+        self.answered(endpoint, engine=engine)
 
-    def answered(self, endpoint: Endpoint) -> None:
-        """The server is there, even if it does not tell its load."""
+    def answered(self, endpoint: Endpoint, *, engine: str | None = None) -> None:
+        """The server is there, even if it does not tell its load. ``engine``: whose answer it was read as."""
+        endpoint.engine = engine or endpoint.spec.engine
         self._set_reachability(endpoint, Reachability.UP, "")
 
     def lost(self, endpoint: Endpoint, reason: str) -> None:
-        """Talking to the server failed: what it held in its caches is gone, its load is unknown."""
+        """Talking to the server failed: what it held in its caches is gone, its load is unknown.
+
+        So is its engine, unless it is declared: another process may listen there next.
+        """
         if endpoint.reachability is not Reachability.DOWN:
             endpoint.generation += 1
+        endpoint.engine = endpoint.spec.engine
         endpoint.load, endpoint.load_at = UNKNOWN, None
         self._set_reachability(endpoint, Reachability.DOWN, reason)
 
-    def candidates(self, now: float) -> tuple[Endpoint, ...]:
+    def candidates(self, now: float, among: Sequence[Endpoint] | None = None) -> tuple[Endpoint, ...]:
         """The endpoints a request may go to: those that answer, else the untried, else all.
 
-        The last choice is never empty while endpoints are known: a fleet that looks dead from
-        here may still serve.
+        ``among``: of these only, whatever the others are. The last choice is never empty while
+        endpoints are known: a fleet that looks dead from here may still serve.
         """
         if now >= self._next_expiry:
             self._expire(now)
+        if among is not None:
+            return _best_tier(among)
         if self._candidates is None:
-            self._candidates = self._best_tier()
+            self._candidates = _best_tier(self._endpoints.values())
         return self._candidates
-
-    def _best_tier(self) -> tuple[Endpoint, ...]:
-        for tier in (Reachability.UP, Reachability.UNTRIED):
-            found = tuple(e for e in self._endpoints.values() if e.reachability is tier)
-            if found:
-                return found
-        return tuple(self._endpoints.values())
 
     def _set_reachability(self, endpoint: Endpoint, to: Reachability, reason: str) -> None:
         endpoint.down_reason = reason
@@ -236,3 +252,11 @@ class Fleet:
                 endpoint.load, endpoint.load_at = UNKNOWN, None
             else:
                 self._next_expiry = min(self._next_expiry, endpoint.load_at + self.stale_after)
+
+
+def _best_tier(endpoints: Collection[Endpoint]) -> tuple[Endpoint, ...]:
+    for tier in (Reachability.UP, Reachability.UNTRIED):
+        found = tuple(endpoint for endpoint in endpoints if endpoint.reachability is tier)
+        if found:
+            return found
+    return tuple(endpoints)

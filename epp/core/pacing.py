@@ -10,8 +10,8 @@ import enum
 import heapq
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -27,13 +27,13 @@ class Standing(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Intervals [s] between two looks at one endpoint."""
+    """Intervals [s] between two looks at one endpoint; ``of`` makes those that fit together."""
 
     floor: float = 0.05
     """While it is busy: ``--refresh-metrics-interval``, upstream's default and minimum. A gauge of vLLM
     trails reality by some 30 ms, so that less would read the same numbers again."""
     rest: float = 1.0
-    """While nothing happens: two looks within ``stale_after`` (2 s), so that one may be slow."""
+    """While nothing happens: two looks until a reading is unknown (2 s), so that one may be slow."""
     slowest: float = 1.5
     """An endpoint that answers is looked at this often, even over budget: unknown load is worse."""
     silent: float = 4.0
@@ -53,7 +53,7 @@ class Pace:
 
     def __post_init__(self) -> None:
         if not self.floor >= 0.05:
-            raise ValueError(f"refresh-metrics-interval: {self.floor:g}s is below the minimum of 50ms")
+            raise ValueError(f"must be at least 50ms, got {self.floor:g}s")
         if not self.rest <= self.slowest:
             raise ValueError(f"rest ({self.rest:g}s) must not be above slowest ({self.slowest:g}s)")
         if not self.tick > 0:
@@ -62,6 +62,26 @@ class Pace:
             raise ValueError(f"retry_first ({self.retry_first:g}s) must be in (0, {self.retry_last:g}s]")
         if not self.budget > 0:
             raise ValueError(f"budget ({self.budget:g} looks a second) must be above 0")
+
+    @classmethod
+    def of(cls, *, floor: float, stale_after: float) -> Self:
+        """The pace at which no reading of an endpoint that answers grows older than ``stale_after`` [s].
+
+        ValueError when ``floor`` [s] is below the minimum, or leaves no room for a look to be late.
+        """
+        usual = cls(floor=floor)
+        slowest = 0.75 * stale_after  # the rest is for a random tenth, the tick and the answer itself
+        if floor > slowest:
+            raise ValueError(
+                f"must be at most three quarters of --metrics-staleness-threshold ({stale_after:g}s), "
+                f"else readings become unknown in between; got {floor:g}s"
+            )
+        return replace(
+            usual,
+            rest=min(usual.rest, stale_after / 2),
+            slowest=min(usual.slowest, slowest),
+            tick=min(usual.tick, stale_after / 20),
+        )
 
     def next_due(
         self,

@@ -16,6 +16,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
+from epp.core.addresses import read_target
 from epp.core.engines import ENGINES, series
 from epp.core.fleet import Endpoint, Load, Lora
 from epp.core.prefix import PrefixIndex, chain_seed, hash_blocks
@@ -48,6 +49,7 @@ __all__ = [
     "fewest_first",
     "hash_blocks",
     "kinds",
+    "read_target",
     "series",
 ]
 

@@ -18,7 +18,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from epp.config.decode import ConfigError
@@ -69,8 +69,8 @@ async def resolve(host: str, port: int) -> list[str]:
 class _Name:
     """A host name of the file and the addresses it has now, each in a slot that it keeps.
 
-    The slot is the address's number in endpoint names: when one of three addresses goes, the other
-    two stay the endpoints they were.
+    The slot is the address's number in endpoint names: whatever other addresses come and go, an
+    address stays the endpoint it was.
     """
 
     __slots__ = ("due", "error", "failures", "looked_up_at", "slots")
@@ -95,10 +95,9 @@ class _Name:
         while self.slots and self.slots[-1] is None:
             self.slots.pop()
 
-    def numbered(self) -> list[tuple[int | None, str]]:
-        """(number, address); the number is None for the only one."""
-        present = [(index, address) for index, address in enumerate(self.slots) if address is not None]
-        return [(None, present[0][1])] if len(present) == 1 else list(present)
+    def numbered(self) -> list[tuple[int, str]]:
+        """Each address with its slot."""
+        return [(slot, address) for slot, address in enumerate(self.slots) if address is not None]
 
 
 class FileDiscovery:
@@ -281,24 +280,25 @@ class FileDiscovery:
 
     def _publish(self) -> None:
         """Tell the list if it is another one than last time."""
-        specs: dict[tuple[str, str], EndpointSpec] = {}
-        for entry in self._entries:
-            for spec in self._specs_of(entry):
-                if (spec.namespace, spec.name) in specs:  # another entry is called "name-0" by itself
-                    spec = replace(spec, name=f"{spec.name}@{spec.ip}")  # noqa: PLW2901
-                specs[spec.namespace, spec.name] = spec
-        if tuple(specs.values()) != self._specs:
-            self._specs = tuple(specs.values())
-            self._on_change(self._specs)
+        taken = {(entry.namespace, entry.name) for entry in self._entries}
+        specs = tuple(spec for entry in self._entries for spec in self._specs_of(entry, taken))
+        if specs != self._specs:
+            self._specs = specs
+            self._on_change(specs)
 
-    def _specs_of(self, entry: EndpointEntry) -> Iterable[EndpointSpec]:
+    def _specs_of(self, entry: EndpointEntry, taken: set[tuple[str, str]]) -> Iterable[EndpointSpec]:
+        """An endpoint for each address, the first slot's with the plain name."""
         if entry.is_literal:
-            return [self._spec(entry, entry.name, entry.address)]
-        name = self._names.get((entry.address, entry.port))
-        return [
-            self._spec(entry, entry.name if number is None else f"{entry.name}-{number}", address)
-            for number, address in (name.numbered() if name else ())
-        ]
+            yield self._spec(entry, entry.name, entry.address)
+        elif name := self._names.get((entry.address, entry.port)):
+            for number, address in name.numbered():
+                own = entry.name
+                if number:
+                    own = f"{entry.name}-{number}"
+                    while (entry.namespace, own) in taken:  # another entry is called so in the file
+                        own += f"@{address}"
+                    taken.add((entry.namespace, own))
+                yield self._spec(entry, own, address)
 
     def _spec(self, entry: EndpointEntry, name: str, ip: str) -> EndpointSpec:
         return EndpointSpec(

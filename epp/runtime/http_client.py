@@ -1,6 +1,6 @@
 """A keep-alive HTTP/1.1 client for one thing: GET a small page from one server, again and again.
 
-Place:   used by epp.runtime.scrape, one Connection for each endpoint.
+Place:   used by epp.runtime.probe, one Connection for each endpoint.
 Ignores: what is in a page, when to ask, redirects, proxies, cookies, compression.
 Rule:    every way in which a server can fail has a Failure of its own, within the timeout; nothing
          that a server sends is held beyond ``max_body``.
@@ -85,11 +85,6 @@ class Connection:
         self._protocol: _Protocol | None = None
         self._head = _head(server)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a kept-alive connection waits for the next request."""
-        return self._protocol is not None and self._protocol.usable
-
     async def get(self, path: str, timeout: float) -> Response:
         """The answer to ``GET path``; FetchError when there is none after ``timeout`` [s].
 
@@ -97,7 +92,7 @@ class Connection:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        request = b"GET %b HTTP/1.1\r\n%b" % (path.encode("latin-1"), self._head)
+        request = b"GET %b HTTP/1.1\r\n%b" % (path.encode("ascii"), self._head)
         if self._protocol is not None and self._protocol.usable:
             try:
                 return await self._protocol.ask(request, deadline)

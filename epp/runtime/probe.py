@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from epp.core.engines import ENGINE_LABELS, ENGINES, Adapter, detect, read_busy_slots, read_load, read_slots
 from epp.core.fleet import Endpoint, Load
@@ -58,7 +57,8 @@ class ScrapeStats:
     """What happened so far, for metrics."""
 
     results: Counter[str] = field(default_factory=Counter)
-    """Looks by result: ``ok``, ``no metrics``, ``unknown engine``, ``unavailable`` or a Failure's value."""
+    """Looks by result: ``ok``, ``no metrics``, ``unknown engine``, ``unavailable``, ``defect`` or a Failure's
+    value."""
     seconds: float = 0.0
     """How long all of them took together."""
     poll_errors: int = 0
@@ -89,14 +89,14 @@ class TlsContexts:
     def _make(self, ca_file: str | None) -> ssl.SSLContext:
         try:
             context = ssl.create_default_context(cafile=ca_file)
-        except OSError as error:  # ssl.SSLError is one
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; no file can have such a name
             message = f"CA file {ca_file} cannot be used ({error}): give a PEM file with certificates"
             raise FetchError(Failure.TLS, message) from error
         if self._settings.client_certificate is not None:
             certificate, key = self._settings.client_certificate
             try:
                 context.load_cert_chain(certificate, key)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 message = f"client certificate {certificate} with {key} cannot be used ({error})"
                 raise FetchError(Failure.TLS, message) from error
         if not self._settings.verify_tls and ca_file is None:
@@ -141,6 +141,11 @@ class Probe:
         self._metrics_refused_until = float("-inf")
         self._remarks.clear()
 
+    @property
+    def engine(self) -> str | None:
+        """Whose answers they are read as; None: not known."""
+        return self._engine.name if self._engine is not None else None
+
     async def read(self) -> Load | None:
         """What the server tells about its load; None when it answers but does not tell.
 
@@ -174,9 +179,11 @@ class Probe:
             await connection.aclose()
 
     def abort(self) -> None:
-        """As ``close``, without waiting for it."""
-        if self._connection is not None:
-            self._connection.abort()
+        """As ``lose``, without waiting for it."""
+        self._forget()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
 
     # --- metrics
 
@@ -201,8 +208,7 @@ class Probe:
         if self._path is not None:
             return (self._path,)
         if url is not None:
-            parts = urlsplit(url)
-            return ((parts.path or "/metrics") + (f"?{parts.query}" if parts.query else ""),)
+            return (url.target,)
         if settings.path is not None:
             return (settings.path,)
         if self._engine is not None:
@@ -213,7 +219,6 @@ class Probe:
         name = detect(page.body if page.status == 200 else b"", page.headers, self._settings.engines)
         if name is not None:
             self._engine = self._settings.engines[name]
-            self._endpoint.engine = name
         return name is not None
 
     async def _read_page(self, engine: Adapter, page: Response) -> Load:
@@ -279,9 +284,8 @@ class Probe:
         spec, settings = self._endpoint.spec, self._settings
         scheme, host, port = settings.scheme or spec.scheme, spec.ip, settings.port or spec.port
         host_name = spec.host_name
-        if spec.metrics_url is not None:
-            scheme, host, port = _split_url(spec.metrics_url)
-            host_name = ""
+        if (url := spec.metrics_url) is not None:
+            scheme, host, port, host_name = url.scheme, url.host, url.port, ""
         return Server(
             host=host,
             port=port,
@@ -297,7 +301,7 @@ class Probe:
             return ""
         try:
             key = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
             self._remark(f"its API key file {file} cannot be read ({error}): asking without a key")
             return ""
         if not (key.isascii() and key.isprintable()):
@@ -317,8 +321,6 @@ class Probe:
         if engine is None:
             known = ", ".join(settings.engines)
             self._remark(f'no engine is called "{name}", known are {known}: finding out by looking')
-            return None
-        endpoint.engine = engine.name
         return engine
 
     def _remark(self, text: str) -> None:
@@ -327,15 +329,3 @@ class Probe:
             self._remarks.add(text)
             who = {"endpoint": self._endpoint.name, "address": self._endpoint.address}
             _log.warning("endpoint needs attention", extra={"fields": who | {"remark": text}})
-
-
-def _split_url(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of a metrics URL."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise FetchError(Failure.UNREACHABLE, f"metrics URL {url!r} cannot be used: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise FetchError(Failure.UNREACHABLE, f"metrics URL {url!r}: expected http://host:port/path")
-    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80)

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any
@@ -28,8 +28,6 @@ from scorers.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
 from scorers.metrics_data_source import MetricsDataSource
 
 __all__ = [
-    "EXTRACTOR_TYPE",
-    "SOURCE_TYPE",
     "Pace",
     "ProbeSettings",
     "ScrapeSettings",
@@ -38,11 +36,7 @@ __all__ = [
     "scrape_settings",
 ]
 
-_log = logging.getLogger("epp.scrape")
-
-SOURCE_TYPE = "metrics-data-source"
-EXTRACTOR_TYPE = "core-metrics-extractor"
-"""The labels of ``datalayer_poll_errors_total`` and ``datalayer_extract_errors_total``."""
+logger = logging.getLogger("epp.scrape")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,33 +49,22 @@ class ScrapeSettings:
     """Looks at a time. A dead address takes a place for a whole timeout; a page takes memory."""
 
 
-def scrape_settings(
-    source: MetricsDataSource | None, extractor: CoreMetricsExtractor | None, *, floor: float
-) -> ScrapeSettings:
-    """What the configuration's plugins say about reading metrics. ``floor`` [s]: the shortest interval."""
-    probe = ProbeSettings()
-    if source is not None:
-        floor = source.interval or floor
-        probe = replace(
-            probe,
-            scheme=source.scheme,
-            port=source.port,
-            path=source.path,
-            verify_tls=not source.insecure_skip_verify,
-            ca_file=source.ca_cert_path or None,
-            client_certificate=(source.client_cert_path, source.client_key_path)
-            if source.client_cert_path
-            else None,
-        )
-    if extractor is not None:
-        own = {engine.name: adapter_from_spec(**_specs(engine)) for engine in extractor.engine_configs}
-        probe = replace(
-            probe,
-            engines={**ENGINES, **own},
-            engine_labels=tuple(dict.fromkeys((extractor.engine_label_key, *ENGINE_LABELS))),
-            default_engine=extractor.default_engine,
-        )
-    return ScrapeSettings(pace=Pace(floor=floor), probe=probe)
+def scrape_settings(source: MetricsDataSource, extractor: CoreMetricsExtractor, pace: Pace) -> ScrapeSettings:
+    """What the configuration's plugins say about reading metrics."""
+    own = {engine.name: adapter_from_spec(**_specs(engine)) for engine in extractor.engine_configs}
+    certificate = (source.client_cert_path, source.client_key_path) if source.client_cert_path else None
+    probe = ProbeSettings(
+        scheme=source.scheme,
+        port=source.port,
+        path=source.path,
+        verify_tls=not source.insecure_skip_verify,
+        ca_file=source.ca_cert_path or None,
+        client_certificate=certificate,
+        engines={**ENGINES, **own},
+        engine_labels=tuple(dict.fromkeys((extractor.engine_label_key, *ENGINE_LABELS))),
+        default_engine=extractor.default_engine,
+    )
+    return ScrapeSettings(pace=pace, probe=probe)
 
 
 def _specs(engine: EngineConfig) -> dict[str, str]:
@@ -106,6 +89,7 @@ class _Watch:
         "busy",
         "busy_until",
         "closed_idle",
+        "defect",
         "endpoint",
         "failures",
         "hot",
@@ -134,6 +118,17 @@ class _Watch:
         """The next look was made due by the end of an idle connection."""
         self.may_reconnect = True
         """False after such a look: a server that closes after each answer is not asked without end."""
+        self.defect = ""
+        """What was unexpected about the last look."""
+
+    def carry_on(self, former: "_Watch") -> None:
+        """Watch the same server in ``former``'s place, only to be asked differently."""
+        self.failures, self.lost_at, self.looked_before = (
+            former.failures,
+            former.lost_at,
+            former.looked_before,
+        )
+        self.hot, self.busy_until = former.hot, former.busy_until
 
 
 class Scraper:
@@ -168,25 +163,22 @@ class Scraper:
         self._looking = 0
         self._alarm: asyncio.Future[None] | None = None
         self._alarm_at = float("inf")
-        self.update(fleet.endpoints, ())
+        self.update(fleet.endpoints, (), ())
 
     # --- what others call
 
-    def update(self, added: Iterable[Endpoint], removed: Iterable[Endpoint]) -> None:
+    def update(
+        self, added: Iterable[Endpoint], changed: Iterable[Endpoint], removed: Iterable[Endpoint]
+    ) -> None:
         """Take over what ``Fleet.replace`` returned."""
         for endpoint in removed:
-            watch = self._watches.pop(endpoint, None)
-            if watch is not None:
-                self._set_busy(watch, False)
-                self._agenda.drop(watch)
-                if watch.task is not None:
-                    watch.task.cancel()
-                watch.probe.abort()
-        now = self._clock()
+            self._unwatch(endpoint)
         for endpoint in added:
             if endpoint not in self._watches:
-                self._watches[endpoint] = watch = self._watch(endpoint)
-                self._agenda.put(watch, now)
+                self._watch(endpoint)
+        for endpoint in changed:
+            former = self._unwatch(endpoint)
+            self._watch(endpoint).carry_on(former)
         self._wake()
 
     def kick(self, endpoint: Endpoint) -> None:
@@ -219,7 +211,8 @@ class Scraper:
     # --- the agenda
 
     def _watch(self, endpoint: Endpoint) -> _Watch:
-        watch = _Watch(endpoint)
+        """From now on."""
+        self._watches[endpoint] = watch = _Watch(endpoint)
         watch.probe = Probe(
             endpoint,
             self._settings.probe,
@@ -229,7 +222,20 @@ class Scraper:
             unix_clock=self._unix_clock,
             on_idle_close=partial(self._idle_closed, watch),
         )
+        self._agenda.put(watch, self._clock())
         return watch
+
+    def _unwatch(self, endpoint: Endpoint) -> _Watch:
+        watch = self._watches.pop(endpoint)
+        self._set_busy(watch, False)
+        self._agenda.drop(watch)
+        if watch.task is not None:
+            watch.task.cancel()
+        watch.probe.abort()
+        return watch
+
+    def _is_current(self, watch: _Watch) -> bool:
+        return self._watches.get(watch.endpoint) is watch
 
     def _start_due(self, looks: asyncio.TaskGroup) -> None:
         now = self._clock()
@@ -298,7 +304,7 @@ class Scraper:
 
     def _idle_closed(self, watch: _Watch) -> None:
         """The peer closed a connection that waited for the next look: look now."""
-        if watch.may_reconnect and watch.task is None and watch.endpoint in self._watches:
+        if watch.may_reconnect and watch.task is None and self._is_current(watch):
             watch.closed_idle = True
             self._put(watch, self._clock())
 
@@ -311,31 +317,49 @@ class Scraper:
             watch.busy_until = started + self._settings.pace.linger
         watch.may_reconnect, watch.closed_idle = not watch.closed_idle, False
         try:
-            load = await watch.probe.read()
-        except FetchError as error:
-            await self._lost(watch, error.kind.value, str(error))
-        except Unavailable as error:
-            await self._lost(watch, "unavailable", str(error))
-        else:
-            self._answered(watch, load)
+            await self._ask(watch)
+        except Exception as error:  # one endpoint's oddity must never end the watch over the others
+            defect = f"defect: {type(error).__name__}: {error}"
+            if defect != watch.defect:
+                logger.exception(
+                    "defect while looking at an endpoint", extra={"fields": _who(watch.endpoint)}
+                )
+            watch.defect = defect
+            self._lost(watch, "defect", defect)
+            watch.probe.abort()
         self.stats.seconds += self._clock() - started
         watch.task = None
         self._plan_next(watch)
+
+    async def _ask(self, watch: _Watch) -> None:
+        try:
+            load = await watch.probe.read()
+        except FetchError as error:
+            self._lost(watch, error.kind.value, str(error))
+            await watch.probe.lose()
+        except Unavailable as error:
+            self._lost(watch, "unavailable", str(error))
+            await watch.probe.lose()
+        else:
+            self._answered(watch, load)
 
     def _answered(self, watch: _Watch, load: Load | None) -> None:
         endpoint, now = watch.endpoint, self._clock()
         if watch.lost_at is not None:
             gone = now - watch.lost_at
-            _log.info("endpoint is back", extra={"fields": _who(endpoint) | {"gone_seconds": round(gone, 1)}})
-        watch.failures, watch.lost_at = 0, None
+            logger.info(
+                "endpoint is back", extra={"fields": _who(endpoint) | {"gone_seconds": round(gone, 1)}}
+            )
+        watch.failures, watch.lost_at, watch.defect = 0, None, ""
+        engine = watch.probe.engine
         if load is None:
             watch.standing = Standing.SILENT
-            self._fleet.answered(endpoint)
+            self._fleet.answered(endpoint, engine=engine)
         else:
             watch.standing = Standing.QUIET
-            self._fleet.reading(endpoint, load, now)
+            self._fleet.reading(endpoint, load, now, engine=engine)
 
-    async def _lost(self, watch: _Watch, result: str, reason: str) -> None:
+    def _lost(self, watch: _Watch, result: str, reason: str) -> None:
         self.stats.results[result] += 1
         self.stats.poll_errors += 1
         watch.standing = Standing.LOST
@@ -344,12 +368,11 @@ class Scraper:
         self._fleet.lost(endpoint, reason)
         if watch.lost_at is None:
             watch.lost_at = self._clock()
-            _log.warning("endpoint is lost", extra={"fields": _who(endpoint) | {"reason": reason}})
+            logger.warning("endpoint is lost", extra={"fields": _who(endpoint) | {"reason": reason}})
             self._on_lost(endpoint)
-        await watch.probe.lose()
 
     def _plan_next(self, watch: _Watch) -> None:
-        if watch.endpoint not in self._watches:
+        if not self._is_current(watch):
             return
         now = self._clock()
         if watch.hot or watch.endpoint.requests_in_flight > 0:

@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from epp.config.decode import ConfigError, Here, Section, decode, duration, parse, quantity, read
+from epp.config.decode import ConfigError, Here, Section, duration, parse, quantity, read
 from epp.core.scoring import Bytes, Seconds
+
+T = TypeVar("T")
+
+
+def decode(text: str, file: str, target: type[T]) -> T:
+    return read(parse(text, file), target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

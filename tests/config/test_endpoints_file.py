@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from epp.config.decode import ConfigError
 from epp.config.endpoints_file import EndpointEntry, parse_endpoints
+from epp.core.addresses import MetricsUrl
 
 
 def one(fields: str, **options: object) -> EndpointEntry:
@@ -51,7 +52,7 @@ def test_an_entry_can_say_all_that_upstream_cannot() -> None:
         "vllm",
     )
     assert (entry.ca_file, entry.api_key_file) == ("ca.pem", "/run/key")
-    assert entry.metrics_url == "http://studio.local:9400/metrics"
+    assert entry.metrics_url == MetricsUrl("http", "studio.local", 9400, "/metrics")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +149,23 @@ def test_what_is_no_address(address: str, message: str) -> None:
 def test_what_is_no_port(port: str) -> None:
     with pytest.raises(ConfigError, match=r"endpoints\[0\]\.port"):
         one(f"name: a, address: 10.0.0.1, port: {port}")
+
+
+@pytest.mark.parametrize(
+    "url, message",
+    [
+        ("/m", "must be a whole URL"),
+        ("http://[::1/metrics", "must be a whole URL"),
+        ("http://münchen:9/m", '"münchen" is neither an IP address nor a host name'),
+        ("http://a℀b:9/m", '"a℀b" is neither an IP address nor a host name'),
+        ("http://h:9/→", "its path has characters that no request may have"),
+        (f"http://{'h' * 64}:9/m", "is neither an IP address nor a host name"),
+    ],
+)
+def test_what_is_no_metrics_url(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"f\.yaml:2: endpoints\[0\]\.metricsURL: ") as caught:
+        one(f"{GOOD}, metricsURL: {json.dumps(url)}")
+    assert message in str(caught.value)
 
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12)

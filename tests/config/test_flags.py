@@ -154,7 +154,9 @@ def test_durations_are_gos() -> None:
             [FILE, "--refresh-metrics-interval=49ms"], "must be at least 50ms", id="below the floor"
         ),
         pytest.param(
-            [FILE, "--metrics-staleness-threshold=50ms"], "must be above --refresh", id="stale at once"
+            [FILE, "--metrics-staleness-threshold=50ms"],
+            "--refresh-metrics-interval: must be at most three quarters",
+            id="stale at once",
         ),
         pytest.param([FILE, "--metrics-port=9002"], "must differ", id="one port for two"),
         pytest.param(

@@ -21,6 +21,7 @@ from epp.config.picker_config import (
     load_default,
 )
 from epp.core.apis import DEFAULT_PARSERS, Parser
+from epp.core.pacing import Pace
 from epp.core.scoring import Cycle, Endpoint, Kind, Scores, kinds
 from scorers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from scorers.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
@@ -205,10 +206,31 @@ def test_the_old_place_of_the_parser_is_read() -> None:
     )
 
 
-def test_metrics_can_be_switched_off() -> None:
-    assembly = made("dataLayer: {injectDefaults: false}\nplugins: [{type: queue-scorer}]")
-    assert (assembly.metrics_source, assembly.extractor) == (None, None)
-    assert assembly.warnings == ("c.yaml:3: dataLayer: no sources: the endpoints' load is not read",)
+def test_sources_of_ones_own_are_no_defaults() -> None:
+    layer = "dataLayer: {injectDefaults: false, sources: [{pluginRef: s}]}"
+    assembly = made(f"{layer}\nplugins: [{{name: s, type: metrics-data-source, parameters: {{port: 9}}}}]")
+    assert assembly.metrics_source == MetricsDataSource(port=9)
+
+
+def test_the_pace_is_the_sources_else_the_flags() -> None:
+    source = "plugins: [{type: metrics-data-source, parameters: {interval: 250ms}}]"
+    assert made(source).pace(floor=0.1, stale_after=2.0) == Pace(floor=0.25)
+    assert made(QUEUE).pace(floor=0.1, stale_after=2.0) == Pace(floor=0.1)
+
+
+@pytest.mark.parametrize(
+    "interval, message",
+    [
+        ("10ms", "must be at least 50ms, got 0.01s"),
+        ("0s", "must be at least 50ms, got 0s"),
+        ("5s", "must be at most three quarters of --metrics-staleness-threshold (2s)"),
+    ],
+)
+def test_an_interval_that_cannot_work_is_named_with_its_place(interval: str, message: str) -> None:
+    plugins = f"plugins:\n- type: metrics-data-source\n  parameters:\n    interval: {interval}"
+    with pytest.raises(ConfigError) as raised:
+        made(plugins).pace(floor=0.05, stale_after=2.0)
+    assert str(raised.value).startswith(f"c.yaml:6: plugins[0].parameters.interval: {message}")
 
 
 QUEUE = "plugins: [{type: queue-scorer}]\n"
@@ -357,6 +379,18 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
             'c.yaml:3: featureGates: expected "flowControl", "flowControl=true" or "flowControl=false", '
             'got "flowControl=maybe"',
             id="gate-value",
+        ),
+        pytest.param(
+            "dataLayer:\n  injectDefaults: false",
+            "c.yaml:4: dataLayer.injectDefaults: false without sources is not supported by this version: "
+            "the endpoints' load is always read; leave it out",
+            id="no-reading",
+        ),
+        pytest.param(
+            "plugins: [{type: metrics-data-source, parameters: {path: /é}}]",
+            "c.yaml:3: plugins[0].parameters.path: has characters that no request may have: "
+            'write them as %XX, and no "#"',
+            id="metrics-path",
         ),
         pytest.param(
             "flowControl: {maxBytes: lots}",

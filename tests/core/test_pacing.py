@@ -44,8 +44,8 @@ def test_a_slower_floor_slows_rest_as_well() -> None:
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"floor": 0.01}, "below the minimum of 50ms"),
-        ({"floor": float("nan")}, "below the minimum of 50ms"),
+        ({"floor": 0.01}, "at least 50ms, got 0.01s"),
+        ({"floor": float("nan")}, "at least 50ms"),
         ({"rest": 2.0}, "slowest"),
         ({"retry_first": 0.0}, "retry_first"),
         ({"budget": 0.0}, "budget"),
@@ -55,6 +55,44 @@ def test_a_slower_floor_slows_rest_as_well() -> None:
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Pace(**wrong)
+
+
+@pytest.mark.parametrize(
+    "floor, stale_after, message",
+    [
+        (0.01, 2.0, "at least 50ms, got 0.01s"),
+        (float("nan"), 2.0, "at least 50ms"),
+        (2.0, 2.0, r"at most three quarters of --metrics-staleness-threshold \(2s\).* got 2s"),
+        (1.6, 2.0, "at most three quarters"),
+        (0.05, 0.05, "at most three quarters"),
+        (0.05, 0.0, "at most three quarters"),
+    ],
+)
+def test_a_floor_that_makes_readings_unknown_is_refused(
+    floor: float, stale_after: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pace.of(floor=floor, stale_after=stale_after)
+
+
+def test_the_usual_staleness_gives_the_usual_pace() -> None:
+    assert Pace.of(floor=0.05, stale_after=2.0) == PACE
+
+
+@given(
+    stale_after=st.floats(0.07, 10.0),
+    part=st.floats(0.0, 1.0),
+    counts=st.tuples(st.integers(0, 3000), st.integers(0, 3000)),
+    share=st.floats(0.9, 1.1),
+    now=st.floats(0.0, 1e6),
+)
+def test_no_reading_of_an_endpoint_that_answers_becomes_unknown(
+    stale_after: float, part: float, counts: tuple[int, int], share: float, now: float
+) -> None:
+    pace = Pace.of(floor=max(0.05, part * 0.75 * stale_after), stale_after=stale_after)
+    for standing in (Standing.QUIET, Standing.BUSY):
+        due = pace.next_due(standing, now, busy=counts[0], quiet=counts[1], share=share)
+        assert due - now < 0.9 * stale_after
 
 
 def looks_per_second(endpoints: int, busy: int, seconds: float = 10.0) -> tuple[float, float]:

@@ -273,7 +273,7 @@ def test_nothing_known_is_no_average_and_no_zero() -> None:
 
 def test_an_endpoint_shows_whether_it_is_up_and_what_it_carries() -> None:
     fleet = Fleet()
-    (endpoint,), _ = fleet.replace([SPEC])
+    (endpoint,), *_ = fleet.replace([SPEC])
     fleet.lost(endpoint, "refused")
     Reservation(endpoint, 30)
     metrics, labels = fleet_page(fleet, 1.0), {"namespace": "team", "endpoint": "gpu-0"}

@@ -1,6 +1,7 @@
 """The scraper against real servers: what it tells the fleet, how soon, and what it leaves behind."""
 
 import asyncio
+import json
 import logging
 import random
 import socket
@@ -12,7 +13,12 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from epp.config.decode import ConfigError
+from epp.config.endpoints_file import parse_endpoints
+from epp.core.addresses import MetricsUrl
 from epp.core.engines import ENGINES, adapter_from_spec
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
 from epp.runtime.scrape import Pace, ProbeSettings, Scraper, ScrapeSettings
@@ -301,15 +307,9 @@ async def test_an_unknown_engine_name_is_told_and_the_engine_is_found(
 
 async def test_metrics_at_an_address_of_their_own() -> None:
     async with serving(routes({"/stats?x=1": answer(VLLM)})) as server:
-        url = f"http://127.0.0.1:{server.port}/stats?x=1"
+        url = MetricsUrl("http", "127.0.0.1", server.port, "/stats?x=1")
         async with watching(spec(9, metrics_url=url)) as scene:
             await eventually(lambda: scene.endpoint.load == LOAD)
-
-
-@pytest.mark.parametrize("url", ["ftp://a/b", "http://", "nonsense", "http://a:x/"])
-async def test_a_metrics_url_that_is_none_is_the_reason(url: str) -> None:
-    async with watching(spec(9, metrics_url=url)) as scene:
-        assert repr(url) in (await scene.until(Reachability.DOWN)).down_reason
 
 
 async def test_an_api_key_is_read_again_when_it_is_refused(
@@ -335,12 +335,127 @@ async def test_an_api_key_is_read_again_when_it_is_refused(
         await eventually(lambda: scene.endpoint.load == LOAD)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"], ids=["nul", "surrogate"])
+async def test_a_name_that_no_file_can_have_is_told(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        serving(answering(answer(VLLM))) as server,
+        watching(
+            spec(server, "key", api_key_file=name), spec(server, "ca", scheme="https", ca_file=name)
+        ) as scene,
+    ):
+        key, ca = scene.fleet.endpoints
+        await eventually(lambda: key.load == LOAD and ca.reachability is Reachability.DOWN)
+        assert "cannot be used" in ca.down_reason and set(scene.results) == {"ok", "tls"}
+    assert any("cannot be read" in line for line in said(caplog))
+
+
 async def test_a_ca_file_that_is_none_is_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("no certificate")
     async with watching(spec(9, scheme="https", ca_file=str(file))) as scene:
         reason = (await scene.until(Reachability.DOWN)).down_reason
         assert str(file) in reason and "give a PEM file" in reason
+
+
+# --- what cannot happen
+
+
+async def test_a_defect_is_the_loss_of_one_endpoint_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        serving(answering(answer(VLLM))) as server,
+        watching(
+            spec(9, "odd", metrics_url=MetricsUrl("http", "münchen", 9, "/→")), spec(server, "good")
+        ) as scene,
+    ):
+        odd, good = scene.fleet.endpoints
+        await eventually(lambda: scene.results["defect"] >= 3 and scene.results["ok"] >= 1)
+        assert odd.reachability is Reachability.DOWN and odd.down_reason.startswith(
+            "defect: ValueError: host"
+        )
+        asked = len(server.requests)
+        scene.scraper.kick(good)
+        await eventually(lambda: len(server.requests) > asked)
+    traced = [record for record in caplog.records if record.exc_info]
+    assert [record.levelname for record in traced] == ["ERROR"]
+    assert "odd" in said(caplog)[caplog.records.index(traced[0])]
+
+
+async def test_after_a_defect_an_endpoint_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: Any) -> Load:
+        raise ZeroDivisionError
+
+    async with serving(answering(answer(VLLM))) as server:
+        with monkeypatch.context() as broken:
+            broken.setattr("epp.runtime.probe.read_load", breaks)
+            async with watching(spec(server)) as scene:
+                endpoint = await scene.until(Reachability.DOWN)
+                assert endpoint.down_reason == "defect: ZeroDivisionError: "
+                broken.undo()
+                await scene.until(Reachability.UP)
+                assert (endpoint.load, endpoint.engine) == (LOAD, "vllm")
+
+
+class Nameless(asyncio.SelectorEventLoop):
+    """Knows no name, and reaches nothing but one port of this machine."""
+
+    reachable = 0
+
+    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:  # type: ignore[override]
+        host.encode("idna")  # as the real one does before it asks anyone
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        if address[:2] != ("127.0.0.1", self.reachable):
+            raise ConnectionRefusedError
+        await super().sock_connect(sock, address)
+
+
+async def keeps_looking(texts: list[tuple[str, str]]) -> int:
+    """How many of these (address, metrics URL) are endpoints; none keeps a good one from being read."""
+    lines = [
+        json.dumps({"name": f"odd-{i}", "address": address, "port": 9, "metricsURL": url}, ensure_ascii=False)
+        for i, (address, url) in enumerate(texts)
+    ]
+    loop, specs = asyncio.get_running_loop(), []
+    assert isinstance(loop, Nameless)
+    async with serving(answering(answer(VLLM))) as server:
+        loop.reachable = server.port
+        for line in lines:
+            try:
+                (entry,) = parse_endpoints(f"endpoints:\n- {line}\n", "f.yaml")
+            except ConfigError:
+                continue
+            specs.append(spec(9, entry.name, host_name=entry.address, metrics_url=entry.metrics_url))
+            specs.append(spec(9, f"{entry.name}-tls", scheme="https", host_name=entry.address))
+        async with watching(*specs, spec(server, "good"), pace=Pace(rest=0.05, tick=0.01)) as scene:
+            *odd, good = scene.fleet.endpoints
+            await eventually(lambda: all(each.reachability is Reachability.DOWN for each in odd))
+            read = scene.results["ok"]
+            await eventually(lambda: scene.results["ok"] > read)
+            assert good.load == LOAD
+            assert "defect" not in scene.results
+    return len(specs)
+
+
+ODD = st.text(st.sampled_from("ab0-_.:/[]@%#→ü℀\0") | st.characters(codec="utf-8"), max_size=70)
+URLS = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "http://", "http://h/", "https://[::1"]),
+    ODD,
+    st.sampled_from(["", ":9/m"]),
+)
+
+
+@given(
+    texts=st.lists(st.tuples(st.sampled_from(["h", "::1"]) | ODD, st.just("http://h") | URLS), max_size=12)
+)
+@example(
+    texts=[("h", f"http://{'h' * 63}.a:9/m"), ("xn--0", "http://xn--zz--/%zz?"), ("h", "http://h:65535")]
+)
+@settings(max_examples=25, deadline=None)
+def test_any_address_and_metrics_url_is_refused_or_harmless(texts: list[tuple[str, str]]) -> None:
+    with asyncio.Runner(loop_factory=Nameless) as runner:
+        runner.run(keeps_looking(texts))
 
 
 # --- death
@@ -410,6 +525,7 @@ async def test_a_restart_is_seen_and_found_out_again() -> None:
         await eventually(lambda: scene.endpoint.engine == "vllm")
         await server.kill()
         endpoint = await scene.until(Reachability.DOWN)
+        assert endpoint.engine is None
         server.serve = routes({"/metrics": answer(LLAMA), "/props": answer(b'{"total_slots":3}')})
         await server.start()
         await scene.until(Reachability.UP)
@@ -516,6 +632,51 @@ async def test_endpoints_come_and_go() -> None:
         asked = len(first.requests)
         scene.replace(spec(first, "c"))
         await eventually(lambda: len(first.requests) > asked)
+
+
+async def test_a_changed_label_keeps_what_is_known_and_asks_anew(caplog: pytest.LogCaptureFixture) -> None:
+    engines = {**ENGINES, "mine": adapter_from_spec("mine", queued="my_queue")}
+    page = answer(VLLM + b"my_queue 3\n")
+    async with (
+        serving(answering(page)) as server,
+        watching(spec(server), pace=never_again(), engines=engines) as scene,
+    ):
+        await eventually(lambda: scene.endpoint.load == LOAD)
+        endpoint, reservation = scene.endpoint, Reservation(scene.endpoint, 7)
+        scene.replace(spec(server, labels={"llm-d.ai/engine-type": "mine"}))
+        assert (scene.endpoint, endpoint.load) == (endpoint, LOAD), "until it has answered again"
+        await eventually(lambda: endpoint.load == Load(waiting=3))
+        assert (endpoint.engine, endpoint.requests_in_flight, endpoint.generation) == ("mine", 1, 0)
+        reservation.release()
+        await eventually(lambda: len(server._peers) == 1)
+    assert not caplog.records
+
+
+async def test_a_change_while_a_look_is_on_its_way_drops_that_look() -> None:
+    async with (
+        serving(says_nothing) as silent,
+        serving(answering(answer(VLLM))) as server,
+        watching(spec(silent), timeout=30.0) as scene,
+    ):
+        await eventually(lambda: silent.connections)
+        scene.replace(spec(silent, metrics_url=MetricsUrl("http", "127.0.0.1", server.port)))
+        await eventually(lambda: scene.endpoint.load == LOAD and not silent._peers)
+
+
+async def test_a_lost_endpoint_that_is_changed_is_not_told_to_be_lost_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "epp.scrape")
+    async with serving(hangs_up) as server, watching(spec(server)) as scene:
+        endpoint = await scene.until(Reachability.DOWN)
+        for n in range(3):
+            tried = scene.results["closed"]
+            scene.replace(spec(server, labels={"n": str(n)}))
+            await eventually(lambda tried=tried: scene.results["closed"] > tried)
+        server.serve = answering(answer(VLLM))
+        await scene.until(Reachability.UP)
+        assert scene.endpoint is endpoint
+    assert [record.getMessage() for record in caplog.records] == ["endpoint is lost", "endpoint is back"]
 
 
 def on_uvloop(scenario: Callable[[], Any]) -> None:

@@ -1,0 +1,169 @@
+"""Who an endpoint is, what stays when something is said differently of it, and who may serve."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.core.addresses import MetricsUrl
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
+
+SPEC = EndpointSpec(name="a", ip="10.0.0.1", port=8000)
+
+
+def used() -> tuple[Fleet, Endpoint]:
+    """A fleet of one, in use."""
+    fleet = Fleet()
+    (endpoint,), *_ = fleet.replace([SPEC])
+    fleet.reading(endpoint, Load(waiting=3), 1.0, engine="vllm")
+    Reservation(endpoint, 50)
+    endpoint.memory["plugin"] = "what it remembers"
+    return fleet, endpoint
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"labels": {"zone": "b"}},
+        {"engine": "sglang"},
+        {"metrics_url": MetricsUrl("http", "10.0.0.1", 9400)},
+        {"ca_file": "ca.pem"},
+        {"api_key_file": "key"},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+def test_a_server_of_which_something_else_is_said_stays_the_same_endpoint(said: dict[str, Any]) -> None:
+    fleet, endpoint = used()
+    spec = replace(SPEC, **said)
+    assert fleet.replace([spec]) == ([], [endpoint], [])
+    assert fleet.endpoints == (endpoint,)
+    assert (endpoint.spec, endpoint.labels) == (spec, spec.labels)
+    assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (1, 50)
+    assert (endpoint.load, endpoint.load_at, endpoint.reachability) == (
+        Load(waiting=3),
+        1.0,
+        Reachability.UP,
+    )
+    assert endpoint.memory == {"plugin": "what it remembers"} and endpoint.generation == 0
+    assert endpoint.engine == (spec.engine or "vllm")
+    assert fleet.replace([spec]) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"ip": "10.0.0.2"}, {"port": 8001}, {"scheme": "https"}, {"host_name": "gpu"}, {"name": "b"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_at_another_place_is_another_server(other: dict[str, Any]) -> None:
+    fleet, endpoint = used()
+    (added,), changed, removed = fleet.replace([replace(SPEC, **other)])
+    assert (changed, removed, fleet.endpoints) == ([], [endpoint], (added,))
+    assert (added.requests_in_flight, added.memory, added.load_at) == (0, {}, None)
+
+
+def test_the_order_of_the_list_is_the_order_of_the_endpoints() -> None:
+    fleet, endpoint = used()
+    other = replace(SPEC, name="b", port=1)
+    fleet.replace([other, SPEC])
+    assert [each.name for each in fleet.endpoints] == ["b", "a"]
+    assert fleet.endpoints[1] is endpoint
+
+
+def test_the_engine_is_that_of_the_last_answer() -> None:
+    fleet, endpoint = used()
+    assert endpoint.engine == "vllm"
+    fleet.lost(endpoint, "connection refused")
+    assert endpoint.engine is None, "another process may listen there next"
+    fleet.answered(endpoint)
+    assert endpoint.engine is None
+    fleet.answered(endpoint, engine="llamacpp")
+    assert endpoint.engine == "llamacpp"
+
+
+def test_a_declared_engine_is_known_without_an_answer() -> None:
+    fleet = Fleet()
+    (endpoint,), *_ = fleet.replace([replace(SPEC, engine="tgi")])
+    assert endpoint.engine == "tgi"
+    fleet.lost(endpoint, "connection refused")
+    assert endpoint.engine == "tgi"
+
+
+UP, UNTRIED, DOWN = Reachability.UP, Reachability.UNTRIED, Reachability.DOWN
+
+
+def fleet_in(*states: Reachability) -> Fleet:
+    fleet = Fleet()
+    fleet.replace(replace(SPEC, name=f"e{i}", port=i + 1) for i in range(len(states)))
+    for endpoint, state in zip(fleet.endpoints, states, strict=True):
+        if state is UP:
+            fleet.answered(endpoint)
+        elif state is DOWN:
+            fleet.lost(endpoint, "gone")
+    return fleet
+
+
+@pytest.mark.parametrize(
+    "states, among, expected",
+    [
+        pytest.param([DOWN, UNTRIED, UP], None, ["e2"], id="all-of-them"),
+        pytest.param([DOWN, UNTRIED, UP], [0, 1], ["e1"], id="a-dead-one-never-beats-an-untried-one"),
+        pytest.param([DOWN, UNTRIED, UP], [0, 1, 2], ["e2"], id="with-one-that-answers"),
+        pytest.param([DOWN, UNTRIED, UP], [0], ["e0"], id="only-a-dead-one"),
+        pytest.param([DOWN, UNTRIED, UP], [], [], id="nobody"),
+        pytest.param([DOWN, DOWN], None, ["e0", "e1"], id="all-look-dead"),
+    ],
+)
+def test_who_may_serve(states: list[Reachability], among: list[int] | None, expected: list[str]) -> None:
+    fleet = fleet_in(*states)
+    subset = None if among is None else [fleet.endpoints[i] for i in among]
+    assert [each.name for each in fleet.candidates(0.0, among=subset)] == expected
+    assert [each.name for each in fleet.candidates(0.0, subset)] == expected, "nothing is remembered"
+
+
+STATES = st.lists(st.sampled_from(Reachability), max_size=6)
+
+
+@given(states=STATES, data=st.data())
+def test_the_best_of_a_subset_are_served(states: list[Reachability], data: st.DataObject) -> None:
+    fleet = fleet_in(*states)
+    among = [each for each in fleet.endpoints if data.draw(st.booleans())]
+    found = fleet.candidates(0.0, among=among)
+    rank = [UP, UNTRIED, DOWN].index
+    best = min((rank(each.reachability) for each in among), default=None)
+    assert list(found) == [each for each in among if rank(each.reachability) == best]
+
+
+def test_a_reading_grows_old_within_a_subset_too() -> None:
+    fleet, endpoint = used()
+    fleet.candidates(3.0, among=[endpoint])
+    assert endpoint.load == Load()
+
+
+NAMES = st.sampled_from("abc")
+LISTS = st.lists(
+    st.builds(
+        EndpointSpec,
+        name=NAMES,
+        ip=st.sampled_from(["10.0.0.1", "10.0.0.2"]),
+        port=st.just(1),
+        labels=st.sampled_from([{}, {"x": "y"}]),
+    ),
+    max_size=4,
+)
+
+
+@given(lists=st.lists(LISTS, max_size=5))
+def test_what_replace_returns_is_what_happened(lists: list[list[EndpointSpec]]) -> None:
+    fleet = Fleet()
+    for specs in lists:
+        before = {each: each.spec for each in fleet.endpoints}
+        addresses = {each: each.address for each in before}
+        added, changed, removed = fleet.replace(specs)
+        after = set(fleet.endpoints)
+        assert {each.name: each.spec for each in after} == {spec.name: spec for spec in specs}
+        assert (set(added), set(removed)) == (after - before.keys(), before.keys() - after)
+        kept = after & before.keys()
+        assert set(changed) == {each for each in kept if each.spec != before[each]}
+        assert all(each.address == each.spec.address == addresses[each] for each in kept)
