@@ -89,8 +89,8 @@ class Endpoint:
         "address",
         "down_reason",
         "engine",
-        "generation",
         "labels",
+        "life",
         "load",
         "load_at",
         "memory",
@@ -116,7 +116,7 @@ class Endpoint:
         """When the server process started, as it last said; kept when a reading grows too old."""
         self.reachability = Reachability.UNTRIED
         self.down_reason = ""
-        self.generation = 0
+        self.life = 0
         """Grows when the server is known to have lost its caches (restart, death)."""
         self.memory: dict[object, Any] = {}
         """What plugins remember about this server, by an object of theirs; it goes when the server goes."""
@@ -201,7 +201,7 @@ class Fleet:
         """The server answered, with this load. ``engine``: as in ``answered``."""
         if load.started_at is not None:
             if endpoint.started_at not in (None, load.started_at):
-                endpoint.generation += 1
+                endpoint.life += 1
             endpoint.started_at = load.started_at
         endpoint.load, endpoint.load_at = load, now
         self._next_expiry = min(self._next_expiry, now + self.stale_after)
@@ -218,7 +218,7 @@ class Fleet:
         So is its engine, unless it is declared: another process may listen there next.
         """
         if endpoint.reachability is not Reachability.DOWN:
-            endpoint.generation += 1
+            endpoint.life += 1
         endpoint.engine = endpoint.spec.engine
         endpoint.load, endpoint.load_at = UNKNOWN, None
         self._set_reachability(endpoint, Reachability.DOWN, reason)

@@ -40,14 +40,14 @@ def hash_blocks(prompt: bytes, seed: int, block_bytes: int, max_blocks: int) -> 
 class Held:
     """What one endpoint probably holds, bounded by ``capacity`` [blocks].
 
-    ``generation`` and ``layout`` say of which life of the endpoint, and in blocks of which size.
+    ``life`` and ``layout`` say of which life of the endpoint, and in blocks of which size.
     """
 
-    __slots__ = ("capacity", "generation", "layout")
+    __slots__ = ("capacity", "layout", "life")
 
-    def __init__(self, capacity: int, generation: int = 0, layout: int = 0) -> None:
+    def __init__(self, capacity: int, life: int = 0, layout: int = 0) -> None:
         self.capacity = capacity
-        self.generation = generation
+        self.life = life
         self.layout = layout
 
 
@@ -61,8 +61,8 @@ class Generations(Held):
 
     __slots__ = ("current", "previous")
 
-    def __init__(self, capacity: int, generation: int = 0, layout: int = 0) -> None:
-        super().__init__(capacity, generation, layout)
+    def __init__(self, capacity: int, life: int = 0, layout: int = 0) -> None:
+        super().__init__(capacity, life, layout)
         self.current: set[int] = set()
         self.previous: set[int] = set()
 
@@ -116,8 +116,8 @@ class Lru(Held):
 
     __slots__ = ("blocks",)
 
-    def __init__(self, capacity: int, generation: int = 0, layout: int = 0) -> None:
-        super().__init__(capacity, generation, layout)
+    def __init__(self, capacity: int, life: int = 0, layout: int = 0) -> None:
+        super().__init__(capacity, life, layout)
         self.blocks: dict[int, None] = {}
 
     def __len__(self) -> int:
@@ -165,9 +165,9 @@ class PrefixIndex:
         if self._auto_tune and self._learn_block_size(endpoint):
             return  # these hashes are of the old size
         held: Generations | Lru | None = endpoint.memory.get(self)
-        if held is None or held.generation != endpoint.generation or held.layout != self._layout:
+        if held is None or held.life != endpoint.life or held.layout != self._layout:
             kind = Generations if self._contiguous else Lru
-            held = endpoint.memory[self] = kind(self._capacity, endpoint.generation, self._layout)
+            held = endpoint.memory[self] = kind(self._capacity, endpoint.life, self._layout)
         if self._auto_tune:
             self._learn_capacity(held, endpoint)
         held.record(hashes)
@@ -175,7 +175,7 @@ class PrefixIndex:
     def blocks_held(self, endpoint: Endpoint) -> int:
         """Blocks remembered for ``endpoint``."""
         held: Generations | Lru | None = endpoint.memory.get(self)
-        if held is None or held.generation != endpoint.generation or held.layout != self._layout:
+        if held is None or held.life != endpoint.life or held.layout != self._layout:
             return 0
         return len(held)
 
@@ -184,7 +184,7 @@ class PrefixIndex:
         layout, total, first, last = self._layout, len(hashes), hashes[0], hashes[-1]
         for endpoint in endpoints:
             held: Generations | None = endpoint.memory.get(self)
-            if held is None or held.generation != endpoint.generation or held.layout != layout:
+            if held is None or held.life != endpoint.life or held.layout != layout:
                 continue
             current, previous = held.current, held.previous
             if last in current or last in previous:
@@ -198,7 +198,7 @@ class PrefixIndex:
         have: dict[Endpoint, set[int]] = {}
         for endpoint in endpoints:
             held: Lru | None = endpoint.memory.get(self)
-            if held is not None and held.generation == endpoint.generation and held.layout == self._layout:
+            if held is not None and held.life == endpoint.life and held.layout == self._layout:
                 have[endpoint] = held.blocks.keys() & wanted
         anywhere = set().union(*have.values())
         end = next((i for i, block in enumerate(hashes) if block not in anywhere), len(hashes))

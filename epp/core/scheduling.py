@@ -130,11 +130,9 @@ class Scheduler:
         return Decision(chosen, reservation, candidates, scores, totals, self._weights, match)
 
     def _candidates(self, request: Request, now: float) -> Sequence[Endpoint]:
-        candidates = self._fleet.candidates(now)
         if request.subset is None or not self._honour_subset:
-            return candidates
-        # A subset in which all look dead may still serve, like a fleet in which all look dead.
-        return addressed(candidates, request.subset) or addressed(self._fleet.endpoints, request.subset)
+            return self._fleet.candidates(now)
+        return self._fleet.candidates(now, among=addressed(self._fleet.endpoints, request.subset))
 
     def _rate(self, cycle: Cycle, candidates: Sequence[Endpoint]) -> tuple[dict[str, Scores], list[float]]:
         totals = [0.0] * len(candidates)

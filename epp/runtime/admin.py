@@ -60,7 +60,7 @@ def describe_endpoint(endpoint: Endpoint, now: float) -> dict[str, Any]:
         },
         "requests_in_flight": endpoint.requests_in_flight,
         "tokens_in_flight": endpoint.tokens_in_flight,
-        "generation": endpoint.generation,
+        "life": endpoint.life,
         "labels": dict(endpoint.labels),
     }
 

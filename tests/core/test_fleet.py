@@ -46,7 +46,7 @@ def test_a_server_of_which_something_else_is_said_stays_the_same_endpoint(said: 
         1.0,
         Reachability.UP,
     )
-    assert endpoint.memory == {"plugin": "what it remembers"} and endpoint.generation == 0
+    assert endpoint.memory == {"plugin": "what it remembers"} and endpoint.life == 0
     assert endpoint.engine == (spec.engine or "vllm")
     assert fleet.replace([spec]) == ([], [], [])
 

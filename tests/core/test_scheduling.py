@@ -153,6 +153,17 @@ def test_the_subset_hint_can_be_switched_off() -> None:
     assert len(decided(picks.pick(Request(subset=()), 0.0)).candidates) == 3
 
 
+def test_within_a_subset_an_untried_endpoint_comes_before_a_dead_one() -> None:
+    fleet = Fleet()
+    specs = [EndpointSpec(name=f"e{i}", ip=f"10.0.0.{i}", port=80) for i in (1, 2, 3)]
+    dead, untried, up = fleet.replace(specs)[0]
+    fleet.lost(dead, "refused")
+    fleet.answered(up)
+    picks = scheduler(fleet)
+    hint = Request(subset=("10.0.0.1", "10.0.0.2"))
+    assert {decided(picks.pick(hint, 0.0)).endpoints[0] for _ in range(50)} == {untried}
+
+
 def test_a_subset_that_looks_dead_is_tried_all_the_same() -> None:
     fleet = fleet_of([IDLE, IDLE])
     fleet.lost(fleet.endpoints[0], "connection refused")

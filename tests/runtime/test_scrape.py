@@ -485,7 +485,7 @@ async def test_a_killed_server_is_lost_at_once_and_another_is_not(caplog: pytest
         assert len(lost) == 1, "told once, not at each try"
         await server.start()
         await scene.until(Reachability.UP)
-        assert endpoint.generation == 1
+        assert endpoint.life == 1
         await server.kill()
 
 
@@ -499,7 +499,7 @@ async def test_a_polite_end_of_an_idle_connection_is_no_death(caplog: pytest.Log
     async with serving(closes_the_first) as server, watching(spec(server), pace=never_again()) as scene:
         await eventually(lambda: scene.results["ok"] == 2)
         assert server.connections == 2
-        assert (scene.endpoint.reachability, scene.endpoint.generation) == (Reachability.UP, 0)
+        assert (scene.endpoint.reachability, scene.endpoint.life) == (Reachability.UP, 0)
     assert not caplog.records
 
 
@@ -544,7 +544,7 @@ async def test_a_restart_between_two_looks_asks_for_the_slots_again() -> None:
         pages["/metrics"] = answer(LLAMA, Process_Start_Time_Unix="2000")
         pages["/props"] = answer(b'{"total_slots":5}')
         await eventually(lambda: scene.endpoint.load.slots == 5)
-        assert scene.endpoint.generation == 1
+        assert scene.endpoint.life == 1
         assert paths(server).count("/props") == 2
 
 
@@ -646,7 +646,7 @@ async def test_a_changed_label_keeps_what_is_known_and_asks_anew(caplog: pytest.
         scene.replace(spec(server, labels={"llm-d.ai/engine-type": "mine"}))
         assert (scene.endpoint, endpoint.load) == (endpoint, LOAD), "until it has answered again"
         await eventually(lambda: endpoint.load == Load(waiting=3))
-        assert (endpoint.engine, endpoint.requests_in_flight, endpoint.generation) == ("mine", 1, 0)
+        assert (endpoint.engine, endpoint.requests_in_flight, endpoint.life) == ("mine", 1, 0)
         reservation.release()
         await eventually(lambda: len(server._peers) == 1)
     assert not caplog.records
