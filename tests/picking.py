@@ -5,7 +5,7 @@ import pathlib
 import random
 from collections.abc import Iterable, Mapping
 
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability
 from epp.core.request import Payload, Request
 from epp.core.scoring import Cycle
 
@@ -25,16 +25,26 @@ TYPES: Mapping[str, type] = {
 }
 
 
-def fleet_of(loads: Iterable[Load | None], *, stale_after: float = 1e9, port: int = 8000) -> Fleet:
-    """Endpoints e0, e1, … at 10.0.0.1, 10.0.0.2, …; None: never read."""
+def fleet_of(
+    loads: Iterable[Load | Reachability | None], *, stale_after: float = 1e9, port: int = 8000
+) -> Fleet:
+    """Endpoints e0, e1, … at 10.0.0.1, 10.0.0.2, …
+
+    A load: it was read at 0. None or UP: it answers and tells no load. UNTRIED, DOWN: as they say.
+    """
     fleet = Fleet(stale_after=stale_after)
     loads = list(loads)
     fleet.replace(EndpointSpec(name=f"e{i}", ip=f"10.0.0.{i + 1}", port=port) for i in range(len(loads)))
     for endpoint, load in zip(fleet.endpoints, loads, strict=True):
-        if load is not None:
-            fleet.reading(endpoint, load, 0.0)
-        else:
-            fleet.answered(endpoint)
+        match load:
+            case Load():
+                fleet.reading(endpoint, load, 0.0)
+            case Reachability.DOWN:
+                fleet.lost(endpoint, "gone")
+            case Reachability.UP | None:
+                fleet.answered(endpoint)
+            case Reachability.UNTRIED:
+                pass
     return fleet
 
 

@@ -161,16 +161,19 @@ class Stream:
         "_end",
         "_headers",
         "_held_bytes",
+        "_last_piece",
         "_late",
         "_made_id",
         "_outcome",
         "_reader",
         "_request",
         "_request_mode",
+        "_response_left",
         "_response_mode",
         "_rewritten",
         "_settings",
         "_subset",
+        "is_over",
         "state",
     )
 
@@ -190,6 +193,12 @@ class Stream:
         self._late: list[RequestBody | RequestTrailers] = []
         self._decision: Decision | None = None  # charged to this request until Release
         self._reader: ResponseReader | None = None
+        self._response_left: int | None = (
+            None  # bytes of the body still to come, where its length is announced
+        )
+        self._last_piece: bytes | None = None  # it waits for the end, which follows at once
+        self.is_over = False
+        """Both bodies have ended: nothing more can come, and the stream may be closed from here."""
         self._outcome: Outcome | None = None
 
     def receive(self, event: Step, now: float) -> list[Action]:
@@ -217,7 +226,7 @@ class Stream:
         self._request_mode, self._response_mode = event.request_mode, event.response_mode
         if event.ended:
             return self.receive(RequestComplete(End.HEADERS), now)
-        if _announced_bytes(event.headers) > MAX_BODY_BYTES:
+        if (_announced_bytes(event.headers) or 0) > MAX_BODY_BYTES:
             return self.receive(Refused(BODY_TOO_LARGE), now)
         match event.request_mode:
             case BodyMode.FULL_DUPLEX:
@@ -383,22 +392,38 @@ class Stream:
             request.payload.streaming if request else False,
         )
         outcome.response_streaming = self._reader.streaming
+        if self._response_mode is BodyMode.FULL_DUPLEX:
+            self._response_left = _announced_bytes(event.headers)
         answers: list[Action] = [AnswerResponseHeaders()]
         if event.ended:
             answers += self.receive(ResponseComplete(), now)
         return answers
 
     def _on_response_body(self, event: ResponseBody, now: float) -> list[Action]:
-        answers: list[Action] = [
-            AnswerResponseBody(event.data, event.ended)
-            if self._response_mode is BodyMode.FULL_DUPLEX
-            else ContinueResponseBody()
-        ]
+        answers = self._pass_back(event)
         if self.state is State.RESPONDING:
             answers += self._read_response(event.data, now)
             if event.ended:
+                self.is_over = self._end in (End.HEADERS, End.BODY)
                 answers += self.receive(ResponseComplete(), now)
         return answers
+
+    def _pass_back(self, event: ResponseBody) -> list[Action]:
+        """The answer to a piece of the response body.
+
+        The last piece of a body of known length waits for the end, which gateways send in a message of
+        its own right behind it: one answer instead of two.
+        """
+        if self._response_mode is not BodyMode.FULL_DUPLEX:
+            return [ContinueResponseBody()]
+        waited, self._last_piece = self._last_piece, None
+        data = event.data if waited is None else waited + event.data
+        if self._response_left is not None and not event.ended:
+            self._response_left -= len(event.data)
+            if self._response_left == 0:
+                self._last_piece = data
+                return []
+        return [AnswerResponseBody(data, event.ended)]
 
     def _read_response(self, data: bytes, now: float) -> list[Action]:
         reader, outcome = self._reader, self._outcome
@@ -413,6 +438,9 @@ class Stream:
 
     def _on_response_trailers(self, event: ResponseTrailers, now: float) -> list[Action]:
         answers: list[Action] = [AnswerResponseTrailers()]
+        if self._last_piece is not None:
+            answers.insert(0, AnswerResponseBody(self._last_piece, False))
+            self._last_piece = None
         if self.state is State.RESPONDING:
             answers += self.receive(ResponseComplete(), now)
         return answers
@@ -470,6 +498,6 @@ def _pieces(body: bytes, *, ended: bool) -> list[Action]:
     return [AnswerRequestBody(body[at : at + CHUNK_BYTES], ended and at == last) for at in starts]
 
 
-def _announced_bytes(headers: Mapping[str, str]) -> int:
+def _announced_bytes(headers: Mapping[str, str]) -> int | None:
     length = headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None

@@ -79,7 +79,8 @@ class ExtProc:
         stream = Stream(self.settings)
         self.observer.opened()
         try:
-            while (message := await self._next(context)) is not None:
+            # A stream that is over is closed from here: the gateway's own close would cost another wake-up.
+            while not stream.is_over and (message := await self._next(context)) is not None:
                 for answer in self._react(stream, ext_proc.events(message)):
                     await context.write(ext_proc.encode(answer))
                 stream.delivered()

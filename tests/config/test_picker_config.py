@@ -206,6 +206,12 @@ def test_the_old_place_of_the_parser_is_read() -> None:
     )
 
 
+def test_the_new_place_of_the_parsers_wins_over_the_old() -> None:
+    both = "plugins: [{type: openai-parser}, {type: passthrough-parser}]\n"
+    both += "parser: {pluginRef: openai-parser}\nrequestHandler: {parsers: [{pluginRef: passthrough-parser}]}"
+    assert made(both).parsers == (Parser.PASSTHROUGH,)
+
+
 def test_sources_of_ones_own_are_no_defaults() -> None:
     layer = "dataLayer: {injectDefaults: false, sources: [{pluginRef: s}]}"
     assembly = made(f"{layer}\nplugins: [{{name: s, type: metrics-data-source, parameters: {{port: 9}}}}]")

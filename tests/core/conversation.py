@@ -49,7 +49,7 @@ class Conversation:
         self.held_with_answers = 0
         """Bytes of the budget while the last answers were on their way."""
         self._refuse = refuse
-        self._picks_at_once = picks_at_once
+        self.picks_at_once = picks_at_once
         self._endpoints = endpoints
 
     def hear(self, *events: Event) -> list[Answer]:
@@ -61,7 +61,7 @@ class Conversation:
                 match action:
                     case Pick(request):
                         self.requests.append(request)
-                        if self._picks_at_once:
+                        if self.picks_at_once:
                             waiting.appendleft(self.pick())
                     case Prefilled(decision):
                         decision.reservation.prefilled()

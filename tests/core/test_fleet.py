@@ -141,6 +141,98 @@ def test_a_reading_grows_old_within_a_subset_too() -> None:
     assert endpoint.load == Load()
 
 
+def test_readings_of_different_ages_are_forgotten_one_by_one() -> None:
+    fleet = Fleet(stale_after=2.0)
+    fleet.replace([SPEC, replace(SPEC, name="b", port=1)])
+    old, young = fleet.endpoints
+    fleet.reading(old, Load(waiting=3), 0.0)
+    fleet.reading(young, Load(waiting=4), 1.0)
+    fleet.candidates(1.9)
+    assert (old.load, young.load) == (Load(waiting=3), Load(waiting=4))
+    fleet.candidates(2.0)
+    assert (old.load, old.load_at, young.load, young.load_at) == (Load(), None, Load(waiting=4), 1.0)
+    fleet.candidates(2.9)
+    assert young.load == Load(waiting=4)
+    fleet.candidates(3.0)
+    assert (young.load, young.load_at) == (Load(), None)
+
+
+def test_a_lost_server_has_no_load() -> None:
+    fleet, endpoint = used()
+    fleet.lost(endpoint, "connection refused")
+    assert (endpoint.load, endpoint.load_at) == (Load(), None)
+    assert (endpoint.reachability, endpoint.down_reason, endpoint.life) == (DOWN, "connection refused", 1)
+    fleet.lost(endpoint, "still refused")
+    assert (endpoint.down_reason, endpoint.life) == ("still refused", 1), "it died once"
+    fleet.answered(endpoint)
+    assert (endpoint.load, endpoint.load_at, endpoint.down_reason) == (Load(), None, "")
+
+
+@pytest.mark.parametrize("between", [[], [99.0]], ids=["while-fresh", "after-it-went-stale"])
+def test_a_restart_is_noticed(between: list[float]) -> None:
+    fleet = Fleet(stale_after=2.0)
+    (endpoint,), *_ = fleet.replace([SPEC])
+    fleet.reading(endpoint, Load(started_at=1.0), 0.0)
+    fleet.reading(endpoint, Load(started_at=1.0), 0.5)
+    fleet.reading(endpoint, Load(), 1.0)
+    assert endpoint.life == 0
+    for now in between:
+        fleet.candidates(now)
+    assert endpoint.life == 0, "a reading that is too old is no restart"
+    fleet.reading(endpoint, Load(started_at=2.0), 100.0)
+    assert endpoint.life == 1
+
+
+@pytest.mark.parametrize("among", [True, False], ids=["subset", "all"])
+def test_who_was_a_candidate_is_asked_again_after_any_change(among: bool) -> None:
+    fleet = fleet_in(UP, UP, UNTRIED)
+
+    def names() -> list[str]:
+        found = fleet.candidates(0.0, fleet.endpoints if among else None)
+        return [each.name for each in found]
+
+    specs = [each.spec for each in fleet.endpoints]
+    assert names() == ["e0", "e1"]
+    fleet.replace(specs[1:])
+    assert names() == ["e1"], "who was removed is no candidate"
+    fleet.lost(fleet.endpoints[0], "gone")
+    assert names() == ["e2"]
+    fleet.reading(fleet.endpoints[0], Load(), 0.0)
+    assert names() == ["e1"]
+    fleet.replace([])
+    assert names() == []
+    fleet.replace(specs[:1])
+    assert names() == ["e0"]
+
+
+# --- what a request occupies ---
+
+
+@pytest.mark.parametrize("prefilled", [True, False])
+def test_a_reservation_is_released_once(prefilled: bool) -> None:
+    endpoint = Endpoint(SPEC)
+    reservation = Reservation(endpoint, 50)
+    assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (1, 50)
+    if prefilled:
+        reservation.prefilled()
+        reservation.prefilled()
+        assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (1, 0)
+    reservation.release()
+    assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (0, 0)
+    with pytest.raises(RuntimeError, match="released twice"):
+        reservation.release()
+    assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (0, 0)
+
+
+def test_a_reservation_of_less_than_nothing_takes_nothing() -> None:
+    endpoint = Endpoint(SPEC)
+    with pytest.raises(ValueError, match="expected at least 0, got -1"):
+        Reservation(endpoint, -1)
+    assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (0, 0)
+    Reservation(endpoint, 0).release()
+    assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (0, 0)
+
+
 NAMES = st.sampled_from("abc")
 LISTS = st.lists(
     st.builds(

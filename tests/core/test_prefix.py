@@ -137,9 +137,10 @@ def test_the_two_ways_of_counting_differ_where_a_beginning_was_forgotten() -> No
     assert counts == {True: 4, False: 6}
 
 
-def test_a_restarted_server_holds_nothing() -> None:
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_a_restarted_server_holds_nothing(contiguous: bool) -> None:
     fleet = fleet_of([Load(started_at=1.0)])
-    (endpoint,), index = fleet.endpoints, index_of()
+    (endpoint,), index = fleet.endpoints, index_of(contiguous=contiguous)
     index.record(endpoint, hashes_of([1, 2]))
     assert index.matches([endpoint], hashes_of([1, 2])) == {endpoint: 2}
     fleet.reading(endpoint, Load(started_at=2.0), 1.0)
@@ -147,19 +148,22 @@ def test_a_restarted_server_holds_nothing() -> None:
     assert index.blocks_held(endpoint) == 0
     index.record(endpoint, hashes_of([3]))
     assert index.blocks_held(endpoint) == 1
+    assert index.matches([endpoint], hashes_of([1, 2])) == {}, "what it held before does not come back"
 
 
-def test_a_server_that_was_lost_holds_nothing() -> None:
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_a_server_that_was_lost_holds_nothing(contiguous: bool) -> None:
     fleet = fleet_of([Load(), Load()])
-    endpoint, index = fleet.endpoints[0], index_of()
+    endpoint, index = fleet.endpoints[0], index_of(contiguous=contiguous)
     index.record(endpoint, hashes_of([1]))
     fleet.lost(endpoint, "connection refused")
     fleet.answered(endpoint)
     assert index.matches(fleet.endpoints, hashes_of([1])) == {}
 
 
-def test_what_is_known_of_an_endpoint_goes_with_it() -> None:
-    fleet, index = Fleet(), index_of()
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_what_is_known_of_an_endpoint_goes_with_it(contiguous: bool) -> None:
+    fleet, index = Fleet(), index_of(contiguous=contiguous)
     spec = EndpointSpec(name="e", ip="10.0.0.1", port=1)
     fleet.replace([spec])
     index.record(fleet.endpoints[0], hashes_of([1]))

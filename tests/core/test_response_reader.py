@@ -417,6 +417,23 @@ def test_what_is_kept_of_an_endless_event_is_bounded(monkeypatch: pytest.MonkeyP
     reader.end()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param({"error": {"message": "m" * 2000}}, id="message"),
+        pytest.param({"error": "m" * 2000}, id="text"),
+        pytest.param({"error": {"code": "m" * 2000}}, id="object"),
+        pytest.param({"object": "error", "message": "m" * 2000}, id="by-object"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [True, False], ids=["stream", "whole"])
+def test_what_is_kept_of_an_error_is_bounded(error: dict[str, Any], streamed: bool) -> None:
+    """It goes into a log line and stays there."""
+    body = events(error) if streamed else json.dumps(error).encode()
+    kept = read([body], content_type=SSE if streamed else "application/json").error
+    assert kept is not None and len(kept) == 500 and kept.endswith("m")
+
+
 def test_a_whole_answer_over_the_limit_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response_reader, "LIMIT", 200)
     usage = b'"usage":{"prompt_tokens":1,"completion_tokens":1}}'
@@ -451,6 +468,33 @@ def test_a_json_answer_nested_too_deeply_tells_nothing() -> None:
         ),
         pytest.param(
             {"content": "x", "timings": TIMINGS["timings"]}, Usage(7, 2, 4, 9), None, id="llama-native"
+        ),
+        pytest.param(
+            {
+                "usage": {
+                    "prompt_tokens": 9,
+                    "prompt_tokens_details": {"cached_tokens": 0},
+                    "cache_read_input_tokens": 5,
+                }
+            },
+            Usage(9, None, 0, None),
+            None,
+            id="cached-0-is-an-answer",
+        ),
+        pytest.param(
+            {
+                "usage": {
+                    "prompt_tokens": 0,
+                    "input_tokens": 7,
+                    "completion_tokens": 0,
+                    "output_tokens": 7,
+                    "input_tokens_details": {},
+                    "cache_read_input_tokens": 5,
+                }
+            },
+            Usage(0, 0, 5, 0),
+            None,
+            id="so-is-a-prompt-of-0-but-not-details-without-the-count",
         ),
         pytest.param({"usage": {"prompt_tokens": "four"}}, None, None, id="wrong-type"),
         pytest.param([1, 2], None, None, id="array"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability
 from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision, Profile, Scheduler, describe, wants_cached
@@ -205,6 +205,20 @@ def test_prefer_if_available_takes_only_an_endpoint_with_the_prefix() -> None:
     assert decided(picks.pick(eager, 0.0)).endpoints[0] is first.endpoints[0]
 
 
+def test_prefer_if_available_is_refused_where_only_a_loser_has_the_prefix() -> None:
+    fleet = fleet_of([IDLE, IDLE])
+    preferred = [1.0, 0.0]
+    picks = scheduler(fleet, (Fixed(preferred), 1.0), producers=True)
+    first = decided(picks.pick(prompt_of("x" * 600), 0.0))
+    assert first.endpoints[0].name == "e0"
+    preferred.reverse()
+    assert picks.pick(prompt_of("x" * 600, prefer="if-available"), 0.0) is NOT_CACHED
+    preferred.reverse()
+    again = decided(picks.pick(prompt_of("x" * 600, prefer="if-available"), 0.0))
+    assert again.endpoints[0].name == "e0"
+    assert [endpoint.requests_in_flight for endpoint in fleet.endpoints] == [2, 0]
+
+
 def test_prefer_if_available_is_refused_where_nothing_is_known_of_prefixes() -> None:
     assert scheduler(fleet_of([IDLE])).pick(prompt_of("x", prefer="if-available"), 0.0) is NOT_CACHED
 
@@ -257,17 +271,8 @@ LOAD = st.builds(
 )
 
 
-@st.composite
-def fleets(draw: st.DrawFn) -> Fleet:
-    fleet = fleet_of(
-        draw(st.lists(st.none() | LOAD, max_size=6)), stale_after=draw(st.sampled_from([1.0, 1e9]))
-    )
-    for endpoint in fleet.endpoints:
-        if draw(st.integers(0, 4)) == 0:
-            fleet.lost(endpoint, "gone")
-    return fleet
-
-
+LOADS_AND_OTHERS = st.lists(st.none() | LOAD | st.sampled_from(Reachability), max_size=6)
+FLEETS = st.builds(fleet_of, LOADS_AND_OTHERS, stale_after=st.sampled_from([1.0, 1e9]))
 NAMES = st.frozensets(st.sampled_from([f"e{i}" for i in range(6)]))
 REQUESTS = st.lists(
     st.builds(
@@ -282,7 +287,7 @@ REQUESTS = st.lists(
 )
 
 
-@given(fleet=fleets(), filters=st.lists(NAMES, max_size=2), requests=REQUESTS, weighted=st.booleans())
+@given(fleet=FLEETS, filters=st.lists(NAMES, max_size=2), requests=REQUESTS, weighted=st.booleans())
 def test_every_pick_is_a_candidate_with_one_reservation(
     fleet: Fleet, filters: list[frozenset[str]], requests: list[Request], weighted: bool
 ) -> None:
@@ -309,6 +314,7 @@ def test_every_pick_is_a_candidate_with_one_reservation(
     for decision in decisions:
         assert decision.endpoints and set(decision.endpoints) <= set(decision.candidates)
         assert all(endpoint.name in keep for endpoint in decision.candidates for keep in filters)
+        assert len({endpoint.reachability for endpoint in decision.candidates}) == 1
         decision.reservation.release()
     assert all(e.requests_in_flight == e.tokens_in_flight == 0 for e in fleet.endpoints)
     assert len(json.loads(json.dumps([describe(record) for record in picks.recent]))) == len(requests)

@@ -2,9 +2,13 @@
 
 import itertools
 import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from epp.core.budget import Budget
@@ -22,6 +26,7 @@ from epp.core.events import (
     ContinueRequestHeaders,
     ContinueResponseBody,
     Event,
+    Picked,
     Refused,
     Reject,
     RequestBody,
@@ -34,11 +39,13 @@ from epp.core.events import (
 )
 from epp.core.rejection import BODY_TOO_LARGE, BUFFERS_FULL, NO_CANDIDATES, Code
 from epp.core.request import Api
+from epp.core.response_reader import Usage
 from epp.core.stream import CHUNK_BYTES, MAX_BODY_BYTES, TRANSITIONS, PeerError, State, Stream
 from tests.core.conversation import FIRST, SECOND, Conversation, joined
 
 CHAT = b'{"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}'
 OK = {":status": "200", "content-type": "application/json"}
+REWRITE = "x-llm-d-model-name-rewrite"
 
 
 def post(path: str = "/v1/chat/completions", **more: object) -> RequestHeaders:
@@ -48,6 +55,11 @@ def post(path: str = "/v1/chat/completions", **more: object) -> RequestHeaders:
 
 def get(path: str = "/v1/models", **more: object) -> RequestHeaders:
     headers = {":method": "GET", ":path": path, "x-request-id": "r-1"}
+    return RequestHeaders(headers, **more)  # type: ignore[arg-type]
+
+
+def rewriting(model: str, **more: object) -> RequestHeaders:
+    headers = {":path": "/v1/chat/completions", REWRITE: model, "x-request-id": "r-1"}
     return RequestHeaders(headers, **more)  # type: ignore[arg-type]
 
 
@@ -147,6 +159,36 @@ DIALECTS: dict[str, list[tuple[Event, list[Answer]]]] = {
         (post(request_mode=BodyMode.NONE, response_mode=BodyMode.NONE), [TO_FIRST]),
         (ResponseHeaders(OK), [AnswerResponseHeaders()]),
     ],
+    "STREAMED is named only with the response headers": [
+        (ResponseHeaders(OK, response_mode=BodyMode.STREAMED), [AnswerResponseHeaders()]),
+        (ResponseBody(b"{}"), [ContinueResponseBody()]),
+        (ResponseBody(b"", ended=True), [ContinueResponseBody()]),
+    ],
+    "a client without an id, BUFFERED: the id rides on the body's answer": [
+        (RequestHeaders({":path": "/v1/x"}, request_mode=BodyMode.BUFFERED), [ContinueRequestHeaders()]),
+        (RequestBody(CHAT, ended=True), [AnswerBufferedBody(["10.0.0.1:8000"], None, "made-id")]),
+    ],
+    "a rewrite and trailers: the new length is told all the same": [
+        (rewriting("larger"), []),
+        (RequestBody(CHAT), []),
+        (
+            RequestTrailers(),
+            [
+                AnswerRequestHeaders(["10.0.0.1:8000"], len(CHAT) + 2),
+                AnswerRequestBody(CHAT.replace(b"tiny", b"larger"), False),
+                AnswerRequestTrailers(),
+            ],
+        ),
+    ],
+    "a rewrite to the same model and trailers: no byte and no length changes": [
+        (rewriting("tiny"), []),
+        (RequestBody(CHAT), []),
+        (RequestTrailers(), [TO_FIRST, AnswerRequestBody(CHAT, False), AnswerRequestTrailers()]),
+    ],
+    "a rewrite to the same model, BUFFERED: the body is not replaced": [
+        (rewriting("tiny", request_mode=BodyMode.BUFFERED), [ContinueRequestHeaders()]),
+        (RequestBody(CHAT, ended=True), [AnswerBufferedBody(["10.0.0.1:8000"])]),
+    ],
     "response phase only": [
         (ResponseHeaders(OK, response_mode=FULL), [AnswerResponseHeaders()]),
         (ResponseBody(b"{}"), [AnswerResponseBody(b"{}", False)]),
@@ -192,6 +234,12 @@ def test_the_hint_on_the_end_of_the_body_replaces_the_one_on_the_headers() -> No
     assert conversation.request.subset == ()
 
 
+def test_the_hint_on_the_trailers_replaces_the_one_on_the_headers() -> None:
+    conversation = Conversation()
+    conversation.hear(post(subset=("10.0.0.1",)), RequestBody(CHAT), RequestTrailers(subset=("10.0.0.2",)))
+    assert conversation.request.subset == ("10.0.0.2",)
+
+
 def test_a_client_without_request_id_gets_one() -> None:
     (answer,) = Conversation().hear(RequestHeaders({":path": "/v1/models"}, ended=True))
     assert answer == AnswerRequestHeaders(["10.0.0.1:8000"], None, "made-id")
@@ -233,15 +281,19 @@ def test_a_rewrite_changes_one_value_and_its_length(name: str) -> None:
     assert conversation.request.payload.model == "tiny"
 
 
+def test_of_two_rewrites_the_one_of_this_picker_wins() -> None:
+    conversation = Conversation()
+    headers = {":path": "/v1/chat/completions", "x-gateway-model-name-rewrite": "other", REWRITE: "larger"}
+    conversation.hear(RequestHeaders(headers), RequestBody(CHAT, ended=True))
+    assert conversation.request.target_model == "larger"
+
+
 def test_a_rewrite_of_a_buffered_body_replaces_it() -> None:
     conversation = Conversation()
     headers = {":path": "/v1/chat/completions", REWRITE: "larger", "x-request-id": "r"}
     conversation.hear(RequestHeaders(headers, request_mode=BodyMode.BUFFERED))
     (answer,) = conversation.hear(RequestBody(CHAT, ended=True))
     assert answer == AnswerBufferedBody(["10.0.0.1:8000"], CHAT.replace(b"tiny", b"larger"))
-
-
-REWRITE = "x-llm-d-model-name-rewrite"
 
 
 def test_a_truncated_body_is_not_judged() -> None:
@@ -368,6 +420,14 @@ def test_an_answer_whose_body_is_not_shown_is_complete_with_its_status() -> None
     assert not gone.outcome.response_complete
 
 
+def test_an_answer_of_the_gateways_own_gives_the_collected_body_back_at_once() -> None:
+    conversation = Conversation()
+    conversation.hear(post(), RequestBody(CHAT))
+    assert conversation.budget.used == len(CHAT)
+    conversation.hear(ResponseHeaders({":status": "408"}))
+    assert conversation.budget.used == 0
+
+
 @pytest.mark.parametrize(
     "events",
     [
@@ -420,55 +480,306 @@ def test_a_pick_that_nobody_waits_for_is_given_back(meanwhile: list[Event]) -> N
     assert conversation.hear(Refused(NO_CANDIDATES)) == []
 
 
+# --- what an answer says, as it arrives in the outcome ---
+
+SSE, JSON = "text/event-stream", "application/json"
+TOKEN = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+CHAT_STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+CHAT_USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}\n\n'
+LAST_EVENTS = CHAT_USAGE + b"data: [DONE]\n\n"
+CHAT_JSON = (
+    b'{"choices":[{"message":{"content":"x"},"finish_reason":"length"}],'
+    b'"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}'
+)
+REQUESTS = {
+    "/v1/chat/completions": CHAT,
+    "/v1/messages": b'{"model":"tiny","max_tokens":9,"messages":[{"role":"user","content":"hello"}]}',
+    "/v1/responses": b'{"model":"tiny","input":"hello"}',
+}
+ANTHROPIC = [
+    b'event: message_start\ndata: {"type":"message_start","message":'
+    b'{"usage":{"input_tokens":9,"cache_read_input_tokens":4,"output_tokens":1}}}\n\n',
+    b'event: ping\ndata: {"type":"ping"}\n\n',
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"hi"}}\n\n',
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+    b'"usage":{"output_tokens":3}}\n\n',
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+]
+RESPONSES = [
+    b'event: response.created\ndata: {"type":"response.created","response":{"status":"in_progress"}}\n\n',
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"hi"}\n\n',
+    b'event: response.completed\ndata: {"type":"response.completed","response":{"status":"completed",'
+    b'"usage":{"input_tokens":8,"input_tokens_details":{"cached_tokens":6},"output_tokens":2}}}\n\n',
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What an answer of these pieces must leave in the outcome. ``first``: the piece with the first token."""
+
+    path: str = "/v1/chat/completions"
+    kind: str = SSE
+    pieces: Sequence[bytes]
+    whole: bool = True
+    usage: Usage | None = None
+    finish: str | None = None
+    error: str | None = None
+    first: int | None = None
+
+
+ANSWERS = {
+    "chat stream": Said(
+        pieces=[b": ping\n\n", TOKEN, TOKEN, CHAT_STOP, LAST_EVENTS],
+        usage=Usage(5, 1, None, 6),
+        finish="stop",
+        first=1,
+    ),
+    "chat stream, cut within events": Said(
+        pieces=[TOKEN[:20], TOKEN[20:] + CHAT_STOP[:9], CHAT_STOP[9:] + LAST_EVENTS],
+        usage=Usage(5, 1, None, 6),
+        finish="stop",
+        first=1,
+    ),
+    "chat stream without the last line end": Said(
+        pieces=[TOKEN, CHAT_USAGE.rstrip()], usage=Usage(5, 1, None, 6), first=0
+    ),
+    "chat stream that is cut off": Said(pieces=[TOKEN, TOKEN], whole=False, first=0),
+    "chat stream that is cut off after its usage": Said(
+        pieces=[TOKEN, CHAT_USAGE], whole=False, usage=Usage(5, 1, None, 6), first=0
+    ),
+    "chat stream that is cut off before its first token": Said(pieces=[b": ping\n\n"], whole=False),
+    "chat stream in which the engine dies": Said(
+        pieces=[TOKEN, b'data: {"error":{"message":"died"}}\n\n'], error="died", first=0
+    ),
+    "Anthropic stream": Said(
+        path="/v1/messages", pieces=ANTHROPIC, usage=Usage(9, 3, 4, 12), finish="end_turn", first=2
+    ),
+    "Anthropic stream that is cut off": Said(
+        path="/v1/messages", pieces=ANTHROPIC[:3], whole=False, usage=Usage(9, 1, 4, 10), first=2
+    ),
+    "Responses stream": Said(
+        path="/v1/responses", pieces=RESPONSES, usage=Usage(8, 2, 6, 10), finish="completed", first=1
+    ),
+    "plain JSON in two pieces": Said(
+        kind=JSON, pieces=[CHAT_JSON[:50], CHAT_JSON[50:]], usage=Usage(5, 2, None, 7), finish="length"
+    ),
+    "plain JSON that is cut off": Said(kind=JSON, pieces=[CHAT_JSON[:50]], whole=False),
+    "an error that is no stream": Said(kind=JSON, pieces=[b'{"error":{"message":"no"}}'], error="no"),
+    "something else": Said(kind="text/plain", pieces=[CHAT_JSON]),
+}
+
+
+@pytest.mark.parametrize("end", ["last", "empty", "trailers"])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_an_answer_says_is_in_the_outcome(answer: str, end: str) -> None:
+    said, conversation = ANSWERS[answer], Conversation()
+    conversation.hear(post(said.path), RequestBody(REQUESTS[said.path], ended=True))
+    conversation.hear(ResponseHeaders({":status": "200", "content-type": said.kind}))
+    times = []
+    for i, piece in enumerate(said.pieces):
+        ended = said.whole and end == "last" and i == len(said.pieces) - 1
+        assert conversation.hear(ResponseBody(piece, ended)) == [AnswerResponseBody(piece, ended)]
+        times.append(conversation.now)
+    if said.whole and end == "empty":
+        conversation.hear(ResponseBody(b"", ended=True))
+    if said.whole and end == "trailers":
+        conversation.hear(ResponseTrailers())
+    ended_at = conversation.now
+    assert conversation.releases == said.whole
+    if not said.whole:
+        ended_at += 1.0  # by the close
+    conversation.hear(StreamClosed())
+    outcome = conversation.outcome
+    assert (outcome.usage, outcome.finish, outcome.error) == (said.usage, said.finish, said.error)
+    assert outcome.first_token_at == (None if said.first is None else times[said.first])
+    assert conversation.prefills == (said.first is not None)
+    assert outcome.response_bytes == sum(map(len, said.pieces))
+    assert (outcome.response_complete, outcome.ended_at) == (said.whole, ended_at)
+    assert (outcome.status, outcome.response_streaming) == (200, said.kind == SSE)
+    assert conversation.releases == 1
+
+
 # --- properties ---
 
 modes = st.sampled_from(BodyMode)
-header_maps = st.dictionaries(
-    st.sampled_from([":path", ":status", "content-type", "content-length", "x-request-id", REWRITE]),
-    st.sampled_from(["/v1/chat/completions", "/x", "200", "abc", "text/event-stream", "9" * 30, ""]),
+subsets = st.sampled_from([None, None, ("10.0.0.1",), ()])
+request_headers = st.fixed_dictionaries(
+    {":path": st.sampled_from(["/v1/chat/completions", "/v1/chat/completions", "/x"])},
+    optional={
+        "content-length": st.sampled_from(["abc", "", "9" * 30, "9" * 15]),
+        "x-request-id": st.sampled_from(["r-1", ""]),
+        REWRITE: st.sampled_from(["larger", "tiny", ""]),
+    },
 )
-pieces = st.sampled_from([b"", CHAT, CHAT[:10], b"data: {}\n\n", b"\xff"])
-gateway_events = st.one_of(
-    st.builds(RequestHeaders, header_maps, st.none(), modes, modes, st.booleans()),
-    st.builds(RequestBody, pieces, st.booleans()),
-    st.just(RequestTrailers()),
-    st.builds(ResponseHeaders, header_maps, st.none(), st.booleans(), st.none() | modes),
-    st.builds(ResponseBody, pieces, st.booleans()),
-    st.just(ResponseTrailers()),
+response_headers = st.fixed_dictionaries(
+    {"content-type": st.sampled_from([*["text/event-stream"] * 3, "application/json", "text/plain", ""])},
+    optional={":status": st.sampled_from(["200", "503", "abc"])},
 )
+SAID_BY_GATEWAY: dict[type, st.SearchStrategy[Event]] = {
+    RequestHeaders: st.builds(
+        RequestHeaders, request_headers, subsets, modes, modes, st.sampled_from([False, False, True])
+    ),
+    RequestBody: st.builds(RequestBody, st.sampled_from([CHAT, b"", CHAT[:9]]), st.booleans(), subsets),
+    RequestTrailers: st.builds(RequestTrailers, subsets),
+    ResponseHeaders: st.builds(
+        ResponseHeaders,
+        response_headers,
+        st.none(),
+        st.sampled_from([False, False, False, True]),
+        st.none() | modes,
+    ),
+    ResponseBody: st.builds(
+        ResponseBody,
+        st.sampled_from([TOKEN, TOKEN, TOKEN[:20], LAST_EVENTS, b"", b"{}", b"\xff"]),
+        st.sampled_from([False, False, True]),
+    ),
+    ResponseTrailers: st.just(ResponseTrailers()),
+}
+anything = st.one_of(*SAID_BY_GATEWAY.values())
+USUAL = {
+    State.START: RequestHeaders,
+    State.COLLECTING: RequestBody,
+    State.PICKING: Picked,
+    State.FORWARDED: ResponseHeaders,
+    State.RESPONDING: ResponseBody,
+}
 
 
-@given(
-    st.lists(gateway_events, max_size=12),
-    st.sampled_from([None, NO_CANDIDATES]),
-    st.booleans(),
-    st.booleans(),
-)
-def test_whatever_comes_in_whatever_order_is_released_exactly_once(
-    events: list[Event], refuse: object, at_once: bool, late_pick: bool
-) -> None:
-    conversation = Conversation(refuse=refuse, picks_at_once=at_once)  # type: ignore[arg-type]
-    before = (FIRST.requests_in_flight, FIRST.tokens_in_flight)
-    for event in events:
-        asked = len(conversation.requests)
+class Play:
+    """One conversation of mostly legal events; what must hold is looked at after every one of them."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+        self.draw = draw
+        refuse = draw(st.sampled_from([None, None, NO_CANDIDATES]))
+        self.conversation = Conversation(refuse=refuse, picks_at_once=draw(st.booleans()))
+        self.before = (FIRST.requests_in_flight, FIRST.tokens_in_flight)
+        self.seen: set[str] = set()
+        self.accepted = 0
+        """Picks that were waited for when they came."""
+        self.refusals = 0
+
+    @property
+    def state(self) -> State:
+        return self.conversation.stream.state
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a pick was asked for and not answered yet."""
+        answered = len(self.conversation.decisions) + self.refusals
+        return not self.conversation.picks_at_once and len(self.conversation.requests) > answered
+
+    def run(self) -> None:
+        for _ in range(self.draw(st.integers(0, 14))):
+            self.step()
+        if self.state is State.RESPONDING and self.accepted:
+            self.seen.add("closed in the middle of a response")
+        began = self.state is not State.START
+        self.hear(StreamClosed())
+        for event in self.draw(st.lists(anything, max_size=1)):
+            self.hear_illegal(event)
+        if self.awaited:
+            self.answer()
+        conversation = self.conversation
+        assert self.state is State.CLOSED
+        assert conversation.releases == len(conversation.decisions) <= 1
+        assert (FIRST.requests_in_flight, FIRST.tokens_in_flight) == self.before
+        assert conversation.budget.used == 0
+        assert len(conversation.outcomes) == began
+
+    def step(self) -> None:
+        if self.draw(st.integers(0, 9)) == 9:
+            self.hear_illegal(self.draw(anything))
+            return
+        legal = [kind for state, kind in TRANSITIONS if state is self.state and kind in SAID_BY_GATEWAY]
+        if self.awaited and (self.state, Picked) in TRANSITIONS:
+            legal.append(Picked)
+        if USUAL.get(self.state) in legal:
+            legal += [USUAL[self.state]] * 3
+        kind = self.draw(st.sampled_from(legal))
+        if kind is Picked:
+            self.answer()
+        else:
+            self.hear(self.draw(SAID_BY_GATEWAY[kind]))
+
+    def answer(self) -> None:
+        event = self.conversation.pick()
+        self.refusals += isinstance(event, Refused)
+        if self.state is not State.PICKING:
+            self.seen.add("late pick" if isinstance(event, Picked) else "late refusal")
+        self.hear(event)
+
+    def hear_illegal(self, event: Event) -> None:
+        """An event that may have no place here; if so, nothing changes."""
+        state, counted = self.state, (self.conversation.releases, self.conversation.prefills)
         try:
-            conversation.hear(event)
+            self.hear(event)
         except PeerError:
-            break
-        if not at_once and not late_pick and len(conversation.requests) > asked:
-            conversation.hear(conversation.pick())
-    conversation.hear(StreamClosed())
-    if not at_once and late_pick and conversation.requests:
-        conversation.hear(conversation.pick())
-    assert conversation.releases == len(conversation.decisions) <= 1
-    assert (FIRST.requests_in_flight, FIRST.tokens_in_flight) == before
-    assert conversation.budget.used == 0
-    assert conversation.stream.state is State.CLOSED
-    assert len(conversation.outcomes) == (0 if not events or conversation_never_began(events) else 1)
+            self.seen.add("peer error")
+            assert self.state is state
+            assert (self.conversation.releases, self.conversation.prefills) == counted
+
+    def hear(self, event: Event) -> None:
+        conversation, before = self.conversation, self.state
+        taken, released, prefills = (
+            len(conversation.decisions) - isinstance(event, Picked),
+            conversation.releases,
+            conversation.prefills,
+        )
+        answers = conversation.hear(event)
+        if len(conversation.decisions) > taken and State.FORWARDED in (before, self.state):
+            self.accepted += 1
+            self.seen.add("picked")
+        if any(isinstance(answer, Reject) for answer in answers):
+            self.seen.add("refused")
+        if conversation.prefills > prefills:
+            self.seen.add("prefilled")
+        if (
+            conversation.releases > released
+            and before is State.RESPONDING
+            and not isinstance(event, Picked | StreamClosed)
+        ):
+            self.seen.add("released at the end of the response")
+        self.check()
+
+    def check(self) -> None:
+        conversation = self.conversation
+        held = len(conversation.decisions) - conversation.releases
+        assert FIRST.requests_in_flight - self.before[0] == held
+        assert conversation.prefills <= self.accepted <= 1
+        occupied = bool(self.accepted) and self.state in (State.FORWARDED, State.RESPONDING)
+        assert held == occupied, "held from the pick to the end of the response, neither longer nor shorter"
+        if self.state in (State.RESPONDING, State.RESPONDED, State.REJECTED, State.CLOSED):
+            assert conversation.budget.used == 0
 
 
-def conversation_never_began(events: list[Event]) -> bool:
-    return not isinstance(events[0], RequestHeaders | ResponseHeaders)
+@given(st.data())
+def test_whatever_comes_in_whatever_order_is_released_exactly_once(data: st.DataObject) -> None:
+    Play(data.draw).run()
+
+
+def test_what_comes_in_whatever_order_reaches_every_way_out() -> None:
+    """The property above is worth what its examples reach."""
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=300, derandomize=True, database=None, phases=[Phase.generate])
+    @given(st.data())
+    def play(data: st.DataObject) -> None:
+        played = Play(data.draw)
+        played.run()
+        seen.update(played.seen)
+
+    play()
+    ways = [
+        "picked",
+        "refused",
+        "prefilled",
+        "released at the end of the response",
+        "closed in the middle of a response",
+        "late pick",
+        "late refusal",
+        "peer error",
+    ]
+    assert {way: seen[way] for way in ways if seen[way] < 5} == {}, seen
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -496,6 +807,39 @@ def test_chunking_never_changes_the_answer(text: str, padding: int, cuts: list[i
     reference, chunked = Conversation(), Conversation()
     assert chunked.hear(post(), *events) == reference.hear(post(), *whole)
     assert chunked.request == reference.request
+
+
+STREAMS = {name: said for name, said in ANSWERS.items() if said.kind == SSE}
+
+
+@given(
+    answer=st.sampled_from(sorted(STREAMS)),
+    cuts=st.lists(st.integers(0, 2000), max_size=20),
+    end=st.sampled_from(["last", "empty", "trailers", "closed"]),
+)
+def test_chunking_never_changes_what_a_streamed_answer_says(answer: str, cuts: list[int], end: str) -> None:
+    said, conversation = STREAMS[answer], Conversation()
+    body = b"".join(said.pieces)
+    parts = cut(body, cuts)
+    events: list[Event] = [
+        ResponseBody(part, end == "last" and i == len(parts) - 1) for i, part in enumerate(parts)
+    ]
+    events += {"empty": [ResponseBody(b"", True)], "trailers": [ResponseTrailers()]}.get(end, [])
+    conversation.hear(post(said.path), RequestBody(REQUESTS[said.path], ended=True))
+    conversation.hear(ResponseHeaders({":status": "200", "content-type": said.kind}))
+    answers = conversation.hear(*events)
+    assert joined(answers, AnswerResponseBody) == body
+    assert [getattr(each, "ended", None) for each in answers] == [
+        getattr(event, "ended", None) for event in events
+    ], "one answer to each piece, which ends where the piece does"
+    conversation.hear(StreamClosed())
+    outcome = conversation.outcome
+    whole_events = end != "closed" or body.endswith(b"\n\n")
+    if whole_events:
+        assert (outcome.usage, outcome.finish, outcome.error) == (said.usage, said.finish, said.error)
+    assert outcome.response_bytes == len(body)
+    assert conversation.prefills == (said.first is not None)
+    assert outcome.response_complete == (end != "closed")
 
 
 def test_every_state_can_be_left_and_every_row_names_a_handler() -> None:

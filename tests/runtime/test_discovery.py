@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from epp.core.fleet import EndpointSpec
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery, _Name, resolve
 from epp.runtime.errors import StartError
+from tests.runtime.raw_server import eventually
 
 QUICK = DiscoverySettings(
     watch=True,
@@ -179,6 +180,22 @@ async def test_a_broken_file_keeps_the_last_good_list_and_is_said_once(
     assert here.told == [{"a": "10.0.0.1:80"}, {"a": "10.0.0.3:80"}]
 
 
+async def test_the_same_fault_in_a_new_file_is_counted_but_not_said_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world(tmp_path, listed(a="10.0.0.1"))
+    async with here.running():
+        for times in (1, 2, 3):
+            here.write("endpoints: [")
+            await eventually(lambda times=times: here.discovery.errors == times)
+        assert families(here) == {"errors_total": 3, "valid": 0}
+        said = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert len(said) == 1
+        here.write("endpoints: 7")
+        await eventually(lambda: here.discovery.errors == 4)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
+
+
 def families(here: World) -> dict[str, float]:
     prefix = "fleet_epp_endpoints_file_"
     return {
@@ -262,13 +279,16 @@ async def test_a_name_server_that_never_answers_does_not_stop_the_start(tmp_path
     path = tmp_path / "endpoints.yaml"
     path.write_text(listed(a="studio", b="10.0.0.2"))
     told: list[int] = []
-    settings = DiscoverySettings(start_timeout=0.01)
+    settings = DiscoverySettings(start_timeout=1.0)
     discovery = FileDiscovery(
         path, settings, lambda specs: told.append(len(specs)), clock=lambda: 0.0, resolve=never
     )
-    await discovery.start()
+    async with asyncio.TaskGroup() as group:
+        start = group.create_task(discovery.start(), name="start")
+        await eventually(lambda: told)
+        assert told == [1] and not start.done(), "literal addresses wait for no name server"
     assert told == [1]
-    assert discovery.detail() == "studio: no answer within 0.01 s"
+    assert discovery.detail() == "studio: no answer within 1 s"
 
 
 async def test_broken_connections_cause_one_lookup_not_many(tmp_path: Path) -> None:

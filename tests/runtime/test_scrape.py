@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from epp.config.decode import ConfigError
 from epp.config.endpoints_file import parse_endpoints
 from epp.core.addresses import MetricsUrl
-from epp.core.engines import ENGINES, adapter_from_spec
+from epp.core.engines import ENGINE_LABELS, ENGINES, adapter_from_spec
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
-from epp.runtime.scrape import Pace, ProbeSettings, Scraper, ScrapeSettings
+from epp.runtime.scrape import Pace, ProbeSettings, Scraper, ScrapeSettings, scrape_settings
+from scorers.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
+from scorers.metrics_data_source import MetricsDataSource
 from tests.captures import capture
 from tests.runtime.raw_server import (
     Peer,
@@ -67,12 +69,15 @@ class Scene:
 
     def __init__(self, pace: Pace, in_flight: int, probe: Mapping[str, Any]) -> None:
         self.fleet = Fleet()
+        self.heard: list[Endpoint] = []
+        """Of which the scraper said that they are lost."""
         self.scraper = Scraper(
             self.fleet,
             ScrapeSettings(pace=pace, probe=ProbeSettings(**probe), in_flight=in_flight),
             clock=time.monotonic,
             unix_clock=lambda: UNIX,
             chance=random.Random(7),
+            on_lost=self.heard.append,
         )
 
     @property
@@ -121,6 +126,86 @@ def routes(pages: Mapping[str, bytes], otherwise: bytes = answer(b"", "404 Not F
 
 def paths(server: RawServer) -> list[str]:
     return [request.split()[1].decode() for request in server.requests]
+
+
+# --- what the configuration says
+
+
+MINE = EngineConfig(
+    name="mine",
+    queued_requests_spec="q{kind=waiting}",
+    running_requests_spec="r",
+    kv_usage_spec="kv",
+    lora_spec="lora",
+    cache_info_spec="info",
+    cache_block_size_label_name="size",
+    cache_num_blocks_label_name="number",
+    cache_block_size_spec="block_tokens",
+    cache_num_blocks_spec="blocks",
+)
+MY_ADAPTER = adapter_from_spec(
+    "mine",
+    queued="q{kind=waiting}",
+    running="r",
+    kv_usage="kv",
+    lora="lora",
+    cache_info="info",
+    cache_block_label="size",
+    cache_blocks_label="number",
+    cache_block_tokens="block_tokens",
+    cache_blocks="blocks",
+)
+KEYS = {"client_cert_path": "/c.pem", "client_key_path": "/k.pem"}
+
+
+@pytest.mark.parametrize(
+    "source, extractor, changed",
+    [
+        pytest.param({}, {}, {}, id="defaults"),
+        pytest.param({"scheme": "https"}, {}, {"scheme": "https"}, id="scheme"),
+        pytest.param({"path": "/m"}, {}, {"path": "/m"}, id="path"),
+        pytest.param({"port": 9000}, {}, {"port": 9000}, id="port"),
+        pytest.param({"insecure_skip_verify": False}, {}, {"verify_tls": True}, id="verify"),
+        pytest.param({"ca_cert_path": "/ca.pem"}, {}, {"ca_file": "/ca.pem"}, id="ca"),
+        pytest.param(KEYS, {}, {"client_certificate": ("/c.pem", "/k.pem")}, id="client-certificate"),
+        pytest.param(
+            {}, {"engine_label_key": "my/label"}, {"engine_labels": ("my/label", *ENGINE_LABELS)}, id="label"
+        ),
+        pytest.param(
+            {},
+            {"engine_label_key": ENGINE_LABELS[1]},
+            {"engine_labels": (ENGINE_LABELS[1], ENGINE_LABELS[0])},
+            id="the-other-known-label",
+        ),
+        pytest.param({}, {"default_engine": "sglang"}, {"default_engine": "sglang"}, id="default-engine"),
+        pytest.param(
+            {}, {"engine_configs": (MINE,)}, {"engines": {**ENGINES, "mine": MY_ADAPTER}}, id="own-engine"
+        ),
+        pytest.param(
+            {},
+            {"engine_configs": (EngineConfig(name="vllm", queued_requests_spec="q"),)},
+            {"engines": {**ENGINES, "vllm": adapter_from_spec("vllm", queued="q")}},
+            id="own-engine-instead-of-a-built-in-one",
+        ),
+    ],
+)
+def test_every_field_of_the_configuration_reaches_the_scraper(
+    source: dict[str, Any], extractor: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    pace = Pace(floor=0.25)
+    usual: dict[str, Any] = {
+        "scheme": None,
+        "port": None,
+        "path": None,
+        "verify_tls": False,
+        "ca_file": None,
+        "client_certificate": None,
+        "engines": ENGINES,
+        "engine_labels": ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"),
+        "default_engine": None,
+    }
+    made = scrape_settings(MetricsDataSource(**source), CoreMetricsExtractor(**extractor), pace)
+    assert made == ScrapeSettings(pace=pace, probe=ProbeSettings(**{**usual, **changed}))
 
 
 # --- what an answer means
@@ -489,6 +574,22 @@ async def test_a_killed_server_is_lost_at_once_and_another_is_not(caplog: pytest
         await server.kill()
 
 
+async def test_a_loss_is_told_once_until_it_is_over() -> None:
+    async with serving(answering(answer(VLLM))) as other, watching() as scene:
+        server = await RawServer(answering(answer(VLLM))).start()
+        scene.replace(spec(server, "a"), spec(other, "b"))
+        await eventually(lambda: all(each.load_at for each in scene.fleet.endpoints))
+        assert scene.heard == []
+        await server.kill()
+        await eventually(lambda: scene.results["refused"] >= 4)
+        assert scene.heard == [scene.endpoint]
+        await server.start()
+        await scene.until(Reachability.UP)
+        await server.kill()
+        await scene.until(Reachability.DOWN)
+        assert scene.heard == [scene.endpoint] * 2
+
+
 async def test_a_polite_end_of_an_idle_connection_is_no_death(caplog: pytest.LogCaptureFixture) -> None:
     async def closes_the_first(peer: Peer) -> None:
         await peer.request()
@@ -598,15 +699,70 @@ async def test_a_pick_makes_a_resting_endpoint_quick_until_traffic_ends() -> Non
         await eventually(lambda: scene.scraper._busy == 0)
 
 
+async def test_an_endpoint_with_a_request_is_busy_however_long_it_takes() -> None:
+    pace = Pace(rest=60.0, slowest=60.0, linger=0.1)
+    async with serving(answering(answer(VLLM))) as server, watching(spec(server), pace=pace) as scene:
+        await eventually(lambda: scene.results["ok"] == 1)
+        reservation = Reservation(scene.endpoint, 10)
+        scene.scraper.kick(scene.endpoint)
+        await asyncio.sleep(5 * pace.linger)
+        looked = scene.results["ok"]
+        await eventually(lambda: scene.results["ok"] >= looked + 3, 2.0)
+        reservation.release()
+        await eventually(lambda: scene.scraper._busy == 0)
+
+
 async def test_a_pick_of_a_lost_endpoint_makes_the_next_try_come_soon() -> None:
     pace = Pace(retry_first=0.1, retry_last=60.0)
     server = await RawServer(hangs_up).start()
     async with watching(spec(server), pace=pace) as scene:
-        await eventually(lambda: scene.results["closed"] >= 3)
+        await eventually(lambda: scene.results["closed"] >= 5)  # the next try is due in 1.6 s
         server.serve = answering(answer(VLLM))
         scene.scraper.kick(scene.endpoint)
-        await scene.until(Reachability.UP)
+        await scene.until(Reachability.UP, within=0.5)
     await server.kill()
+
+
+# --- the start
+
+
+async def test_the_first_look_is_over_when_every_endpoint_was_looked_at(unused_tcp_port: int) -> None:
+    async with serving(answering(answer(VLLM))) as quick, serving(waits(0.3)) as slow:
+        specs = [spec(quick, "a"), spec(slow, "b"), spec(unused_tcp_port, "refuses"), spec(quick, "c")]
+        async with watching(*specs, pace=never_again()) as scene:
+            await scene.scraper.first_look(10.0)
+            up, down = Reachability.UP, Reachability.DOWN
+            assert [each.reachability for each in scene.fleet.endpoints] == [up, up, down, up]
+            async with asyncio.timeout(1.0):
+                await scene.scraper.first_look(10.0)  # there is nothing to wait for any more
+
+
+async def test_the_first_look_waits_no_longer_than_it_may() -> None:
+    async with (
+        serving(answering(answer(VLLM))) as quick,
+        serving(says_nothing) as silent,
+        watching(spec(quick, "a"), spec(silent, "b"), timeout=30.0) as scene,
+    ):
+        started = time.monotonic()
+        await scene.scraper.first_look(0.3)
+        assert 0.29 <= time.monotonic() - started < 5.0
+        assert [each.reachability is Reachability.UP for each in scene.fleet.endpoints] == [True, False]
+
+
+async def test_nobody_to_look_at_needs_no_first_look() -> None:
+    async with watching() as scene, asyncio.timeout(1.0):
+        await scene.scraper.first_look(10.0)
+
+
+def waits(seconds: float) -> Serve:
+    """Answer each request after a while."""
+
+    async def serve(peer: Peer) -> None:
+        while await peer.request() is not None:
+            await asyncio.sleep(seconds)
+            await peer.send(answer(VLLM))
+
+    return serve
 
 
 async def test_a_kick_of_someone_elses_endpoint_is_nothing() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -11,7 +11,7 @@ import pytest
 
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
-from epp.core.events import Outcome
+from epp.core.events import Event, Outcome
 from epp.core.fleet import Endpoint, EndpointSpec
 from epp.core.rejection import NO_CANDIDATES, Rejection
 from epp.core.request import Request
@@ -19,11 +19,14 @@ from epp.core.scheduling import Decision
 from epp.core.stream import StreamSettings
 from epp.runtime import server as runtime
 from epp.runtime.errors import StartError
+from epp.wire import ext_proc
 from epp.wire.pb import ext_proc_pb2 as pb
 from tests.core.conversation import decide
+from tests.runtime.raw_server import eventually
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 CHAT = b'{"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}'
+STREAMED_CHAT = CHAT[:-1] + b', "stream": true}'
 Call = grpc.aio.StreamStreamCall
 
 
@@ -43,12 +46,14 @@ class Watcher:
 
     def __init__(self) -> None:
         self.open = 0
+        self.opened_ever = 0
         self.outcomes: list[Outcome] = []
         self.placements: list[Decision | Rejection] = []
         self.changed = asyncio.Event()
 
     def opened(self) -> None:
         self.open += 1
+        self.opened_ever += 1
 
     def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
         self.placements.append(result)
@@ -61,8 +66,9 @@ class Watcher:
         self.changed.set()
 
     async def all_closed(self) -> None:
+        """That there was a stream, and is none any more."""
         async with asyncio.timeout(20):
-            while self.open:
+            while self.open or not self.opened_ever:
                 self.changed.clear()
                 await self.changed.wait()
 
@@ -94,7 +100,7 @@ class Setting:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Setting]:
+async def serving(*, max_receive_bytes: int | None = None) -> AsyncIterator[Setting]:
     scheduler, watcher, budget = OneEndpoint(), Watcher(), Budget(1 << 30)
     settings = StreamSettings(Parsers(), budget, new_id=lambda: "made-id")
     part = runtime.ExtProc(
@@ -103,7 +109,7 @@ async def serving() -> AsyncIterator[Setting]:
         observer=watcher,
         clock=time.monotonic,
     )
-    server = runtime.make_server([part.handler()])
+    server = runtime.make_server([part.handler()], max_receive_bytes=max_receive_bytes)
     port = runtime.bind(server, 0, flag="grpc-port", credentials=None)
     await server.start()
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -126,9 +132,10 @@ def body(data: bytes, *, ended: bool = False) -> pb.ProcessingRequest:
     return pb.ProcessingRequest(request_body=pb.HttpBody(body=data, end_of_stream=ended))
 
 
-def response_headers() -> pb.ProcessingRequest:
-    status = pb.HeaderValue(key=":status", raw_value=b"200")
-    return pb.ProcessingRequest(response_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=[status])))
+def response_headers(kind: str = "application/json") -> pb.ProcessingRequest:
+    pairs = {":status": "200", "content-type": kind}
+    values = [pb.HeaderValue(key=key, raw_value=value.encode()) for key, value in pairs.items()]
+    return pb.ProcessingRequest(response_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=values)))
 
 
 def response_body(data: bytes, *, ended: bool = False) -> pb.ProcessingRequest:
@@ -173,13 +180,29 @@ async def test_a_whole_conversation_is_answered_message_by_message() -> None:
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("leave", ["cancel", "half-close", "connection"])
-async def test_a_client_may_leave_at_every_phase(phase: str, leave: str) -> None:
+async def test_a_client_may_leave_at_every_phase(
+    phase: str, leave: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+    events = ext_proc.events
+
+    def counted(message: bytes) -> Sequence[Event]:
+        heard.append(message)
+        return events(message)
+
+    monkeypatch.setattr(ext_proc, "events", counted)
     async with serving() as setting:
         call = setting.stream()
         for message in PHASES[phase]:
             await call.write(message)
         if len(PHASES[phase]) > 2:
             await call.read()
+        await eventually(lambda: setting.watcher.open and len(heard) == len(PHASES[phase]))
+        chosen = sum(isinstance(one, Decision) for one in setting.watcher.placements)
+        assert chosen == (body(CHAT, ended=True) in PHASES[phase])
+        assert setting.scheduler.endpoint.requests_in_flight == chosen, "there is something to give back"
+        if phase == "half a body":
+            assert setting.budget.used == 10
         match leave:
             case "cancel":
                 call.cancel()
@@ -191,6 +214,38 @@ async def test_a_client_may_leave_at_every_phase(phase: str, leave: str) -> None
                 assert await call.code() is grpc.StatusCode.OK
             case "connection":
                 await setting.channel.close()
+        await setting.nothing_left()
+
+
+async def test_the_first_token_is_no_work_ahead_of_anyone_any_more() -> None:
+    async with serving() as setting:
+        endpoint, call = setting.scheduler.endpoint, setting.stream()
+        await call.write(headers())
+        await call.write(body(STREAMED_CHAT, ended=True))
+        await call.read()
+        await call.write(response_headers("text/event-stream"))
+        await eventually(lambda: endpoint.requests_in_flight)
+        assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (1, 7)
+        await call.write(response_body(b": still working\n\n"))
+        await call.write(response_body(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'))
+        await eventually(lambda: not endpoint.tokens_in_flight)
+        assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (1, 0)
+        call.cancel()
+        await setting.nothing_left()
+
+
+async def test_a_message_over_the_limit_ends_its_stream_alone() -> None:
+    async with serving(max_receive_bytes=10_000) as setting:
+        good, large = setting.stream(), setting.stream()
+        for call, size in ((good, 9_000), (large, 11_000)):
+            await call.write(headers("/anything"))
+            await call.write(body(b"x" * size, ended=True))
+        assert await large.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await good.read()).WhichOneof("response") == "request_headers"
+        piece = (await good.read()).request_body.response.body_mutation.streamed_response
+        assert len(piece.body) == 9_000
+        await good.done_writing()
+        assert await good.code() is grpc.StatusCode.OK
         await setting.nothing_left()
 
 

@@ -56,6 +56,24 @@ def test_other_prompts_share_nothing(other: Request) -> None:
 
 
 @pytest.mark.parametrize(
+    "asked, target, held",
+    [
+        pytest.param("m", "n", {}, id="same-name-other-model"),
+        pytest.param("other", "m", {"e0": 4}, id="other-name-same-model"),
+    ],
+)
+def test_a_cache_is_of_the_model_that_serves_not_of_the_one_asked_for(
+    asked: str, target: str, held: dict[str, int]
+) -> None:
+    producer, (a,) = ApproxPrefixCacheProducer(), endpoints_of(Load())
+    cycle, _ = ask(producer, prompt_of("x" * 1000, model="m"), a)
+    producer.picked(cycle, a, NAME)
+    payload = Payload(model=asked, prompt=b"x" * 1000)
+    _, match = ask(producer, Request(payload=payload, target_model=target), a)
+    assert {endpoint.name: blocks for endpoint, blocks in match.blocks.items()} == held
+
+
+@pytest.mark.parametrize(
     "parameters, blocks",
     [
         pytest.param({}, 40, id="whole"),

@@ -48,6 +48,8 @@ class Gate:
         """Requests that are here and wait."""
         self.served = 0
         """POSTs answered completely."""
+        self.received: list[tuple[bytes, bytes]] = []
+        """Head and body of each POST."""
         self.is_open = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="gate")
@@ -108,7 +110,7 @@ class _Connection(asyncio.Protocol):
         self._gate = gate
         self._reader = Reader(self, responses=False)
         self._transport: asyncio.Transport | None = None
-        self._line = b""
+        self._head = b""
         self._body = b""
         self._streaming = False
 
@@ -138,16 +140,17 @@ class _Connection(asyncio.Protocol):
     # bench.http1.Sink
 
     def on_head(self, head: bytes) -> None:
-        self._line, self._body = head.partition(b"\r\n")[0], b""
+        self._head, self._body = head, b""
 
     def on_body(self, data: bytes) -> None:
         self._body += data
 
     def on_end(self) -> None:
-        method, path, _ = self._line.split(b" ")
+        method, path, _ = self._head.partition(b"\r\n")[0].split(b" ")
         if method != b"POST":
             self._write(_json(self._gate.metrics() if path == b"/metrics" else b"{}"))
             return
+        self._gate.received.append((self._head, self._body))
         self._streaming = b'"stream": true' in self._body or b'"stream":true' in self._body
         if self._streaming:
             head = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -219,6 +219,37 @@ def gate_gateway(gate: Gate, gate_picker: Picker, logs: Path) -> Iterator[Envoy]
         yield envoy
 
 
+REWRITING = {
+    "original_dst": b"other",
+    "override_host": b"other",
+    "buffered": b"other",
+    "request_only": b"other",
+    "streamed": b"tiny",  # the body is shown too late to be changed
+}
+"""The model the server is asked for, by listener."""
+
+
+@pytest.mark.parametrize("header", ["x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite"])
+@pytest.mark.parametrize("listener", REWRITING)
+def test_the_model_is_renamed_and_nothing_else(
+    listener: str, header: str, gate: Gate, gate_gateway: Envoy, gate_picker: Picker
+) -> None:
+    body, request_id = chat("rename me: \u00fc\u2192", top_p=0.5), new_id()
+    gate.open()
+    reply = ask(
+        gate_gateway.url(listener), CHAT, body, headers=[(header, "other"), ("x-request-id", request_id)]
+    )
+    gate.close()
+    assert reply.status == 200, reply
+    head, arrived = gate.received[-1]
+    assert request_id.encode() in head
+    assert arrived == body.replace(b'"tiny"', b'"%s"' % REWRITING[listener])
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    assert lengths in ([], [b"content-length: %d" % len(arrived)])
+    assert lengths or b"transfer-encoding: chunked" in head.lower()
+    wait_at_rest(gate_picker)
+
+
 # --- how a request may end ---------------------------------------------------------------------------
 
 

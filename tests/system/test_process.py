@@ -1,5 +1,6 @@
 """The process as its operator meets it: flags, certificates, health, metrics, logs, and how it refuses."""
 
+import contextlib
 import datetime as dt
 import json
 import random
@@ -8,8 +9,11 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -29,6 +33,7 @@ from tests.system.talk import (
     chat,
     converse,
     destination,
+    endpoints,
     error_code,
     new_id,
     page,
@@ -687,3 +692,79 @@ def test_the_gateways_subset_hint_holds(
         assert destination(first) in {server.address for server in allowed}
     else:
         assert first.immediate_response.status.code == 503
+
+
+def test_the_subset_hint_can_be_switched_off(logs: Path, servers: list[LlamaServer]) -> None:
+    listed = {server.name: server.address for server in servers}
+    with started(logs, "no-subset", listed, ["--disable-endpoint-subset-filter"], tls=False) as picker:
+        wait_reachable(picker, dict.fromkeys(listed, "up"))
+        message = request_headers(ended=True)
+        hinted = message.metadata_context.filter_metadata["envoy.lb.subset_hint"]
+        hinted.update({"x-gateway-destination-endpoint-subset": ["127.0.0.1:1"]})
+        with channel_to(picker) as channel:
+            assert destination(next(converse(channel, [message]))) in listed.values()
+
+
+# --- what it costs -----------------------------------------------------------------------------------
+
+
+def test_an_idle_picker_is_there_soon_and_costs_next_to_nothing(
+    logs: Path, servers: list[LlamaServer]
+) -> None:
+    """Bounds far above what it takes: they catch a loop that spins, and a library too many."""
+    listed = {server.name: server.address for server in servers}
+    with started(logs, "idle", listed, [], tls=True) as picker:
+        assert picker.started_in is not None and picker.started_in < 10
+        wait_reachable(picker, dict.fromkeys(listed, "up"))
+        before, began = picker.cpu_seconds(), time.monotonic()
+        time.sleep(3)
+        assert (picker.cpu_seconds() - before) / (time.monotonic() - began) < 0.1
+        assert picker.rss_bytes() < 150 << 20
+
+
+class SlowMetrics(BaseHTTPRequestHandler):
+    """A server that takes its time to tell its load."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        time.sleep(0.7)
+        page = b"vllm:num_requests_waiting 2\nvllm:num_requests_running 4\nvllm:kv_cache_usage_perc 0.5\n"
+        self.send_response(200)
+        self.send_header("content-length", str(len(page)))
+        with contextlib.suppress(ConnectionError):  # a picker that ends does not wait
+            self.end_headers()
+            self.wfile.write(page)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def waiting_at(picker: Picker, channel: grpc.Channel) -> int | None:
+    """What is known of the slow server's queue once a request was placed: nobody else asks how old it is."""
+    assert destination(next(converse(channel, [request_headers(ended=True)])))
+    number: int | None = endpoints(picker)["slow"]["load"]["waiting"]
+    return number
+
+
+@pytest.mark.parametrize("threshold, forgets", [("300ms", True), ("30s", False)])
+def test_a_reading_counts_as_long_as_the_flag_says(threshold: str, forgets: bool, logs: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SlowMetrics) as server:
+        thread = threading.Thread(target=server.serve_forever, name="slow metrics")
+        thread.start()
+        listed = {"slow": f"127.0.0.1:{server.server_port}"}
+        flags = [f"--metrics-staleness-threshold={threshold}"]
+        try:
+            with (
+                started(logs, f"stale-{threshold}", listed, flags, tls=False) as picker,
+                channel_to(picker) as channel,
+            ):
+                wait_until(lambda: waiting_at(picker, channel) == 2, what="a reading")
+                deadline, lost = time.monotonic() + 3, False
+                while not lost and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                    lost = waiting_at(picker, channel) is None
+                assert lost == forgets
+                assert endpoints(picker)["slow"]["reachability"] == "up"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -5,6 +5,7 @@ from google.protobuf.json_format import MessageToDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from epp.core import rejection
 from epp.core.events import (
     Answer,
     AnswerBufferedBody,
@@ -27,7 +28,6 @@ from epp.core.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
-from epp.core.rejection import NO_CANDIDATES
 from epp.wire import ext_proc
 from epp.wire.pb import ext_proc_pb2 as pb
 
@@ -103,6 +103,11 @@ FULL = BodyMode.FULL_DUPLEX
             id="body modes",
         ),
         pytest.param(
+            with_modes(request_headers(), 3, 4),
+            RequestHeaders({}, None, BodyMode.BUFFERED_PARTIAL, FULL),
+            id="the rarer body modes",
+        ),
+        pytest.param(
             with_modes(request_headers(), 0, 0),
             RequestHeaders({}, None, BodyMode.NONE, BodyMode.NONE),
             id="body modes that are all default values",
@@ -136,6 +141,13 @@ FULL = BodyMode.FULL_DUPLEX
         ),
         pytest.param(
             pb.ProcessingRequest(request_trailers=pb.HttpTrailers()), RequestTrailers(), id="request trailers"
+        ),
+        pytest.param(
+            with_metadata(
+                pb.ProcessingRequest(request_trailers=pb.HttpTrailers()), "envoy.lb.subset_hint", HINT, "a, b"
+            ),
+            RequestTrailers(("a", "b")),
+            id="subset hint on the trailers",
         ),
         pytest.param(
             with_metadata(
@@ -235,6 +247,23 @@ def test_a_buffered_body_carries_the_destination_and_the_replacement() -> None:
     assert replaced.body_mutation.body == b"{}"
 
 
+@pytest.mark.parametrize("replacement", [None, b"{}", b""])
+def test_a_buffered_body_says_all_that_request_headers_say(replacement: bytes | None) -> None:
+    response = told(AnswerBufferedBody(["10.0.0.1:80", "10.0.0.2:80"], replacement, "id-1"))
+    common = response.request_body.response
+    assert common.clear_route_cache
+    size = {} if replacement is None else {"Content-Length": str(len(replacement)).encode()}
+    assert set_headers(common.header_mutation) == {
+        "x-gateway-destination-endpoint": b"10.0.0.1:80,10.0.0.2:80",
+        "x-request-id": b"id-1",
+        **size,
+    }
+    assert common.HasField("body_mutation") == (replacement is not None)
+    assert MessageToDict(response.dynamic_metadata) == {
+        "envoy.lb": {"x-gateway-destination-endpoint": "10.0.0.1:80,10.0.0.2:80"}
+    }
+
+
 @pytest.mark.parametrize(
     "answer, part",
     [
@@ -280,10 +309,79 @@ def test_a_response_says_that_a_picker_was_there() -> None:
     assert set_headers(mutation) == {"x-went-into-resp-headers": b"true"}
 
 
-def test_a_rejection_is_an_immediate_response() -> None:
-    immediate = told(Reject(NO_CANDIDATES)).immediate_response
-    assert immediate.status.code == 503
-    assert immediate.body == (
-        b"inference error: ServiceUnavailable - failed to find endpoint candidates for serving the request"
+REFUSALS = {
+    "NO_CANDIDATES": (
+        rejection.NO_CANDIDATES,
+        503,
+        b"inference error: ServiceUnavailable - failed to find endpoint candidates for serving the request",
+        {"x-llm-d-request-dropped-reason": b"rejected-no-endpoints"},
+    ),
+    "ALL_FILTERED": (
+        rejection.ALL_FILTERED,
+        429,
+        b"inference error: ResourceExhausted - no endpoints available for the given request",
+        {"x-llm-d-request-dropped-reason": b"rejected-saturated"},
+    ),
+    "BODY_TOO_LARGE": (
+        rejection.BODY_TOO_LARGE,
+        413,
+        b"inference error: PayloadTooLarge - the request body is over the limit of 64 MiB",
+        {},
+    ),
+    "BUFFERS_FULL": (
+        rejection.BUFFERS_FULL,
+        503,
+        b"inference error: ServiceUnavailable - the picker holds as many request bodies as it may, try again",
+        {"x-llm-d-request-dropped-reason": b"rejected-saturated", "retry-after": b"1"},
+    ),
+    "PLUGIN_FAILED": (
+        rejection.PLUGIN_FAILED,
+        500,
+        b"inference error: Internal - a plugin of the endpoint picker failed",
+        {},
+    ),
+    "NOT_CACHED": (
+        rejection.NOT_CACHED,
+        412,
+        b"inference error: PreconditionFailed - no decode worker has the requested KV cache",
+        {},
+    ),
+    "TRAILERS_WITHOUT_BODY": (
+        rejection.TRAILERS_WITHOUT_BODY,
+        400,
+        b"inference error: BadRequest - %s"
+        % b"a request with trailers but without a body cannot be routed in BUFFERED mode",
+        {},
+    ),
+    "bad_request": (
+        rejection.bad_request("model is missing").rejection,
+        400,
+        b"inference error: BadRequest - model is missing",
+        {},
+    ),
+}
+"""Status, body and headers of every refusal, as upstream's clients know them; written out on purpose."""
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_every_refusal_reads_as_upstreams(name: str) -> None:
+    refusal, status, text, told_why = REFUSALS[name]
+    response = told(Reject(refusal))
+    immediate = response.immediate_response
+    assert response.WhichOneof("response") == "immediate_response"
+    assert (immediate.status.code, immediate.body) == (status, text)
+    assert set_headers(immediate.headers) == told_why
+    assert len(immediate.headers.set_headers) == len(told_why), "none is there twice"
+
+
+def test_the_table_of_refusals_is_whole() -> None:
+    named = {name for name, one in vars(rejection).items() if isinstance(one, rejection.Rejection)}
+    assert named == set(REFUSALS) - {"bad_request"}
+    assert {one.code for one, *_ in REFUSALS.values()} == set(rejection.Code)
+
+
+def test_a_refusal_may_quote_what_is_no_text() -> None:
+    refusal = rejection.bad_request("model \ud83d is unknown").rejection
+    assert told(Reject(refusal)).immediate_response.body == (
+        b"inference error: BadRequest - model ? is unknown"
     )
-    assert set_headers(immediate.headers) == {"x-llm-d-request-dropped-reason": b"rejected-no-endpoints"}
