@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -27,7 +27,7 @@ from epp.config.flags import HelpRequested, ServeFlags, UsageError, check_discov
 from epp.config.picker_config import Assembly, build, load, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
-from epp.core.fleet import EndpointSpec, Fleet
+from epp.core.fleet import EndpointSpec, Fleet, Reachability
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
 from epp.runtime import admin, logs, server, tls
@@ -253,11 +253,23 @@ def _pages_tls(flags: ServeFlags) -> ssl.SSLContext | None:
     return tls.server_context(Path(flags.metrics_cert_dir), dt.datetime.now(dt.UTC), client_ca=client_ca)
 
 
+def _what_is_served(flags: ServeFlags, pool: Pool) -> dict[str, Any]:
+    return {
+        "version": version("fleet-epp"),
+        "port": flags.grpc_port,
+        "tls": flags.secure_serving,
+        "health_port": flags.grpc_health_port,
+        "metrics_port": flags.metrics_port,
+        "endpoints": len(pool.fleet.endpoints),
+        "answering": sum(e.reachability is Reachability.UP for e in pool.fleet.endpoints),
+    }
+
+
 async def serve(flags: ServeFlags) -> None:
     """Everything that lives as long as the process; the first failure stops the rest."""
     request_log = logs.configure(logs.LogSettings.of(flags), later=asyncio.get_running_loop().call_later)
     process, pages_tls = _build(flags, request_log), _pages_tls(flags)
-    pool = process.pool
+    pool, streams = process.pool, process.pages.metrics.streams
     with admin.listen(flags.metrics_port) as listener:
         serving, health = _servers(flags, process)
         await pool.discovery.start()
@@ -272,10 +284,10 @@ async def serve(flags: ServeFlags) -> None:
             await serving.start()
             await health.start()
             gc.freeze()  # what has lived until here lives for ever: no need to look at it again
-            logger.info("serving", extra={"fields": {"port": flags.grpc_port, "tls": flags.secure_serving}})
+            logger.info("serving", extra={"fields": _what_is_served(flags, pool)})
             await told_to_stop()
             process.readiness.is_draining = True
-            await server.stop(serving, flags.drain_timeout)
+            await server.stop(serving, flags.drain_timeout, open_streams=lambda: streams.inflight)
             await health.stop(0)
             request_log.flush()
             logger.info("stopped")

@@ -134,11 +134,14 @@ class _Pages:
 
     async def metrics(self, request: "web.Request") -> "web.StreamResponse":
         response: web.StreamResponse = self._web.StreamResponse(headers={"content-type": CONTENT_TYPE})
-        await response.prepare(request)
-        for part in self._state.metrics.pages():
-            await response.write(part)
-            await asyncio.sleep(0)  # requests go first
-        await response.write_eof()
+        try:
+            await response.prepare(request)
+            for part in () if request.method == "HEAD" else self._state.metrics.pages():
+                await response.write(part)
+                await asyncio.sleep(0)  # requests go first
+            await response.write_eof()
+        except ConnectionResetError:
+            logger.debug("a reader of /metrics hung up")
         return response
 
     async def healthz(self, _request: "web.Request") -> "web.StreamResponse":

@@ -205,6 +205,10 @@ class FileDiscovery:
             return  # still being written: the next round sees it
         self._seen = signature
         try:
+            if (
+                self._path.exists() and not self._path.is_file()
+            ):  # opening a pipe would wait for its writer, and requests with it
+                raise ConfigError(f"{self._path}: is not a regular file")
             text = self._read()
             # a large list takes tenths of a second to parse: not on the event loop
             self._entries = await asyncio.to_thread(self._parse, text)
@@ -212,7 +216,8 @@ class FileDiscovery:
             self._broken(self._said(fault))
         else:
             self.error = ""
-            logger.info(
+            logger.log(
+                logging.INFO if self._entries else logging.WARNING,
                 "endpoints file taken over",
                 extra={"fields": {"file": str(self._path), "endpoints": len(self._entries)}},
             )

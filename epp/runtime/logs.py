@@ -103,7 +103,7 @@ def request_fields(outcome: Outcome) -> dict[str, Any]:
         fields["request_id"] = clean(request_id)
     path = outcome.path if request is None else request.path
     if path:
-        fields["path"] = clean(path)
+        fields["path"] = clean(path.partition("?")[0])  # a query may hold a secret
     if request is not None:
         if request.payload.model:
             fields["model"] = clean(request.payload.model)

@@ -174,7 +174,12 @@ def bind(server: grpc.aio.Server, port: int, *, flag: str, credentials: grpc.Ser
         ) from failure
 
 
-async def stop(server: grpc.aio.Server, grace: float) -> None:
+async def stop(server: grpc.aio.Server, grace: float, *, open_streams: Callable[[], int]) -> None:
     """No new streams; open ones may finish for ``grace`` seconds."""
-    logger.info("draining")
-    await asyncio.shield(server.stop(grace))
+    logger.info("draining", extra={"fields": {"open_streams": open_streams(), "timeout_seconds": grace}})
+    stopping = asyncio.get_running_loop().create_task(server.stop(grace), name="drain")
+    await asyncio.wait({stopping}, timeout=max(grace - 0.05, 0.0))
+    cut_off = open_streams()
+    if cut_off and not stopping.done():
+        logger.warning("requests are cut off, raise --drain-timeout", extra={"fields": {"streams": cut_off}})
+    await asyncio.shield(stopping)

@@ -271,8 +271,12 @@ LOAD = st.builds(
 )
 
 
-LOADS_AND_OTHERS = st.lists(st.none() | LOAD | st.sampled_from(Reachability), max_size=6)
-FLEETS = st.builds(fleet_of, LOADS_AND_OTHERS, stale_after=st.sampled_from([1.0, 1e9]))
+NOT_UP = st.sampled_from([Reachability.UNTRIED, Reachability.DOWN])
+FLEETS = st.builds(
+    fleet_of,
+    st.lists(st.none() | LOAD | NOT_UP, max_size=6) | st.lists(NOT_UP, min_size=2, max_size=6),
+    stale_after=st.sampled_from([1.0, 1e9]),
+)
 NAMES = st.frozensets(st.sampled_from([f"e{i}" for i in range(6)]))
 REQUESTS = st.lists(
     st.builds(

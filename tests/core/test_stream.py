@@ -497,19 +497,25 @@ REQUESTS = {
     "/v1/responses": b'{"model":"tiny","input":"hello"}',
 }
 ANTHROPIC = [
-    b'event: message_start\ndata: {"type":"message_start","message":'
-    b'{"usage":{"input_tokens":9,"cache_read_input_tokens":4,"output_tokens":1}}}\n\n',
+    (
+        b'event: message_start\ndata: {"type":"message_start","message":'
+        b'{"usage":{"input_tokens":9,"cache_read_input_tokens":4,"output_tokens":1}}}\n\n'
+    ),
     b'event: ping\ndata: {"type":"ping"}\n\n',
     b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"hi"}}\n\n',
-    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
-    b'"usage":{"output_tokens":3}}\n\n',
+    (
+        b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+        b'"usage":{"output_tokens":3}}\n\n'
+    ),
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
 ]
 RESPONSES = [
     b'event: response.created\ndata: {"type":"response.created","response":{"status":"in_progress"}}\n\n',
     b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"hi"}\n\n',
-    b'event: response.completed\ndata: {"type":"response.completed","response":{"status":"completed",'
-    b'"usage":{"input_tokens":8,"input_tokens_details":{"cached_tokens":6},"output_tokens":2}}}\n\n',
+    (
+        b'event: response.completed\ndata: {"type":"response.completed","response":{"status":"completed",'
+        b'"usage":{"input_tokens":8,"input_tokens_details":{"cached_tokens":6},"output_tokens":2}}}\n\n'
+    ),
 ]
 
 
