@@ -619,7 +619,10 @@ request_headers = st.fixed_dictionaries(
 )
 response_headers = st.fixed_dictionaries(
     {"content-type": st.sampled_from([*["text/event-stream"] * 3, "application/json", "text/plain", ""])},
-    optional={":status": st.sampled_from(["200", "503", "abc"])},
+    optional={
+        ":status": st.sampled_from(["200", "503", "abc"]),
+        "content-length": st.sampled_from([str(len(TOKEN)), "2", "0", "abc"]),
+    },
 )
 SAID_BY_GATEWAY: dict[type, st.SearchStrategy[Event]] = {
     RequestHeaders: st.builds(
