@@ -465,7 +465,7 @@ async def open_loop(
     _check(concurrency=max_in_flight, seconds=seconds, requests=math.ceil(rate * seconds))
     run = _Run(target, calls, options, on_sample)
     async with run.clients() as group:
-        due = run.result.started
+        due, issued = run.result.started, 0
         end = due + seconds
         in_flight: set[asyncio.Task[bool]] = set()
         while due < end:
@@ -482,7 +482,9 @@ async def open_loop(
                 task = group.create_task(run.one(call, sample))
                 in_flight.add(task)
                 task.add_done_callback(in_flight.discard)
-            due += rng.expovariate(rate) if rng is not None else 1.0 / rate
+            issued += 1
+            # not added up: rounding would make it one request more or less
+            due = due + rng.expovariate(rate) if rng is not None else run.result.started + issued / rate
     run.result.window_seconds = min(due, end) - run.result.started
     return run.result
 
