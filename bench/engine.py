@@ -1,20 +1,24 @@
 """A stand-in for an inference server that answers at once, so that what is measured is not the engine.
 
     python -m bench.engine --port 8001 --port 8002 [--answer-bytes 1024]
-                           [--sse-chunks 32 --chunk-interval 0.01] [--metrics-page FILE]
+                           [--sse-chunks 32 --chunk-interval 0.01]
+                           [--metrics-bytes 50000 | --metrics-page FILE]
 
 Place:   behind the gateway in bench.overhead, one process for any number of ports (endpoints).
 Ignores: prompts, models, sampling: it infers nothing. Figures taken with it are the picker's cost.
-Rule:    one read callback per request, no parsing beyond the message's frame.
+Rule:    one read callback per request, no parsing beyond the message's frame. A stream keeps the pace
+         it announced: an event that is late does not delay the next.
 Source:  the metrics page has the names and labels of vLLM 0.32
 """
 
 import argparse
 import asyncio
+import itertools
 import json
+import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -61,6 +65,12 @@ def sse_events(count: int) -> list[bytes]:
     text = _event({**frame, "choices": [delta]})
     usage = {"prompt_tokens": 200, "completion_tokens": count, "total_tokens": 200 + count}
     return [*[text] * count, _event({**frame, "choices": [], "usage": usage}) + b"data: [DONE]\n\n"]
+
+
+def framed(events: Sequence[bytes]) -> list[bytes]:
+    """The events as chunks of a chunked body; the last with the body's end."""
+    chunks = [b"%x\r\n%s\r\n" % (len(event), event) for event in events]
+    return [*chunks[:-1], chunks[-1] + b"0\r\n\r\n"]
 
 
 def _event(data: dict[str, object]) -> bytes:
@@ -126,27 +136,36 @@ _BOUNDS = (
 
 
 def synthetic_page(size: int = PAGE_BYTES) -> MetricsPage:
-    """A page as vLLM writes it: its names, its labels, its order, and about its size."""
+    """A page as vLLM writes it: its names, its labels, its order, and about its size.
+
+    A smaller one ends earlier; a larger one is filled with the web framework's own series, as there.
+    """
     head = [
         "# HELP python_info Python platform information",
         "# TYPE python_info gauge",
         'python_info{implementation="CPython",major="3",minor="12",patchlevel="3",version="3.12.3"} 1.0',
     ]
     gauges = [f"# HELP {name} Gauge.\n# TYPE {name} gauge\n{name}{{{_LABELS}}} \0\n" for name in _GAUGES]
-    rest = [
+    cache = [
         "# TYPE vllm:cache_config_info gauge",
         f'vllm:cache_config_info{{block_size="16",num_gpu_blocks="27000",{_LABELS}}} 1.0',
     ]
-    for name in _COUNTERS:
-        rest += _counter(f"vllm:{name}")
-    for name in _HISTOGRAMS:
-        rest += _histogram(f"vllm:{name}", _LABELS)
-    tail, number = "\n".join(rest) + "\n", 0
-    while len(tail) + 1_200 < size:  # the web framework's own series fill the page, as they do there
-        tail += "\n".join(_histogram("http_request_duration_seconds", f'handler="/v1/{number}"')) + "\n"
-        number += 1
-    before, waiting, kv, end = ("\n".join(head) + "\n" + "".join(gauges)).split("\0")
-    return MetricsPage((before.encode(), waiting.encode(), kv.encode(), (end + tail).encode()))
+    page = "\n".join(head) + "\n" + "".join(gauges) + "\n".join(cache) + "\n"
+    for family in _families():
+        text = "\n".join(family) + "\n"
+        if len(page) + len(text) // 2 > size:
+            break
+        page += text
+    before, waiting, kv, rest = page.split("\0")
+    return MetricsPage((before.encode(), waiting.encode(), kv.encode(), rest.encode()))
+
+
+def _families() -> Iterator[list[str]]:
+    """The series that no picker reads, without end."""
+    yield from (_counter(f"vllm:{name}") for name in _COUNTERS)
+    yield from (_histogram(f"vllm:{name}", _LABELS) for name in _HISTOGRAMS)
+    for number in itertools.count():
+        yield _histogram("http_request_duration_seconds", f'handler="/v1/{number}"')
 
 
 def _counter(name: str) -> list[str]:
@@ -189,7 +208,8 @@ class Behaviour:
     """What all endpoints of the process answer with."""
 
     answer: bytes
-    events: Sequence[bytes]
+    chunks: Sequence[bytes]
+    """A stream's events, framed."""
     chunk_interval: float
     page: MetricsPage
 
@@ -228,6 +248,7 @@ class Server(asyncio.Protocol):
         self._streaming = False
         self._busy = False  # counted as in flight
         self._timer: asyncio.TimerHandle | None = None
+        self._began = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
@@ -266,7 +287,8 @@ class Server(asyncio.Protocol):
         if self._line.startswith(b"POST "):
             if self._streaming:
                 self._write(self._endpoint.sse_head)
-                self._next_event(0)
+                self._began = asyncio.get_running_loop().time()
+                self._next_chunk(0)
             else:
                 self._write(self._endpoint.json_head, self._endpoint.behaviour.answer)
                 self._finished()
@@ -289,18 +311,18 @@ class Server(asyncio.Protocol):
         head = b"HTTP/1.1 %s\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
         self._write(head, body)
 
-    def _next_event(self, number: int) -> None:
-        """Write the event and, after the interval, the next: apart, so that each travels on its own."""
+    def _next_chunk(self, number: int) -> None:
+        """Write one and, when its time has come, the next: apart, so that each travels on its own."""
         behaviour = self._endpoint.behaviour
-        event = behaviour.events[number]
-        last = number + 1 == len(behaviour.events)
-        self._write(b"%x\r\n%s\r\n" % (len(event), event), b"0\r\n\r\n" if last else b"")
-        if last:
+        self._write(behaviour.chunks[number])
+        number += 1
+        if number == len(behaviour.chunks):
             self._timer = None
             self._finished()
         elif self._transport is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(behaviour.chunk_interval, self._next_event, number + 1)
+            due = self._began + number * behaviour.chunk_interval
+            self._timer = loop.call_later(max(due - loop.time(), 0.0), self._next_chunk, number)
 
     def _finished(self) -> None:
         self._endpoint.in_flight -= self._busy
@@ -317,6 +339,8 @@ class Server(asyncio.Protocol):
 
 async def serve(ports: Sequence[int], behaviour: Behaviour) -> None:
     """Listen on all ports, say so on standard output, stop on SIGTERM or SIGINT."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a port and some connections for each endpoint
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -337,14 +361,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--answer-bytes", type=int, default=1_024, help="size of a JSON answer")
     parser.add_argument("--sse-chunks", type=int, default=32, help="events with text in a streamed answer")
     parser.add_argument("--chunk-interval", type=float, default=0.01, help="seconds between two of them")
+    parser.add_argument("--metrics-bytes", type=int, default=PAGE_BYTES, help="size of the metrics page")
     parser.add_argument("--metrics-page", type=Path, help="a recorded vLLM page instead of the synthetic one")
     options = parser.parse_args(arguments)
     if options.sse_chunks < 1 or options.chunk_interval < 0:
         parser.error("--sse-chunks must be at least 1 and --chunk-interval not negative")
     try:
-        page = page_from_file(options.metrics_page) if options.metrics_page else synthetic_page()
+        page = page_from_file(options.metrics_page) if options.metrics_page else None
         behaviour = Behaviour(
-            json_answer(options.answer_bytes), sse_events(options.sse_chunks), options.chunk_interval, page
+            json_answer(options.answer_bytes),
+            framed(sse_events(options.sse_chunks)),
+            options.chunk_interval,
+            page or synthetic_page(options.metrics_bytes),
         )
         uvloop.run(serve(options.port, behaviour))
     except (OSError, ValueError) as problem:

@@ -27,6 +27,7 @@ MAX_SECONDS = 3_600.0
 MAX_REQUESTS = 2_000_000
 MAX_CONCURRENCY = 4_096
 RECONNECT_SECONDS = 0.02  # so that a refused port is not hammered
+TIMER_SECONDS = 0.0015  # within which the loop's timers are good
 CHAT_PATH = "/v1/chat/completions"
 
 clock = time.perf_counter  # not loop.time: uvloop keeps that one in whole milliseconds
@@ -455,12 +456,14 @@ async def open_loop(
     seconds: float,
     rng: random.Random | None = None,
     max_in_flight: int = 1_024,
+    exact: bool = False,
     options: Options = Options(),
     on_sample: OnSample = _ignore,
 ) -> Result:
     """``rate`` requests a second whatever the answers do: evenly, or as a Poisson process with ``rng``.
 
-    A request that would exceed ``max_in_flight`` is not sent and counts as failed.
+    A request that would exceed ``max_in_flight`` is not sent and counts as failed. ``exact`` spends CPU
+    on the moment: timers come up to a millisecond late, which is as long as some answers take.
     """
     _check(concurrency=max_in_flight, seconds=seconds, requests=math.ceil(rate * seconds))
     run = _Run(target, calls, options, on_sample)
@@ -469,8 +472,7 @@ async def open_loop(
         end = due + seconds
         in_flight: set[asyncio.Task[bool]] = set()
         while due < end:
-            if (wait := due - clock()) > 0:
-                await asyncio.sleep(wait)
+            await _until(due, exact=exact)
             call = run.next_call()
             if call is None:
                 break
@@ -487,6 +489,18 @@ async def open_loop(
             due = due + rng.expovariate(rate) if rng is not None else run.result.started + issued / rate
     run.result.window_seconds = min(due, end) - run.result.started
     return run.result
+
+
+async def _until(moment: float, *, exact: bool) -> None:
+    wait = moment - clock()
+    if not exact:
+        if wait > 0:
+            await asyncio.sleep(wait)
+        return
+    if wait > TIMER_SECONDS:
+        await asyncio.sleep(wait - TIMER_SECONDS)
+    while clock() < moment:  # noqa: ASYNC110 - it is waited for the clock
+        await asyncio.sleep(0)  # answers that arrive meanwhile are read
 
 
 def _check(*, concurrency: int, seconds: float, requests: int) -> None:

@@ -1,12 +1,12 @@
 """What an endpoint picker costs, through a real Envoy, side by side: none, ours, and another one.
 
-    python -m bench.overhead [--versus "command line"] [--quick] [--out DIR] [--markdown FILE]
+    python -m bench.overhead [--versus "command line"] [--servers "fast grpcio"] [--quick] [--out DIR]
 
-Place:   `make bench`. Envoy and pickers come from bench.rig, load from bench.load, servers from
-         bench.engine (they answer at once: the figures are the picker's and Envoy's, not inference).
-Ignores: how the figures are shown (bench.report), what a picker is made of.
+Place:   `make bench`. Stations stand up who is measured (bench.stations), bench.measure measures once,
+         bench.goals and bench.report say what it means.
+Ignores: how the figures are shown, what a picker is made of.
 Rule:    contenders take turns under the same load, round by round, and the median counts, because
-         machines are noisy. CPU is what the kernel charged to the process, all threads and children.
+         machines are noisy. A picker that is busy while nobody asks it is paused in the others' turns.
 """
 
 import argparse
@@ -14,17 +14,14 @@ import asyncio
 import contextlib
 import importlib.metadata
 import itertools
-import json
 import os
 import platform
 import random
-import shlex
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -34,18 +31,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import report
-from bench.load import CHAT_PATH, Call, Target, closed_loop, text
-from bench.report import NO_PICKER, OURS, AtRest, Cell, Report, Round, Start
-from bench.rig.envoy import Envoy, Listener, Route
-from bench.rig.picker import OURS as OUR_COMMAND
-from bench.rig.picker import Picker
-from bench.rig.process import Process, RigError, answers_ok, free_port
+from bench.bodies import bodies
+from bench.findings import Load, Report, Round
+from bench.goals import CHUNK_RATES, EVEN, FEW, FLEET_LOADS, FLEETS, LOADS, MANY, MOST, PAGE_KB
+from bench.load import Call
+from bench.measure import at_rest, one_round, one_start, one_streaming
+from bench.rig.process import RigError
+from bench.stations import Contender, Engines, Kind, Station, contenders, paused, station
 
-MOST_ENDPOINTS = 100
-SSE_CHUNKS = 16
-CHUNK_SECONDS = 0.025
+SMALL_PAGE_KB = 2
+CHUNK_SECONDS = 0.02
+"""Between two chunks of a stream: the pace of an engine that makes 50 tokens a second for each."""
+STREAM_SECONDS = 4.4
 LOG_LIMIT = 64 << 20
-START_DEADLINE = 20.0
 
 T = TypeVar("T")
 
@@ -57,271 +55,65 @@ T = TypeVar("T")
 class Plan:
     """How much is measured. Times in seconds."""
 
-    cells: Sequence[Cell]
-    rounds: int
-    load_seconds: float
+    loads: Sequence[Load] = (*LOADS, EVEN)
+    rounds: int = 3
+    load_seconds: float = 1.2
+    even_seconds: float = 4.0
     warm_seconds: float = 0.25
-    rest_fleets: Sequence[int] = (2, 10, MOST_ENDPOINTS)
-    rest_seconds: float = 10.0
-    settle_seconds: float = 1.5
-    """From SERVING to the measurement at rest."""
-    fleet_cell: Cell = field(default_factory=lambda: Cell("json", 1, 100))
-    fleet_seconds: float = 2.0
+    rest: Sequence[tuple[int, int]] = (
+        *itertools.product(FLEETS, [PAGE_KB]),
+        *itertools.product([FEW, MANY], [SMALL_PAGE_KB]),
+    )
+    """Endpoints and the size of their pages [KB]."""
+    rest_seconds: float = 8.0
+    settle_seconds: float = 2.0
+    """From SERVING to the measurement at rest: every endpoint has been looked at."""
+    chunk_rates: Sequence[int] = CHUNK_RATES
+    chunk_rounds: int = 2
+    chunk_window: float = 2.5
+    fleet_loads: Sequence[Load] = FLEET_LOADS
+    fleet_pairs: int = 5
+    fleet_seconds: float = 0.8
     starts: int = 5
 
+    def steps(self, chosen: Sequence[Contender]) -> int:
+        """How many measurements that is."""
+        ours_and_versus = [one for one in chosen if one.is_picker]
+        each = self.rounds * len(self.loads) + self.chunk_rounds * len(self.chunk_rates)
+        fleets = 2 * self.fleet_pairs * len(self.fleet_loads)
+        rest = sum(len(_at_rest_too(self.rest, one, chosen)) for one in ours_and_versus)
+        return len(chosen) * each + len(ours_and_versus) * (fleets + self.starts + 1) + rest
 
-FULL = Plan(
-    cells=[Cell(*one) for one in itertools.product(("json", "sse"), (1, 8, 220), (1, 20, 100))],
-    rounds=3,
-    load_seconds=1.4,
-)
+
+FULL = Plan()
 QUICK = Plan(
-    cells=[
-        *(Cell("json", 1, concurrency) for concurrency in (1, 20, 100)),
-        *(Cell("json", kb, 100) for kb in (8, 220)),
-        Cell("sse", 1, 20),
-    ],
-    rounds=2,
+    loads=(Load(1, 100), Load(220, 100), Load(1, 1), EVEN),
+    rounds=1,
     load_seconds=0.8,
-    rest_fleets=(2, MOST_ENDPOINTS),
-    fleet_seconds=1.0,
-    starts=3,
+    even_seconds=1.5,
+    rest=((FEW, PAGE_KB), (MOST, PAGE_KB)),
+    rest_seconds=4.0,
+    chunk_rates=CHUNK_RATES[:1],
+    chunk_rounds=1,
+    chunk_window=1.5,
+    fleet_loads=FLEET_LOADS[:1],
+    fleet_pairs=2,
+    starts=2,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A picker's command line, or none."""
+def _at_rest_too(
+    wanted: Sequence[tuple[int, int]], contender: Contender, chosen: Sequence[Contender]
+) -> Sequence[tuple[int, int]]:
+    """Which fleets one picker is left alone with.
 
-    name: str
-    command: tuple[str, ...] | None
-
-
-def contenders(versus: str | None) -> list[Contender]:
-    """No picker, ours, and the other one where a command line is given."""
-    chosen = [Contender(NO_PICKER, None), Contender(OURS, tuple(OUR_COMMAND))]
-    if versus:
-        command = tuple(shlex.split(versus))
-        name = Path(command[0]).name
-        chosen.append(Contender(f"versus {name}" if name in {NO_PICKER, OURS} else name, command))
-    return chosen
-
-
-# --- bodies --------------------------------------------------------------------------------------
-
-GROUPS, ENDINGS = 16, 4
-
-
-def bodies(size: int, *, streaming: bool, rng: random.Random) -> Iterator[Call]:
-    """Chat completions of exactly ``size`` bytes, without end, no two alike.
-
-    A quarter is a system prompt common to all, half is a history that one in 16 has, the last quarter
-    is the request's own and begins with its number: so a prefix index finds, extends and evicts.
+    A driver costs nothing at rest, so ours is measured on the first one only. Another picker is spared
+    the largest fleet: one that looks at every endpoint every 50 ms is not at rest with a hundred.
     """
-    system = _prose(rng, size // 4)
-    pairs = []
-    for _ in range(GROUPS):
-        history = _prose(rng, size // 2)
-        pairs += [_template(system, history, size, streaming, rng) for _ in range(ENDINGS)]
-    rng.shuffle(pairs)
-    for number, (head, tail) in enumerate(itertools.cycle(pairs)):
-        yield Call((head, b"%012d" % number, tail), path=CHAT_PATH)
-
-
-def _template(
-    system: bytes, history: bytes, size: int, streaming: bool, rng: random.Random
-) -> tuple[bytes, bytes]:
-    """A body before and after its number."""
-    head = (
-        b'{"model":"bench","stream":%s,"max_tokens":64,"messages":[{"role":"system","content":"%s"},'
-        b'{"role":"user","content":"%s"},{"role":"assistant","content":"Yes."},{"role":"user","content":"'
-    ) % (b"true" if streaming else b"false", system, history)
-    end = b'"}]}'
-    own = size - len(head) - 12 - len(end)
-    return head, b" " + _prose(rng, own - 1).ljust(own - 1) + end
-
-
-def _prose(rng: random.Random, size: int) -> bytes:
-    """Text inside a JSON string: whole words, at most ``size`` bytes and little less."""
-    encoded = json.dumps(text(rng, size // 3), ensure_ascii=False)[1:-1].encode()
-    return encoded[: encoded.rindex(b" ", 0, size + 1)]
-
-
-# --- processes -----------------------------------------------------------------------------------
-
-
-class Engines(Process):
-    """All endpoints, in one process."""
-
-    def __init__(self, logs: Path) -> None:
-        self.ports = [free_port() for _ in range(MOST_ENDPOINTS)]
-        command = [sys.executable, "-m", "bench.engine"]
-        command += [word for port in self.ports for word in ("--port", str(port))]
-        command += ["--sse-chunks", str(SSE_CHUNKS), "--chunk-interval", str(CHUNK_SECONDS)]
-        root = str(Path(__file__).resolve().parents[1])
-        super().__init__("engines", command, log=logs / "engines.log", environment={"PYTHONPATH": root})
-
-    def is_ready(self) -> bool:
-        return answers_ok(f"http://127.0.0.1:{self.ports[-1]}/health")
-
-    def addresses(self, count: int) -> list[str]:
-        return [f"127.0.0.1:{port}" for port in self.ports[:count]]
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its living descendants, ended threads included, to the nanosecond."""
-    # A process's CPU clock has the number (~pid << 3) | 2 (clock_getcpuclockid in the C library).
-    return sum(time.clock_gettime((~member << 3) | 2) for member in _family(pid))
-
-
-def rss_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    return sum(int(Path(f"/proc/{member}/statm").read_text().split()[1]) * page for member in _family(pid))
-
-
-def _family(pid: int) -> list[int]:
-    members = [pid]
-    for member in members:  # grows while it is walked
-        for children in Path(f"/proc/{member}/task").glob("*/children"):
-            members += [int(child) for child in children.read_text().split()]
-    return members
-
-
-@dataclass(frozen=True, slots=True)
-class Station:
-    """A contender behind its own Envoy, over the first ``endpoints`` engines."""
-
-    contender: Contender
-    endpoints: int
-    envoy: Envoy
-    picker: Picker | None
-
-    @property
-    def target(self) -> Target:
-        return Target.parse(self.envoy.url("bench") + CHAT_PATH)
-
-    def cpu_seconds(self) -> tuple[float, float]:
-        """Of the picker and of Envoy."""
-        return cpu_seconds(self.picker.pid) if self.picker else 0.0, cpu_seconds(self.envoy.pid)
-
-
-def station(contender: Contender, endpoints: int, engines: Engines, logs: Path) -> Station:
-    """Put together, not started."""
-    name = f"{contender.name}-{endpoints}".replace(" ", "-")
-    servers = engines.addresses(endpoints)
-    if contender.command is None:
-        listeners = {"bench": Listener(route=Route.ROUND_ROBIN)}
-        return Station(
-            contender, endpoints, Envoy(logs=logs, servers=servers, listeners=listeners, name=name), None
-        )
-    named = {f"engine-{number}": address for number, address in enumerate(servers)}
-    picker = Picker(logs=logs, endpoints=named, command=contender.command, tls=False, name=f"picker-{name}")
-    envoy = Envoy(
-        logs=logs,
-        servers=servers,
-        listeners={"bench": Listener(route=Route.ORIGINAL_DST)},
-        picker=picker.address,
-        picker_tls=False,
-        name=f"envoy-{name}",
-        log_level="error",
-    )
-    return Station(contender, endpoints, envoy, picker)
-
-
-@contextlib.contextmanager
-def paused(process: Process | None) -> Iterator[None]:
-    """Stopped for the block's time, so that it takes nothing from what is measured in it."""
-    if process is None:
-        yield
-        return
-    os.kill(process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process.pid, signal.SIGCONT)
-
-
-# --- measurements --------------------------------------------------------------------------------
-
-
-async def one_round(
-    here: Station, cell: Cell, calls: Iterator[Call], seconds: float, warm_seconds: float
-) -> Round:
-    """Warm up, then load; CPU is counted from the first request to the last answer."""
-    await closed_loop(here.target, calls, concurrency=cell.concurrency, seconds=warm_seconds)
-    picker_before, envoy_before = here.cpu_seconds()
-    result = await closed_loop(here.target, calls, concurrency=cell.concurrency, seconds=seconds)
-    picker_after, envoy_after = here.cpu_seconds()
-    summary = result.summary()
-    per_request = 1e6 / max(summary.requests, 1)
-    return Round(
-        contender=here.contender.name,
-        cell=cell,
-        endpoints=here.endpoints,
-        requests=summary.requests,
-        failures=summary.failures,
-        failures_by_kind=summary.failures_by_kind,
-        requests_per_second=summary.requests_per_second,
-        latency=summary.latency,
-        pieces=summary.pieces / max(summary.requests, 1),
-        picker_cpu_us=(picker_after - picker_before) * per_request if here.picker else None,
-        envoy_cpu_us=(envoy_after - envoy_before) * per_request,
-    )
-
-
-async def at_rest(
-    here: Station, seconds: float, settle_seconds: float, *, after_load: bool = False
-) -> AtRest:
-    """What the picker uses while nobody asks it."""
-    assert here.picker is not None
-    await asyncio.sleep(settle_seconds)
-    before, began = cpu_seconds(here.picker.pid), time.perf_counter()
-    await asyncio.sleep(seconds)
-    took = time.perf_counter() - began
-    return AtRest(
-        contender=here.contender.name,
-        endpoints=here.endpoints,
-        after_load=after_load,
-        seconds=took,
-        cores=(cpu_seconds(here.picker.pid) - before) / took,
-        rss_bytes=rss_bytes(here.picker.pid),
-    )
-
-
-async def one_start(here: Station, calls: Iterator[Call]) -> Start:
-    """Start the picker behind a running Envoy; RigError when it never answers."""
-    picker = here.picker
-    assert picker is not None
-    began = time.perf_counter()
-    picker.launch()
-
-    async def answered() -> bool:
-        result = await closed_loop(here.target, calls, concurrency=1, requests=1, seconds=START_DEADLINE)
-        return all(sample.ok for sample in result.samples)
-
-    async def serving() -> bool:
-        return await asyncio.to_thread(picker.is_ready)
-
-    async with asyncio.TaskGroup() as group:
-        first = group.create_task(_seconds_until(answered, picker, began), name="first answer")
-        healthy = group.create_task(_seconds_until(serving, picker, began), name="serving")
-    first_answer = first.result()
-    if first_answer is None:
-        raise RigError(f"{picker.name}: no answer within {START_DEADLINE:g} s:\n{picker.log_tail()}")
-    return Start(here.contender.name, first_answer, healthy.result())
-
-
-async def _seconds_until(
-    condition: Callable[[], Awaitable[bool]], picker: Picker, began: float
-) -> float | None:
-    while time.perf_counter() - began < START_DEADLINE:
-        if await condition():
-            return time.perf_counter() - began
-        if not picker.is_running:
-            raise RigError(f"{picker.name} ended with status {picker.exit_status}:\n{picker.log_tail()}")
-        await asyncio.sleep(0.005)
-    return None
+    if contender.kind is Kind.VERSUS:
+        return [one for one in wanted if one[0] < MOST]
+    first = next(one for one in chosen if one.kind is contender.kind)
+    return wanted if contender is first else ()
 
 
 # --- a run ---------------------------------------------------------------------------------------
@@ -368,26 +160,34 @@ class Bench:
 
     def __init__(self, plan: Plan, chosen: Sequence[Contender], found: Report, logs: Path) -> None:
         self.plan, self.chosen, self.found, self.logs = plan, chosen, found, logs
-        self.engines = Engines(logs)
+        self.engines = self._engines(PAGE_KB)
+        self._stations: list[Station] = []
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._bodies: dict[tuple[int, bool], Iterator[Call]] = {}
-        pickers = sum(one.command is not None for one in chosen)
-        loads = len(plan.cells) * plan.rounds * len(chosen)
-        each = plan.starts + len(plan.rest_fleets) + 1 + 2 * plan.rounds
-        self.steps = Steps(loads + pickers * each)
+        self.steps = Steps(plan.steps(chosen))
 
     def measure(self) -> None:
         """Everything; the processes are gone afterwards."""
         with self.steps, self._runner, self.engines:
             self._rest()
             with contextlib.ExitStack() as running:
-                stations = [station(one, 2, self.engines, self.logs) for one in self.chosen]
-                for here in stations:
+                self._stations = [station(one, FEW, self.engines, self.logs) for one in self.chosen]
+                for here in self._stations:
                     running.enter_context(here.envoy)
-                self._starts(stations, running)
-                self._loads(stations)
-                self._rest_after_load(stations)
-                self._fleets(stations)
+                    if here.process is not None and not here.contender.is_picker:
+                        running.enter_context(here.process)
+                self._starts(running)
+                self._loads()
+                self._streaming()
+                self._rest_after_load()
+                self._fleets()
+
+    def _engines(self, page_kb: int) -> Engines:
+        most = max([FEW, *(endpoints for endpoints, size in self.plan.rest if size == page_kb)])
+        if page_kb == PAGE_KB and self.plan.fleet_pairs:
+            most = max(most, MANY)
+        chunks = round(STREAM_SECONDS / CHUNK_SECONDS)
+        return Engines(self.logs, most, page_kb=page_kb, chunks=chunks, chunk_seconds=CHUNK_SECONDS)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -398,70 +198,119 @@ class Bench:
                 problem = problem.exceptions[0]
             raise problem from None
 
-    def _calls(self, cell: Cell) -> Iterator[Call]:
-        key = (cell.body_kb, cell.answer == "sse")
+    def _calls(self, body_kb: int, *, streaming: bool = False) -> Iterator[Call]:
+        key = (body_kb, streaming)
         if key not in self._bodies:
-            made = bodies(cell.body_kb * 1024, streaming=key[1], rng=random.Random(cell.body_kb))
-            self._bodies[key] = made
+            rng = random.Random(body_kb)
+            self._bodies[key] = bodies(body_kb * 1024, streaming=streaming, rng=rng)
         return self._bodies[key]
 
+    def _in_turn(self, number: int) -> Sequence[Station]:
+        """All of them, each time another one first."""
+        turn = number % len(self._stations)
+        return (*self._stations[turn:], *self._stations[:turn])
+
+    @contextlib.contextmanager
+    def _alone(self, here: Station) -> Iterator[None]:
+        """Ours and echoes rest when nobody asks them; of another picker that is not known."""
+        others = [one for one in self._stations if one is not here and one.contender.kind is Kind.VERSUS]
+        with paused(*(one.process for one in others)):
+            yield
+
+    # --- at rest and starting ---
+
     def _rest(self) -> None:
-        for endpoints, contender in itertools.product(self.plan.rest_fleets, self.chosen):
-            here = station(contender, endpoints, self.engines, self.logs)
-            if here.picker is not None:
-                with here.picker:
-                    one = self._run(at_rest(here, self.plan.rest_seconds, self.plan.settle_seconds))
-                self.found.at_rest.append(one)
-                self.steps.step(f"{contender.name}, {endpoints} endpoints: {one.cores:.4f} cores at rest")
+        for page_kb in dict.fromkeys(size for _, size in self.plan.rest):
+            with contextlib.ExitStack() as running:
+                engines = self.engines
+                if page_kb != PAGE_KB:
+                    engines = running.enter_context(self._engines(page_kb))
+                for one in self.chosen:
+                    if one.is_picker:
+                        wanted = _at_rest_too(self.plan.rest, one, self.chosen)
+                        self._rest_with(one, [n for n, size in wanted if size == page_kb], engines)
 
-    def _starts(self, stations: Sequence[Station], running: contextlib.ExitStack) -> None:
+    def _rest_with(self, contender: Contender, fleets: Sequence[int], engines: Engines) -> None:
+        for endpoints in fleets:
+            here = station(contender, endpoints, engines, self.logs)
+            with here.picker:
+                one = self._run(at_rest(here, self.plan.rest_seconds, self.plan.settle_seconds))
+            self.found.at_rest.append(one)
+            fleet = f"{endpoints} endpoints, {engines.page_kb} KB pages"
+            self.steps.step(f"{contender.name}, {fleet}: {one.cores:.4f} cores at rest")
+
+    def _starts(self, running: contextlib.ExitStack) -> None:
         """Ends with all pickers running."""
-        for number, here in itertools.product(range(self.plan.starts), stations):
-            if here.picker is not None:
-                here.picker.stop()
-                one = self._run(one_start(here, self._calls(Cell("json", 1, 1))))
-                if not number:
-                    running.callback(here.picker.stop)
-                self.found.starts.append(one)
-                self.steps.step(f"{here.contender.name}: first answer after {one.first_answer:.2f} s")
+        pickers = [here for here in self._stations if here.contender.is_picker]
+        for number, here in itertools.product(range(self.plan.starts), pickers):
+            here.picker.stop()
+            with self._alone(here):
+                one = self._run(one_start(here, self._calls(1)))
+            if not number:
+                running.callback(here.picker.stop)
+            self.found.starts.append(one)
+            self.steps.step(f"{here.contender.name}: first answer after {one.first_answer:.2f} s")
 
-    def _loads(self, stations: Sequence[Station]) -> None:
-        plan = self.plan
-        for number, cell in itertools.product(range(plan.rounds), plan.cells):
-            turn = number % len(stations)
-            for here in (*stations[turn:], *stations[:turn]):  # nobody is always the first
-                self.found.rounds.append(self._load(here, cell, plan.load_seconds))
-
-    def _load(self, here: Station, cell: Cell, seconds: float) -> Round:
-        one = self._run(one_round(here, cell, self._calls(cell), seconds, self.plan.warm_seconds))
-        cost = "" if one.picker_cpu_us is None else f", {one.picker_cpu_us:.0f} µs a request"
-        failed = f", {one.failures} FAILED {dict(one.failures_by_kind)}" if one.failures else ""
-        said = f"{here.contender.name}, {here.endpoints} endpoints, {cell}: {one.requests_per_second:,.0f}/s"
-        self.steps.step(said + cost + failed)
-        if here.picker is not None and here.picker.log.stat().st_size > LOG_LIMIT:
-            os.truncate(here.picker.log, 0)  # one line a request: a long run would fill the disk
-        return one
-
-    def _rest_after_load(self, stations: Sequence[Station]) -> None:
-        for here in stations:
-            if here.picker is not None:
-                one = self._run(at_rest(here, self.plan.rest_seconds / 2, 3.0, after_load=True))
+    def _rest_after_load(self) -> None:
+        for here in self._stations:
+            if here.contender.is_picker:
+                with self._alone(here):
+                    one = self._run(at_rest(here, self.plan.rest_seconds / 2, 3.0, after_load=True))
                 self.found.at_rest.append(one)
                 said = f"{one.cores:.4f} cores, {one.rss_bytes / 1e6:.0f} MB after load"
                 self.steps.step(f"{here.contender.name}: {said}")
 
-    def _fleets(self, stations: Sequence[Station]) -> None:
-        """The same load over 2 and 100 endpoints, the other fleet's picker paused meanwhile."""
-        cell, seconds = self.plan.fleet_cell, self.plan.fleet_seconds
-        for few in [here for here in stations if here.picker is not None]:
-            many = station(few.contender, MOST_ENDPOINTS, self.engines, self.logs)
-            assert many.picker is not None
-            with many.envoy, many.picker:
-                for _ in range(self.plan.rounds):
-                    with paused(many.picker):
-                        self.found.fleet_rounds.append(self._load(few, cell, seconds))
-                    with paused(few.picker):
-                        self.found.fleet_rounds.append(self._load(many, cell, seconds))
+    # --- under load ---
+
+    def _loads(self) -> None:
+        for number, load in itertools.product(range(self.plan.rounds), self.plan.loads):
+            seconds = self.plan.even_seconds if load.rate else self.plan.load_seconds
+            for here in self._in_turn(number):
+                with self._alone(here):
+                    self.found.rounds.append(self._load(here, load, seconds))
+
+    def _load(self, here: Station, load: Load, seconds: float) -> Round:
+        one = self._run(one_round(here, load, self._calls(load.body_kb), seconds, self.plan.warm_seconds))
+        cost = "" if one.picker_cpu_us is None else f", {one.picker_cpu_us:.0f} µs a request"
+        said = f"{here.contender.name}, {here.endpoints} endpoints, {load}: {one.requests_per_second:,.0f}/s"
+        self._done(here, said + cost, one.failures_by_kind)
+        return one
+
+    def _streaming(self) -> None:
+        plan = self.plan
+        for number, rate in itertools.product(range(plan.chunk_rounds), plan.chunk_rates):
+            for here in self._in_turn(number):
+                work = one_streaming(
+                    here,
+                    self._calls(1, streaming=True),
+                    streams=round(rate * CHUNK_SECONDS),
+                    chunk_seconds=CHUNK_SECONDS,
+                    seconds=plan.chunk_window,
+                )
+                with self._alone(here):
+                    one = self._run(work)
+                self.found.streaming.append(one)
+                cost = one.cpu_us("picker")
+                said = f"{here.contender.name}, {rate:,} chunks/s: {one.chunks_per_second:,.0f}/s"
+                self._done(
+                    here, said + ("" if cost is None else f", {cost:.1f} µs a chunk"), one.failures_by_kind
+                )
+
+    def _done(self, here: Station, said: str, failures: Any) -> None:
+        self.steps.step(said + (f", FAILED {dict(failures)}" if failures else ""))
+        if here.process is not None and here.process.log.stat().st_size > LOG_LIMIT:
+            os.truncate(here.process.log, 0)  # one line a request: a long run would fill the disk
+
+    def _fleets(self) -> None:
+        """The same load over 2 and 100 endpoints in turn, the other fleet's picker paused meanwhile."""
+        for few in [here for here in self._stations if here.contender.is_picker]:
+            many = station(few.contender, MANY, self.engines, self.logs)
+            with many.envoy, many.picker, self._alone(few):
+                for load, _ in itertools.product(self.plan.fleet_loads, range(self.plan.fleet_pairs)):
+                    for here, other in ((few, many), (many, few)):
+                        with paused(other.process):
+                            one = self._load(here, load, self.plan.fleet_seconds)
+                        self.found.fleet_rounds.append(one)
 
 
 def machine() -> dict[str, str]:
@@ -505,26 +354,39 @@ def show(found: Report) -> None:
         print(report.markdown(found))
 
 
-def said(chosen: Sequence[Contender], *, quick: bool) -> str:
+def said(chosen: Sequence[Contender], servers: Sequence[str], *, quick: bool) -> str:
     """The command as a reader may repeat it; where another picker lies on this machine is left out."""
-    versus = [one.name for one in chosen if one.name not in {NO_PICKER, OURS}]
+    versus = [one.name for one in chosen if one.kind is Kind.VERSUS]
+    names = " ".join(servers)
     if quick:
-        return "python -m bench.overhead --quick" + "".join(f' --versus ".../{name}"' for name in versus)
-    return "make bench" + "".join(f' VERSUS=".../{name}"' for name in versus)
+        given = [f' --servers "{names}"'] if names else []
+        return "".join(
+            ["python -m bench.overhead --quick", *given, *(f' --versus ".../{name}"' for name in versus)]
+        )
+    given = [f' SERVERS="{names}"'] if names else []
+    return "".join(["make bench", *given, *(f' VERSUS=".../{name}"' for name in versus)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__.partition("\n")[0])
     parser.add_argument("--versus", metavar="COMMAND", help="another picker with the same flags")
+    parser.add_argument(
+        "--servers",
+        default="",
+        metavar="NAMES",
+        help="drivers of ours to compare (--server); else its default",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer loads, shorter: under 90 s")
     parser.add_argument(
         "--out", type=Path, default=Path(".build/bench"), help="folder for JSON, Markdown and plot"
     )
     parser.add_argument("--markdown", type=Path, help="write the Markdown here as well")
     options = parser.parse_args(arguments)
+    servers = options.servers.split()
     try:
-        chosen = contenders(options.versus)
-        found = run(QUICK if options.quick else FULL, chosen, said(chosen, quick=options.quick))
+        chosen = contenders(options.versus, servers)
+        command = said(chosen, servers, quick=options.quick)
+        found = run(QUICK if options.quick else FULL, chosen, command)
     except RigError as problem:
         parser.exit(1, f"bench.overhead: {problem}\n")
     show(found)

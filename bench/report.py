@@ -1,234 +1,42 @@
-"""What a run of bench.overhead found, and how it is shown: tables, Markdown, JSON, a plot.
+"""How a run of bench.overhead is shown: tables, Markdown, JSON.
 
-Place:   bench.overhead fills a Report; a person or docs/performance.md gets it.
-Ignores: how anything was measured.
+Place:   a person or docs/performance.md gets it; bench.plots draws the picture beside it.
+Ignores: how anything was measured, and where the goals come from.
 Rule:    a figure that was not measured is shown as such, never as 0; failures are always shown.
 """
 
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table as RichTable
 
-from bench.load import Percentiles
+from bench import plots
+from bench.findings import (
+    BARE,
+    Load,
+    Report,
+    Round,
+    Rows,
+    Streaming,
+    cpu_difference,
+    echo_of,
+    fleet_pairs,
+    medians,
+    streamed,
+    throughput_ratio,
+    unit,
+)
+from bench.goals import FEW, FIGURES, Figure, Verdict, verdicts
 
-NO_PICKER = "no picker"
-OURS = "fleet-epp"
 UNKNOWN = "n/a"
 NOTHING = "-"
 """There is no such figure: a picker's CPU without a picker, for instance."""
-
-
-# --- what was measured ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Cell:
-    """One kind of load."""
-
-    answer: str
-    """``json``, or ``sse`` for a streamed answer."""
-    body_kb: int
-    concurrency: int
-
-    def __str__(self) -> str:
-        return f"{self.body_kb} KB {self.answer.upper()} c={self.concurrency}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """One contender under one load, once. CPU is per request [µs]; None: no picker."""
-
-    contender: str
-    cell: Cell
-    endpoints: int
-    requests: int
-    failures: int
-    failures_by_kind: Mapping[str, int]
-    requests_per_second: float
-    latency: Percentiles | None
-    pieces: float
-    """Body pieces per answer, as the client received them."""
-    picker_cpu_us: float | None
-    envoy_cpu_us: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AtRest:
-    """A picker without requests."""
-
-    contender: str
-    endpoints: int
-    after_load: bool
-    seconds: float
-    cores: float
-    rss_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """From the start of the process, in seconds; ``serving``: gRPC health, None when it never said so."""
-
-    contender: str
-    first_answer: float
-    serving: float | None
-
-
-@dataclass(slots=True, kw_only=True)
-class Report:
-    """One run of the bench."""
-
-    command: str
-    date: str
-    machine: Mapping[str, str]
-    contenders: Sequence[str]
-    rounds: list[Round] = field(default_factory=list)
-    fleet_rounds: list[Round] = field(default_factory=list)
-    """The same load over few and many endpoints."""
-    at_rest: list[AtRest] = field(default_factory=list)
-    starts: list[Start] = field(default_factory=list)
-
-
-# --- medians and what follows from them ----------------------------------------------------------
-
-
-def merge(rounds: Sequence[Round]) -> Round:
-    """Several rounds of one contender and load as one: medians; requests and failures added up."""
-    kinds: dict[str, int] = {}
-    for one in rounds:
-        for kind, count in one.failures_by_kind.items():
-            kinds[kind] = kinds.get(kind, 0) + count
-    latencies = [one.latency for one in rounds if one.latency is not None]
-    picker = [one.picker_cpu_us for one in rounds if one.picker_cpu_us is not None]
-    return dataclasses.replace(
-        rounds[0],
-        requests=sum(one.requests for one in rounds),
-        failures=sum(one.failures for one in rounds),
-        failures_by_kind=kinds,
-        requests_per_second=statistics.median(one.requests_per_second for one in rounds),
-        latency=_median_latency(latencies) if latencies else None,
-        pieces=statistics.median(one.pieces for one in rounds),
-        picker_cpu_us=statistics.median(picker) if picker else None,
-        envoy_cpu_us=statistics.median(one.envoy_cpu_us for one in rounds),
-    )
-
-
-def _median_latency(latencies: Sequence[Percentiles]) -> Percentiles:
-    return Percentiles(
-        statistics.median(one.p50 for one in latencies),
-        statistics.median(one.p95 for one in latencies),
-        statistics.median(one.p99 for one in latencies),
-    )
-
-
-Key = tuple[str, Cell, int]
-
-
-def medians(rounds: Iterable[Round]) -> dict[Key, Round]:
-    """Merged rounds by contender, load and number of endpoints, in the order of first appearance."""
-    groups: dict[Key, list[Round]] = {}
-    for one in rounds:
-        groups.setdefault((one.contender, one.cell, one.endpoints), []).append(one)
-    return {key: merge(group) for key, group in groups.items()}
-
-
-def unit(row: Round, rows: Mapping[Key, Round]) -> float | None:
-    """Picker CPU over Envoy's CPU without a picker, for the same load: it travels between machines."""
-    base = rows.get((NO_PICKER, row.cell, row.endpoints))
-    if base is None or row.picker_cpu_us is None or not base.envoy_cpu_us:
-        return None
-    return row.picker_cpu_us / base.envoy_cpu_us
-
-
-def chunk_cpu_us(row: Round, rows: Mapping[Key, Round]) -> float | None:
-    """What each further piece of a stream adds, over a JSON answer under the same load [µs]."""
-    plain = rows.get((row.contender, dataclasses.replace(row.cell, answer="json"), row.endpoints))
-    if row.cell.answer != "sse" or plain is None or row.picker_cpu_us is None or plain.picker_cpu_us is None:
-        return None
-    more = row.pieces - plain.pieces
-    return (row.picker_cpu_us - plain.picker_cpu_us) / more if more > 0 else None
-
-
-def throughput_ratio(report: Report, contender: str) -> float | None:
-    """Requests a second with the most endpoints over those with the fewest.
-
-    The two are measured in turn: the median over such pairs, so that a machine that slows down during
-    the run does so for both.
-    """
-    mine = [one for one in report.fleet_rounds if one.contender == contender]
-    few, many = (
-        min((one.endpoints for one in mine), default=0),
-        max((one.endpoints for one in mine), default=0),
-    )
-    pairs = zip(
-        (one.requests_per_second for one in mine if one.endpoints == few),
-        (one.requests_per_second for one in mine if one.endpoints == many),
-        strict=True,
-    )
-    ratios = [over / under for under, over in pairs if under]
-    return statistics.median(ratios) if ratios and many > few else None
-
-
-# --- goals ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """A figure of ours that this project promises, and what it is now (None: not measured)."""
-
-    what: str
-    value: float | None
-    limit: float
-    unit: str
-    at_least: bool = False
-
-    @property
-    def is_met(self) -> bool | None:
-        if self.value is None:
-            return None
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-
-def goals(report: Report) -> list[Goal]:
-    """All of them, for ``fleet-epp``."""
-    rows = medians(report.rounds)
-
-    def ours(body_kb: int) -> Round | None:
-        wanted = (OURS, Cell("json", body_kb, 100))
-        return next((row for row in rows.values() if (row.contender, row.cell) == wanted), None)
-
-    small, large = ours(1), ours(220)
-
-    def rest(endpoints: int) -> AtRest | None:
-        found = [
-            r for r in report.at_rest if (r.contender, r.endpoints, r.after_load) == (OURS, endpoints, False)
-        ]
-        return found[0] if found else None
-
-    two, hundred = rest(2), rest(100)
-    first = [start.first_answer for start in report.starts if start.contender == OURS]
-    return [
-        Goal("CPU a request, 1 KB, concurrency 100", small.picker_cpu_us if small else None, 600, "µs"),
-        # It travels between machines: 600 µs were 14.8 where upstream took 263 µs, which were 6.5.
-        Goal("the same over Envoy's without a picker", unit(small, rows) if small else None, 14.8, "units"),
-        Goal("CPU a request, 220 KB, concurrency 100", large.picker_cpu_us if large else None, 1_400, "µs"),
-        Goal("at rest, 2 endpoints", two.cores if two else None, 0.02, "cores"),
-        Goal("at rest, 100 endpoints", hundred.cores if hundred else None, 0.05, "cores"),
-        Goal(
-            "requests/s with 100 endpoints over those with 2", throughput_ratio(report, OURS), 0.85, "", True
-        ),
-        Goal("resident memory at rest", two.rss_bytes / 1e6 if two else None, 90, "MB"),
-        Goal("start to first answer", statistics.median(first) if first else None, 0.6, "s"),
-    ]
-
-
-# --- tables --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,73 +62,150 @@ class Table:
 
 def tables(report: Report) -> list[Table]:
     """Those that have anything to show."""
-    made = (_goals(report), _loads(report), _chunks(report), _rest(report), _fleets(report), _starts(report))
-    return [table for table in made if table.rows]
+    makers = (_goals, _side_by_side, _bound, _loads, _streaming, _rest, _fleets, _starts)
+    return [table for table in (make(report) for make in makers) if table.rows]
+
+
+# --- goals ---------------------------------------------------------------------------------------
+
+_REACHED = {True: "yes", False: "**no**", None: "not measured"}
 
 
 def _goals(report: Report) -> Table:
-    words = {True: "yes", False: "**no**", None: "not measured"}
-    rows = [
-        [
-            goal.what,
-            f"{'≥' if goal.at_least else '≤'} {goal.limit:g} {goal.unit}".strip(),
-            UNKNOWN if goal.value is None else f"{_number(goal.value)} {goal.unit}".strip(),
-            words[goal.is_met],
-        ]
-        for goal in goals(report)
+    title = f"Goals: {report.ours[0]}" if len(report.ours) > 1 else "Goals"
+    columns = ["figure", "goal", "measured", "reached", "relative goal", "measured", "reached"]
+    return Table(title, columns, [_goal_row(verdict) for verdict in verdicts(report)])
+
+
+def _goal_row(verdict: Verdict) -> list[str]:
+    figure, relative = verdict.figure, verdict.figure.relative
+    row = [
+        figure.what,
+        f"{_bound_sign(figure)} {figure.goal:,g} {figure.unit}",
+        UNKNOWN if verdict.value is None else f"{_number(verdict.value)} {figure.unit}",
+        _REACHED[verdict.is_met],
     ]
-    return Table(
-        "Goals", ["figure", "goal", "measured", "reached"], rows if OURS in report.contenders else []
-    )
+    if relative is None:
+        return [*row, NOTHING, NOTHING, NOTHING]
+    value = verdict.relative_value
+    return [
+        *row,
+        f"{_bound_sign(figure)} {relative.goal:.2f} {relative.unit}",
+        UNKNOWN if value is None else f"{value:.2f}",
+        _REACHED[verdict.relative_is_met],
+    ]
+
+
+def _bound_sign(figure: Figure) -> str:
+    return "≥" if figure.at_least else "≤"
+
+
+def _side_by_side(report: Report) -> Table:
+    columns = ["figure", *report.contenders, "upstream, where the goals were set"]
+    rows = []
+    for figure in FIGURES:
+        values = [figure.value(report, one) for one in report.contenders]
+        shown = [NOTHING if value is None else _number(value) for value in values]
+        upstream = NOTHING if figure.upstream is None else _number(figure.upstream)
+        if any(value is not None for value in values):
+            rows.append([f"{figure.what} [{figure.unit}]", *shown, upstream])
+    return Table("Side by side", columns, rows)
+
+
+# --- the bound -----------------------------------------------------------------------------------
+
+
+def _bound(report: Report) -> Table:
+    """CPU split into what the bytes cost, what the driver adds and what the picker adds."""
+    rows = medians(report.rounds)
+    lines = []
+    for load in dict.fromkeys(one.load for one in report.rounds):
+        for ours in report.ours:
+            costs = [_cpu(rows, contender, load) for contender in (BARE, echo_of(ours), ours)]
+            lines += _bound_rows(f"{load}: a request", ours, costs)
+    for rate in dict.fromkeys(one.aimed for one in report.streaming):
+        for ours in report.ours:
+            found = [streamed(report, contender, rate) for contender in (BARE, echo_of(ours), ours)]
+            costs = [one.cpu_us("picker") if one else None for one in found]
+            lines += _bound_rows(f"{rate:,} chunks/s: a chunk", ours, costs)
+    columns = ["CPU µs", "contender", "bound", "driver adds", "picking adds", "in all"]
+    return Table("How far from the bound", columns, lines)
+
+
+def _bound_rows(what: str, ours: str, costs: Sequence[float | None]) -> list[list[str]]:
+    bare, echo, whole = costs
+    if bare is None or echo is None or whole is None:
+        return []
+    return [[what, ours, *(_number(part) for part in (bare, echo - bare, whole - echo, whole))]]
+
+
+def _cpu(rows: Rows, contender: str, load: Load) -> float | None:
+    row = rows.get((contender, load, FEW))
+    return row.picker_cpu_us if row else None
+
+
+# --- all of it -----------------------------------------------------------------------------------
 
 
 def _loads(report: Report) -> Table:
     rows = medians(report.rounds)
     columns = ["load", "contender", "requests/s", "p50 ms", "p95 ms", "p99 ms"]
-    columns += ["picker CPU µs", "Envoy CPU µs", "units", "requests", "failures"]
-    ordered = sorted(rows.values(), key=lambda row: row.cell)
+    columns += ["picker CPU µs", "Envoy CPU µs", "units", "resident MB", "requests", "failures"]
+    ordered = sorted(rows.values(), key=lambda row: row.load)
     return Table("Through Envoy, 2 endpoints", columns, [_load_row(row, rows) for row in ordered])
 
 
-def _load_row(row: Round, rows: Mapping[Key, Round]) -> list[str]:
+def _load_row(row: Round, rows: Rows) -> list[str]:
     latency = row.latency
     times = [UNKNOWN] * 3 if latency is None else [_ms(t) for t in (latency.p50, latency.p95, latency.p99)]
     ratio = unit(row, rows)
     return [
-        str(row.cell),
+        str(row.load),
         row.contender,
         f"{row.requests_per_second:,.0f}",
         *times,
         NOTHING if row.picker_cpu_us is None else f"{row.picker_cpu_us:,.0f}",
         f"{row.envoy_cpu_us:,.0f}",
-        NOTHING if ratio is None else f"{ratio:.1f}",
+        NOTHING if ratio is None else f"{ratio:.2f}",
+        NOTHING if row.picker_rss_bytes is None else f"{row.picker_rss_bytes / 1e6:.0f}",
         f"{row.requests:,}",
-        _failures(row),
+        _failures(row.failures, row.failures_by_kind),
     ]
 
 
-def _failures(row: Round) -> str:
-    if not row.failures:
+def _failures(count: int, by_kind: Mapping[str, int]) -> str:
+    if not count:
         return "0"
-    kinds = ", ".join(f"{count} {kind}" for kind, count in row.failures_by_kind.items())
-    return f"**{row.failures} FAILED** ({kinds})"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in by_kind.items())
+    return f"**{count} FAILED** ({kinds})"
 
 
-def _chunks(report: Report) -> Table:
-    rows = medians(report.rounds)
-    measured = [(row, chunk_cpu_us(row, rows)) for row in sorted(rows.values(), key=lambda row: row.cell)]
-    lines = [
-        [str(row.cell), row.contender, f"{cost:.0f}", f"{row.pieces:.1f}"]
-        for row, cost in measured
-        if cost is not None
+def _streaming(report: Report) -> Table:
+    rates = sorted({one.aimed for one in report.streaming})
+    found = [streamed(report, contender, rate) for rate in rates for contender in report.contenders]
+    columns = ["streams", "contender", "chunks/s", "picker CPU µs a chunk", "Envoy CPU µs a chunk"]
+    columns += ["cores: picker", "Envoy", "servers", "load", "failures"]
+    return Table("Streamed answers", columns, [_streaming_row(one) for one in found if one])
+
+
+def _streaming_row(one: Streaming) -> list[str]:
+    picker, envoy = one.cpu_us("picker"), one.cpu_us("Envoy")
+    cores = [one.cores.get(name) for name in ("picker", "Envoy", "servers", "load")]
+    return [
+        f"{one.streams}, {one.aimed:,} chunks/s sent",
+        one.contender,
+        f"{one.chunks_per_second:,.0f}",
+        NOTHING if picker is None else f"{picker:.1f}",
+        UNKNOWN if envoy is None else f"{envoy:.1f}",
+        *(NOTHING if share is None else f"{share:.2f}" for share in cores),
+        _failures(one.failures, one.failures_by_kind),
     ]
-    return Table("Picker CPU per streamed chunk", ["load", "contender", "µs", "chunks an answer"], lines)
 
 
 def _rest(report: Report) -> Table:
     lines = [
         [
-            f"{one.endpoints} endpoints{', after load' if one.after_load else ''}",
+            f"{one.endpoints:,} endpoints, {one.page_kb} KB pages{', after load' if one.after_load else ''}",
             one.contender,
             f"{one.cores:.4f}",
             f"{one.rss_bytes / 1e6:.0f}",
@@ -332,23 +217,26 @@ def _rest(report: Report) -> Table:
 
 
 def _fleets(report: Report) -> Table:
-    rows = sorted(medians(report.fleet_rounds).values(), key=lambda row: (row.contender, row.endpoints))
+    rows = medians(report.fleet_rounds)
+    ordered = sorted(rows.values(), key=lambda row: (row.contender, row.load, row.endpoints))
     lines = []
-    for row in rows:
-        ratio = throughput_ratio(report, row.contender)
-        many = row.endpoints > min(r.endpoints for r in rows)
+    for row in ordered:
+        pairs = fleet_pairs(report, row.contender, row.load)
+        is_many = bool(pairs) and row.endpoints == pairs[0][1].endpoints
+        ratio, more = throughput_ratio(pairs), cpu_difference(pairs)
         lines.append(
             [
-                f"{row.endpoints} endpoints, {row.cell}",
+                f"{row.endpoints} endpoints, {row.load}",
                 row.contender,
                 f"{row.requests_per_second:,.0f}",
+                f"{ratio:.0%}" if is_many and ratio is not None else NOTHING,
                 NOTHING if row.picker_cpu_us is None else f"{row.picker_cpu_us:,.0f}",
-                f"{ratio:.0%}" if many and ratio is not None else NOTHING,
-                _failures(row),
+                f"{more:+,.0f}" if is_many and more is not None else NOTHING,
+                _failures(row.failures, row.failures_by_kind),
             ]
         )
-    columns = ["fleet", "contender", "requests/s", "picker CPU µs", "of the smaller fleet", "failures"]
-    return Table("Few and many endpoints", columns, lines)
+    columns = ["fleet", "contender", "requests/s", "of the smaller fleet", "picker CPU µs", "more"]
+    return Table("Few and many endpoints", [*columns, "failures"], lines)
 
 
 def _starts(report: Report) -> Table:
@@ -373,7 +261,8 @@ def _ms(seconds: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 30 else f"{value:.4f}" if size < 0.1 else f"{value:.2f}"
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -388,8 +277,21 @@ def markdown(report: Report) -> str:
 
 def as_dict(report: Report) -> dict[str, Any]:
     """Everything measured, and the goals, for JSON."""
-    checked = [{**dataclasses.asdict(goal), "is_met": goal.is_met} for goal in goals(report)]
-    return {"goals": checked, **dataclasses.asdict(report)}
+    judged = [
+        {
+            "what": one.figure.what,
+            "unit": one.figure.unit,
+            "goal": one.figure.goal,
+            "value": one.value,
+            "is_met": one.is_met,
+            "relative_unit": one.figure.relative and one.figure.relative.unit,
+            "relative_goal": one.figure.relative and one.figure.relative.goal,
+            "relative_value": one.relative_value,
+            "relative_is_met": one.relative_is_met,
+        }
+        for one in verdicts(report)
+    ]
+    return {"goals": judged, **dataclasses.asdict(report)}
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -398,70 +300,4 @@ def write(report: Report, folder: Path) -> list[Path]:
     data, text = folder / "overhead.json", folder / "overhead.md"
     data.write_text(json.dumps(as_dict(report), indent=1, ensure_ascii=False) + "\n")
     text.write_text(markdown(report))
-    return [data, text, *plot(report, folder)]
-
-
-def plot(report: Report, folder: Path) -> list[Path]:
-    """CPU and latency of JSON answers at the highest concurrency, by size and contender (PNG, SVG)."""
-    import matplotlib as mpl  # noqa: PLC0415 - takes half a second, and only the end of a run needs it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    rows = [row for row in medians(report.rounds).values() if row.cell.answer == "json"]
-    if not rows:
-        return []
-    busiest = max(row.cell.concurrency for row in rows)
-    rows = [row for row in rows if row.cell.concurrency == busiest]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    _draw_cpu(left, rows, report.contenders)
-    _draw_latency(right, rows, report.contenders)
-    figure.suptitle(f"What a picker costs: JSON answers, concurrency {busiest}, one Envoy worker")
-    paths = [folder / "overhead.png", folder / "overhead.svg"]
-    for path in paths:
-        figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return paths
-
-
-def _sizes(rows: Sequence[Round]) -> list[int]:
-    return sorted({row.cell.body_kb for row in rows})
-
-
-def _at(rows: Sequence[Round], contender: str, body_kb: int) -> Round | None:
-    return next((r for r in rows if r.contender == contender and r.cell.body_kb == body_kb), None)
-
-
-def _draw_cpu(axes: Any, rows: Sequence[Round], contenders: Sequence[str]) -> None:
-    width = 0.8 / len(contenders)
-    for number, contender in enumerate(contenders):
-        for place, size in enumerate(_sizes(rows)):
-            row = _at(rows, contender, size)
-            if row is None:
-                continue
-            x, picker = place + (number - (len(contenders) - 1) / 2) * width, row.picker_cpu_us or 0.0
-            first = place == 0
-            axes.bar(x, picker, width * 0.92, color=f"C{number}", label=contender if first else None)
-            axes.bar(x, row.envoy_cpu_us, width * 0.92, bottom=picker, color=f"C{number}", alpha=0.35)
-            said = f"{picker:,.0f}" if row.picker_cpu_us is not None else ""
-            axes.text(x, picker + row.envoy_cpu_us, said, ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(_sizes(rows))), [f"{size} KB" for size in _sizes(rows)])
-    axes.set_ylabel("CPU a request [µs]")
-    axes.set_title("solid: picker (the figure), pale: Envoy", fontsize=10)
-    axes.legend(fontsize=8)
-
-
-def _draw_latency(axes: Any, rows: Sequence[Round], contenders: Sequence[str]) -> None:
-    width = 0.8 / len(contenders)
-    for number, contender in enumerate(contenders):
-        for place, size in enumerate(_sizes(rows)):
-            row = _at(rows, contender, size)
-            if row is None or row.latency is None:
-                continue
-            x, latency = place + (number - (len(contenders) - 1) / 2) * width, row.latency
-            axes.bar(x, latency.p50 * 1e3, width * 0.92, color=f"C{number}")
-            axes.plot([x, x], [latency.p50 * 1e3, latency.p99 * 1e3], color="black", linewidth=1, marker="_")
-    axes.set_xticks(range(len(_sizes(rows))), [f"{size} KB" for size in _sizes(rows)])
-    axes.set_yscale("log")
-    axes.set_ylabel("latency [ms]")
-    axes.set_title("bar: p50, line: up to p99", fontsize=10)
+    return [data, text, *plots.draw(report, folder)]

@@ -14,11 +14,11 @@ import ssl
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvloop
 
@@ -30,18 +30,17 @@ from epp.core.budget import Budget
 from epp.core.fleet import EndpointSpec, Fleet, Reachability
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
-from epp.runtime import admin, logs, server, tls
+from epp.runtime import admin, files, logs, serving, tls
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery
 from epp.runtime.errors import StartError
-from epp.runtime.health import Readiness, health_handler
+from epp.runtime.ext_proc import ExtProc
+from epp.runtime.files import FileFault
+from epp.runtime.health import HealthService, Readiness
 from epp.runtime.metrics import BufferMetrics, FleetMetrics, Metrics, ScrapeMetrics, Single
 from epp.runtime.plugins import load_types
 from epp.runtime.reporting import Reporter
 from epp.runtime.scrape import Scraper, scrape_settings
-from epp.runtime.supervise import forever, told_to_stop
-
-if TYPE_CHECKING:
-    import grpc
+from epp.runtime.supervise import forever, on_hangup, told_to_stop
 
 logger = logging.getLogger("epp.main")
 
@@ -51,6 +50,7 @@ usage: epp COMMAND
 commands:
   serve     choose an endpoint for every request a gateway asks about (epp serve --help)
   version   print the version
+  help      print this; epp help serve is epp serve --help
 
 epp --flag ... is epp serve --flag ..., so the arguments of the upstream picker work unchanged.
 """
@@ -59,24 +59,24 @@ FIRST_LOOK_SECONDS = 0.25
 milliseconds, and a silent one should not delay the start."""
 
 
-def run() -> None:
-    """The console script."""
-    sys.exit(main(sys.argv[1:]))
-
-
 def main(arguments: Sequence[str]) -> int:
     """One command; returns the exit status."""
     match arguments:
         case ["serve", *flags]:
             return _serve(flags)
+        case ["help", "serve"]:
+            return _serve(["--help"])
+        case [] | ["help" | "-h" | "-help" | "--help"] | ["version", "-h" | "-help" | "--help"]:
+            sys.stdout.write(USAGE)
         case ["version" | "--version" | "-version"]:
             sys.stdout.write(f"epp {version('fleet-epp')}\n")
-        case [] | ["help" | "-h" | "-help" | "--help"]:
-            sys.stdout.write(USAGE)
+        case ["version" | "--version" | "-version" | "help" as command, argument, *_]:
+            sys.stderr.write(f'epp {command}: unexpected argument "{argument}": see epp help\n')
+            return 2
         case [flag, *_] if flag.startswith("-"):
             return _serve(arguments)
         case [command, *_]:
-            sys.stderr.write(f'epp: unknown command "{command}": there are serve and version\n')
+            sys.stderr.write(f'epp: unknown command "{command}": there are serve, version and help\n')
             return 2
     return 0
 
@@ -115,9 +115,9 @@ def _configured(flags: ServeFlags) -> Assembly:
     """The plugins that the configuration asks for."""
     if flags.config_file:
         try:
-            text = Path(flags.config_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as fault:
-            raise StartError(f"--config-file: cannot read {flags.config_file}: {fault}") from fault
+            text = files.read_text(Path(flags.config_file), pipes=True)
+        except FileFault as fault:
+            raise StartError(f"--config-file: {flags.config_file} {fault}") from fault
         config = load(text, flags.config_file)
     else:
         config = load(flags.config_text, "--config-text") if flags.config_text else load_default()
@@ -155,6 +155,7 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     discovery = FileDiscovery(
         Path(listed.path if listed else flags.endpoints_file),
         DiscoverySettings(
+            named_by=assembly.discovery_at.at("parameters", "path").place if listed else "--endpoints-file",
             watch=listed.watch_file if listed else True,
             default_namespace=flags.pool_namespace,
             engines=settings.probe.engines,
@@ -171,17 +172,20 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     )
 
 
-def _credentials(flags: ServeFlags) -> "grpc.ServerCredentials | None":
-    if not flags.secure_serving:
-        return None
-    now = dt.datetime.now(dt.UTC)
-    if not flags.cert_path:
-        return tls.server_credentials(tls.self_signed(now))
-    directory = Path(flags.cert_path)
-    pair = tls.load(directory, now)
-    if flags.enable_cert_reload:
-        return tls.reloading_credentials(directory, pair, lambda: dt.datetime.now(dt.UTC))
-    return tls.server_credentials(pair)
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _certificates(flags: ServeFlags) -> dict[str, tls.Certificates]:
+    """Those that come from a directory, by the flag that names it."""
+    directories = {"metrics-cert-dir": flags.metrics_cert_dir}
+    if flags.secure_serving:
+        directories["cert-path"] = flags.cert_path
+    return {
+        flag: tls.Certificates(Path(directory), flag=flag, today=_now, follow=flags.enable_cert_reload)
+        for flag, directory in directories.items()
+        if directory
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +194,16 @@ class Process:
 
     pool: Pool
     readiness: Readiness
-    ext_proc: server.ExtProc
+    ext_proc: ExtProc
     pages: admin.AdminState
+    certificates: Mapping[str, tls.Certificates]
+
+    def reread(self) -> None:
+        """What SIGHUP asks for."""
+        logger.info("SIGHUP: the endpoints file and certificates are read again")
+        self.pool.discovery.reread()
+        for certificates in self.certificates.values():
+            certificates.reread()
 
 
 def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
@@ -214,7 +226,7 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
             kind="counter",
         ),
     )
-    ext_proc = server.ExtProc(
+    ext_proc = ExtProc(
         scheduler=pool.scheduler,
         settings=StreamSettings(pool.parsers, budget, new_id=lambda: str(uuid.uuid4())),
         observer=Reporter(metrics, request_log, pool.scraper.kick),
@@ -228,29 +240,49 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
         clock=time.monotonic,
         wall_clock=time.time,  # noqa: TID251 (people read it)
     )
-    return Process(pool=pool, readiness=readiness, ext_proc=ext_proc, pages=pages)
+    return Process(
+        pool=pool,
+        readiness=readiness,
+        ext_proc=ext_proc,
+        pages=pages,
+        certificates=_certificates(flags),
+    )
 
 
-def _servers(flags: ServeFlags, process: Process) -> "tuple[grpc.aio.Server, grpc.aio.Server]":
+def _pairs(flags: ServeFlags, process: Process) -> Callable[[], tls.KeyPair] | None:
+    """Where a new connection's certificate comes from; None without TLS."""
+    if not flags.secure_serving:
+        return None
+    if own := process.certificates.get("cert-path"):
+        return own.current
+    pair = tls.self_signed(_now())
+    return lambda: pair
+
+
+def _servers(flags: ServeFlags, process: Process) -> tuple[serving.Server, serving.Server]:
     """The one for gateways and the one for health checks, on their ports."""
-    readiness = process.readiness
-    handlers = [process.ext_proc.handler(), *([health_handler(readiness)] if flags.health_checking else [])]
-    serving = server.make_server(
-        handlers,
+    health = HealthService(process.readiness).services()
+    gateways = serving.make_server(
+        flags.server,
+        {**process.ext_proc.services(), **(health if flags.health_checking else {})},
+        pairs=_pairs(flags, process),
         max_receive_bytes=flags.grpc_max_recv_msg_size,
         max_send_bytes=flags.grpc_max_send_msg_size,
     )
-    server.bind(serving, flags.grpc_port, flag="grpc-port", credentials=_credentials(flags))
-    health = server.make_server([health_handler(readiness)])
-    server.bind(health, flags.grpc_health_port, flag="grpc-health-port", credentials=None)
-    return serving, health
+    gateways.bind(flags.grpc_port, flag="grpc-port")
+    checks = serving.make_server(flags.server, health)
+    checks.bind(flags.grpc_health_port, flag="grpc-health-port")
+    return gateways, checks
 
 
-def _pages_tls(flags: ServeFlags) -> ssl.SSLContext | None:
-    if not flags.metrics_cert_dir:
+def _pages_tls(flags: ServeFlags, process: Process) -> ssl.SSLContext | None:
+    own = process.certificates.get("metrics-cert-dir")
+    if own is None:
         return None
     client_ca = Path(flags.metrics_client_ca_file) if flags.metrics_client_ca_file else None
-    return tls.server_context(Path(flags.metrics_cert_dir), dt.datetime.now(dt.UTC), client_ca=client_ca)
+    context = tls.pages_context(own.current(), client_ca)
+    own.on_change = lambda pair: tls.use(context, pair)
+    return context
 
 
 def _what_is_served(flags: ServeFlags, pool: Pool) -> dict[str, Any]:
@@ -268,27 +300,30 @@ def _what_is_served(flags: ServeFlags, pool: Pool) -> dict[str, Any]:
 async def serve(flags: ServeFlags) -> None:
     """Everything that lives as long as the process; the first failure stops the rest."""
     request_log = logs.configure(logs.LogSettings.of(flags), later=asyncio.get_running_loop().call_later)
-    process, pages_tls = _build(flags, request_log), _pages_tls(flags)
+    process = _build(flags, request_log)
+    pages_tls = _pages_tls(flags, process)
     pool, streams = process.pool, process.pages.metrics.streams
     with admin.listen(flags.metrics_port) as listener:
-        serving, health = _servers(flags, process)
+        gateways, checks = _servers(flags, process)
         await pool.discovery.start()
         parts = {
             "scraper": pool.scraper.run(),
             "discovery": pool.discovery.run(),
             "admin": admin.run(process.pages, listener, tls=pages_tls),
+            **{f"--{flag}": certificates.run() for flag, certificates in process.certificates.items()},
         }
+        on_hangup(process.reread)
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(forever(work, name), name=name) for name, work in parts.items()]
             await pool.scraper.first_look(FIRST_LOOK_SECONDS)
-            await serving.start()
-            await health.start()
+            await gateways.start()
+            await checks.start()
             gc.freeze()  # what has lived until here lives for ever: no need to look at it again
             logger.info("serving", extra={"fields": _what_is_served(flags, pool)})
             await told_to_stop()
             process.readiness.is_draining = True
-            await server.stop(serving, flags.drain_timeout, open_streams=lambda: streams.inflight)
-            await health.stop(0)
+            await serving.stop(gateways, flags.drain_timeout, open_streams=lambda: streams.inflight)
+            await checks.stop(0)
             request_log.flush()
             logger.info("stopped")
             for task in running:

@@ -9,6 +9,7 @@ from epp.core.scoring import (
     Endpoint,
     PrefixIndex,
     PrefixMatch,
+    Request,
     chain_seed,
     hash_blocks,
 )
@@ -63,24 +64,24 @@ class ApproxPrefixCacheProducer:
         )
         object.__setattr__(self, "index", index)
 
-    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> None:
-        request, index = cycle.request, self.index
-        payload = request.payload
-        block_tokens = index.block_tokens
-        prompt = payload.prompt
-        hashes: list[int] = []
-        if prompt:
-            seed = chain_seed(request.target_model or payload.model, payload.cache_salt)
-            block_bytes = block_tokens * BYTES_PER_TOKEN
-            if self.max_prefix_tokens_to_match:
-                limit = self.max_prefix_tokens_to_match // block_tokens
-            else:
-                limit = self.max_prefix_blocks_to_match or len(prompt)
-            hashes = hash_blocks(prompt, seed, block_bytes, limit)
-        cycle.facts[name] = PrefixMatch(index.matches(endpoints, hashes), len(hashes), block_tokens)
-        cycle.facts[name + " hashes"] = hashes
+    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> Sequence[int]:
+        block_tokens = self.index.block_tokens
+        hashes = self._hashes(cycle.request, block_tokens)
+        cycle.facts[name] = PrefixMatch(self.index.matches(endpoints, hashes), len(hashes), block_tokens)
+        return hashes
 
-    def picked(self, cycle: Cycle, endpoint: Endpoint, name: str) -> None:
-        hashes = cycle.facts[name + " hashes"]
-        if hashes:
-            self.index.record(endpoint, hashes)
+    def picked(self, cycle: Cycle, endpoint: Endpoint, found: Sequence[int]) -> None:
+        if found:
+            self.index.record(endpoint, found)
+
+    def _hashes(self, request: Request, block_tokens: int) -> Sequence[int]:
+        payload = request.payload
+        prompt = payload.prompt
+        if not prompt:
+            return ()
+        if self.max_prefix_tokens_to_match:
+            limit = self.max_prefix_tokens_to_match // block_tokens
+        else:
+            limit = self.max_prefix_blocks_to_match or len(prompt)
+        seed = chain_seed(request.target_model or payload.model, payload.cache_salt)
+        return hash_blocks(prompt, seed, block_tokens * BYTES_PER_TOKEN, limit)

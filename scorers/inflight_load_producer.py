@@ -48,7 +48,7 @@ class InflightLoadProducer:
     def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> None:
         """Nothing to find out before the pick."""
 
-    def picked(self, cycle: Cycle, endpoint: Endpoint, name: str) -> None:
+    def picked(self, cycle: Cycle, endpoint: Endpoint, found: None) -> None:
         prompt = cycle.request.prompt_tokens
         match: PrefixMatch | None = cycle.facts.get(self.prefix_match_info_producer_name)
         cached = match.blocks.get(endpoint, 0) * match.block_tokens if match is not None else 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from epp.core.scoring import Cycle, Endpoint, Scores
 
@@ -15,6 +16,8 @@ class KvCacheUtilizationScorer:
     Ties:   equal usage, equal score; nothing is scaled to the pool.
     Source: upstream ``kv-cache-utilization-scorer``.
     """
+
+    from_readings: ClassVar[bool] = True
 
     def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
         return [None if (used := endpoint.load.kv_usage) is None else 1.0 - used for endpoint in endpoints]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from epp.core.scoring import Cycle, Endpoint
 
@@ -52,6 +52,8 @@ class LabelSelectorFilter:
     """Labels with the values that an endpoint must have."""
     match_expressions: tuple[Requirement, ...] = ()
     """Expressions that must all hold."""
+
+    from_readings: ClassVar[bool] = True
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         wanted, requirements = self.match_labels.items(), self.match_expressions

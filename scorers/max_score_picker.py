@@ -6,14 +6,12 @@ from operator import itemgetter
 
 from epp.core.scoring import Cycle, Endpoint
 
-_total = itemgetter(1)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxScorePicker:
     """Pick the endpoints with the highest totals, best first.
 
-    In:     (endpoint, total) pairs, at least one.
+    In:     endpoints, at least one, and their totals.
     Out:    up to ``maxNumOfEndpoints`` endpoints.
     Ties:   at random, each equally likely.
     Source: upstream ``max-score-picker`` (shuffle, then stable sort).
@@ -26,12 +24,16 @@ class MaxScorePicker:
         if self.max_num_of_endpoints < 1:
             raise ValueError(f"maxNumOfEndpoints: must be at least 1, got {self.max_num_of_endpoints}")
 
-    def pick(self, cycle: Cycle, scored: Sequence[tuple[Endpoint, float]]) -> Sequence[Endpoint]:
+    def pick(
+        self, cycle: Cycle, endpoints: Sequence[Endpoint], totals: Sequence[float]
+    ) -> Sequence[Endpoint]:
         if self.max_num_of_endpoints == 1:  # the same without sorting: one of the best, at random
-            best = max(scored, key=_total)[1]
-            ties = [endpoint for endpoint, total in scored if total == best]
-            return ties if len(ties) == 1 else (ties[int(cycle.chance.random() * len(ties))],)
-        shuffled = list(scored)
+            best = max(totals)
+            if totals.count(best) == 1:
+                return (endpoints[totals.index(best)],)
+            ties = [endpoint for endpoint, total in zip(endpoints, totals, strict=True) if total == best]
+            return (ties[int(cycle.chance.random() * len(ties))],)
+        shuffled = list(zip(endpoints, totals, strict=True))
         cycle.chance.shuffle(shuffled)
-        shuffled.sort(key=_total, reverse=True)
+        shuffled.sort(key=itemgetter(1), reverse=True)
         return [endpoint for endpoint, _ in shuffled[: self.max_num_of_endpoints]]

@@ -10,7 +10,7 @@ from epp.core.scoring import Cycle, Endpoint
 class RandomPicker:
     """Pick endpoints at random.
 
-    In:     (endpoint, total) pairs, at least one; the totals do not matter.
+    In:     endpoints, at least one; their totals do not matter.
     Out:    up to ``maxNumOfEndpoints`` endpoints in random order.
     Source: upstream ``random-picker``.
     """
@@ -22,9 +22,11 @@ class RandomPicker:
         if self.max_num_of_endpoints < 1:
             raise ValueError(f"maxNumOfEndpoints: must be at least 1, got {self.max_num_of_endpoints}")
 
-    def pick(self, cycle: Cycle, scored: Sequence[tuple[Endpoint, float]]) -> Sequence[Endpoint]:
+    def pick(
+        self, cycle: Cycle, endpoints: Sequence[Endpoint], totals: Sequence[float]
+    ) -> Sequence[Endpoint]:
         if self.max_num_of_endpoints == 1:
-            return (scored[int(cycle.chance.random() * len(scored))][0],)
-        endpoints = [endpoint for endpoint, _ in scored]
-        cycle.chance.shuffle(endpoints)
-        return endpoints[: self.max_num_of_endpoints]
+            return (endpoints[int(cycle.chance.random() * len(endpoints))],)
+        shuffled = list(endpoints)
+        cycle.chance.shuffle(shuffled)
+        return shuffled[: self.max_num_of_endpoints]

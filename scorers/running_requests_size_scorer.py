@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from epp.core.scoring import Cycle, Endpoint, Scores, fewest_first
 
@@ -15,6 +16,8 @@ class RunningRequestsSizeScorer:
     Ties:   all equal score 1.0 everywhere.
     Source: upstream ``running-requests-size-scorer``.
     """
+
+    from_readings: ClassVar[bool] = True
 
     def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
         return fewest_first([endpoint.load.running for endpoint in endpoints])

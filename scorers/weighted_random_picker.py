@@ -6,7 +6,6 @@ from operator import itemgetter
 
 from epp.core.scoring import Chance, Cycle, Endpoint
 
-_key = itemgetter(0)
 _LEAST = 1e-10
 """Stands for a random 0, which would make a positive score count as none."""
 
@@ -15,7 +14,7 @@ _LEAST = 1e-10
 class WeightedRandomPicker:
     """Pick endpoints at random, twice the score twice as often.
 
-    In:     (endpoint, total) pairs, at least one.
+    In:     endpoints, at least one, and their totals.
     Out:    up to ``maxNumOfEndpoints`` endpoints by descending key U**(1/total), U uniform in (0, 1);
             a total of 0 or less has key 0. When no total is above 0, all are equally likely.
     Source: upstream ``weighted-random-picker`` (A-Res sampling, Efraimidis and Spirakis).
@@ -28,13 +27,17 @@ class WeightedRandomPicker:
         if self.max_num_of_endpoints < 1:
             raise ValueError(f"maxNumOfEndpoints: must be at least 1, got {self.max_num_of_endpoints}")
 
-    def pick(self, cycle: Cycle, scored: Sequence[tuple[Endpoint, float]]) -> Sequence[Endpoint]:
-        if all(total <= 0 for _, total in scored):
-            endpoints = [endpoint for endpoint, _ in scored]
-            cycle.chance.shuffle(endpoints)
-            return endpoints[: self.max_num_of_endpoints]
-        keyed = [(_draw(cycle.chance, total), endpoint) for endpoint, total in scored]
-        keyed.sort(key=_key, reverse=True)
+    def pick(
+        self, cycle: Cycle, endpoints: Sequence[Endpoint], totals: Sequence[float]
+    ) -> Sequence[Endpoint]:
+        if all(total <= 0 for total in totals):
+            shuffled = list(endpoints)
+            cycle.chance.shuffle(shuffled)
+            return shuffled[: self.max_num_of_endpoints]
+        keyed = [
+            (_draw(cycle.chance, total), endpoint) for endpoint, total in zip(endpoints, totals, strict=True)
+        ]
+        keyed.sort(key=itemgetter(0), reverse=True)
         return [endpoint for _, endpoint in keyed[: self.max_num_of_endpoints]]
 
 

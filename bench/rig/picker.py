@@ -40,7 +40,8 @@ class Picker(Process):
     """One picker over a file of endpoints, which is watched: ``set_endpoints`` changes it.
 
     ``endpoints`` are ``ip:port`` by name, or whole entries of the file. ``config`` is an
-    EndpointPickerConfig without its discovery part, which is added.
+    EndpointPickerConfig without its discovery part, which is added. ``driver`` is ours alone: who speaks
+    HTTP/2 (``--server``); None: the default.
     """
 
     def __init__(
@@ -51,10 +52,13 @@ class Picker(Process):
         config: Mapping[str, Any] = PROFILE,
         command: Sequence[str] = OURS,
         flags: Sequence[str] = (),
+        driver: str | None = None,
         tls: bool = True,
         name: str = "picker",
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        if driver is not None:
+            name, flags = f"{name}-{driver}", [f"--server={driver}", *flags]
         self.grpc_port, self.health_port, self.metrics_port = free_port(), free_port(), free_port()
         self.address = f"127.0.0.1:{self.grpc_port}"
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"

@@ -63,8 +63,13 @@ class Section:
 
     def error(self, message: str) -> ConfigError:
         """An error at this place."""
+        return ConfigError(f"{self.place}: {message}")
+
+    @property
+    def place(self) -> str:
+        """File, line and field, for people."""
         where = f"{self.file}:{self.line}"
-        return ConfigError(f"{where}: {self.path}: {message}" if self.path else f"{where}: {message}")
+        return f"{where}: {self.path}" if self.path else where
 
     @property
     def line(self) -> int:

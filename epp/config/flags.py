@@ -177,6 +177,11 @@ _SERVING = _group(
         shown="1GiB",
         note="not an upstream flag",
     ),
+    Flag(
+        *("server", _choice("fast", "grpcio"), "grpcio", "who speaks HTTP/2: our own driver, or gRPC's"),
+        metavar="DRIVER",
+        note="not an upstream flag",
+    ),
 )
 _POOL = _group(
     "Pool and configuration",
@@ -329,6 +334,8 @@ _BY_NAME = {flag.name: flag for flag in FLAGS}
 class ServeFlags:
     """The command line, validated. Durations [s], sizes [bytes]; ports may be 0 (the system chooses)."""
 
+    server: str
+    """The driver of the gRPC ports: ``fast`` or ``grpcio``."""
     grpc_port: int
     secure_serving: bool
     cert_path: str

@@ -266,6 +266,8 @@ class Assembly:
     """scorers.metrics_data_source.MetricsDataSource."""
     metrics_source_at: Section
     """Where it is configured, for errors."""
+    discovery_at: Section
+    """The same, if there is one."""
     extractor: Any
     """scorers.core_metrics_extractor.CoreMetricsExtractor."""
     warnings: tuple[str, ...]
@@ -313,12 +315,14 @@ class _Builder:
         source, extractor = self._metrics()
         source_at = source.entry.at if source.entry else self._config.at
         discovery = self._discovery()
+        discovery_at = discovery.entry.at if discovery and discovery.entry else self._config.at
         self._warn_of_what_has_no_effect()
         return Assembly(
             profile=profile,
             producers=producers,
             parsers=parsers,
-            discovery=discovery,
+            discovery=discovery.plugin if discovery else None,
+            discovery_at=discovery_at,
             metrics_source=source.plugin,
             metrics_source_at=source_at,
             extractor=extractor.plugin,
@@ -553,14 +557,14 @@ class _Builder:
         plugin.is_used = True
         return plugin
 
-    def _discovery(self) -> Any | None:
+    def _discovery(self) -> _Plugin | None:
         discovery = self._config.data_layer.discovery if self._config.data_layer else None
         if discovery is None:
             return None
         if discovery.endpoints:
             reference = discovery.endpoints
-            return self._referred(reference.plugin_ref, reference.at, Kind.DISCOVERY).plugin
-        return self._referred(discovery.plugin_ref, discovery.at, Kind.DISCOVERY).plugin
+            return self._referred(reference.plugin_ref, reference.at, Kind.DISCOVERY)
+        return self._referred(discovery.plugin_ref, discovery.at, Kind.DISCOVERY)
 
     # --- warnings ---
 

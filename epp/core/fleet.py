@@ -119,7 +119,8 @@ class Endpoint:
         self.life = 0
         """Grows when the server is known to have lost its caches (restart, death)."""
         self.memory: dict[object, Any] = {}
-        """What plugins remember about this server, by an object of theirs; it goes when the server goes."""
+        """What plugins remember about this server, by an object of theirs. It goes when the server leaves
+        the list, whoever still holds the endpoint (a remembered pick does)."""
         self.requests_in_flight = 0
         self.tokens_in_flight = 0
         """Prompt tokens sent there and not yet known to be processed (estimated, uncached only)."""
@@ -165,6 +166,9 @@ class Fleet:
 
     def __init__(self, *, stale_after: float = 2.0) -> None:
         self.stale_after = stale_after
+        self.version = 0
+        """Grows with every look at an endpoint and every change of the list: what follows from readings,
+        reachability and labels alone holds as long as this stays the same."""
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._candidates: tuple[Endpoint, ...] | None = None
         self._next_expiry = float("inf")
@@ -194,8 +198,12 @@ class Fleet:
                 endpoint.spec, endpoint.labels = spec, spec.labels
                 changed.append(endpoint)
             self._endpoints[key] = endpoint
+        removed = [endpoint for key, endpoint in before.items() if self._endpoints.get(key) is not endpoint]
+        for endpoint in removed:
+            endpoint.memory.clear()
+        self.version += 1
         self._candidates = None
-        return added, changed, [e for key, e in before.items() if self._endpoints.get(key) is not e]
+        return added, changed, removed
 
     def reading(self, endpoint: Endpoint, load: Load, now: float, *, engine: str | None = None) -> None:
         """The server answered, with this load. ``engine``: as in ``answered``."""
@@ -229,21 +237,18 @@ class Fleet:
         ``among``: of these only, whatever the others are. The last choice is never empty while
         endpoints are known: a fleet that looks dead from here may still serve.
         """
-        if now >= self._next_expiry:
-            self._expire(now)
+        self.expire(now)
         if among is not None:
             return _best_tier(among)
         if self._candidates is None:
             self._candidates = _best_tier(self._endpoints.values())
         return self._candidates
 
-    def _set_reachability(self, endpoint: Endpoint, to: Reachability, reason: str) -> None:
-        endpoint.down_reason = reason
-        if endpoint.reachability is not to:
-            endpoint.reachability = to
-            self._candidates = None
-
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Forget readings that are too old by now: before a pick, and before anybody shows them."""
+        if now < self._next_expiry:
+            return
+        self.version += 1
         self._next_expiry = float("inf")
         for endpoint in self._endpoints.values():
             if endpoint.load_at is None:
@@ -252,6 +257,13 @@ class Fleet:
                 endpoint.load, endpoint.load_at = UNKNOWN, None
             else:
                 self._next_expiry = min(self._next_expiry, endpoint.load_at + self.stale_after)
+
+    def _set_reachability(self, endpoint: Endpoint, to: Reachability, reason: str) -> None:
+        self.version += 1
+        endpoint.down_reason = reason
+        if endpoint.reachability is not to:
+            endpoint.reachability = to
+            self._candidates = None
 
 
 def _best_tier(endpoints: Collection[Endpoint]) -> tuple[Endpoint, ...]:

@@ -8,8 +8,10 @@ Source:  the upstream picker's scheduler: total = sum of weight * clamp(score, 0
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress, takewhile
+from operator import not_
 from typing import Any, NamedTuple
 
 import msgspec
@@ -70,6 +72,20 @@ class PickRecord(NamedTuple):
     result: Decision | Rejection
 
 
+class _Standing(NamedTuple):
+    """What follows from readings alone: the same for every request until the fleet changes."""
+
+    version: int
+    """Of the fleet."""
+    among: Sequence[Endpoint]
+    """The candidates it was made for."""
+    candidates: Sequence[Endpoint]
+    """Those that the filters left."""
+    scores: Mapping[str, Scores]
+    totals: Sequence[float]
+    """Empty where there are no such scorers."""
+
+
 class Scheduler:
     """Chooses endpoints of one fleet.
 
@@ -89,11 +105,19 @@ class Scheduler:
     ) -> None:
         self.recent: deque[PickRecord] = deque(maxlen=remember)
         self._fleet = fleet
-        self._profile = profile
+        self._picker_name, self._picker = profile.picker
         self._producers = tuple(producers)
         self._chance = chance
         self._honour_subset = honour_subset
         self._weights = {name: weight for name, _, weight in profile.scorers}
+        filters = [each for _, each in profile.filters]
+        self._standing_filters = tuple(takewhile(_is_from_readings, filters))
+        self._filters = tuple(filters[len(self._standing_filters) :])
+        # A score depends on who else is rated: behind a filter that sees the request none stands.
+        standing = [bool(not self._filters and _is_from_readings(each)) for _, each, _ in profile.scorers]
+        self._standing_scorers = tuple(compress(profile.scorers, standing))
+        self._scorers = tuple(compress(profile.scorers, map(not_, standing)))
+        self._standing = _Standing(-1, (), (), {}, ())
 
     def pick(self, request: Request, now: float) -> Decision | Rejection:
         """Where ``request`` goes, reserved there; or why nowhere."""
@@ -109,23 +133,22 @@ class Scheduler:
         if not candidates:
             return NO_CANDIDATES
         cycle = Cycle(request, now=now, chance=self._chance)
-        for name, producer in self._producers:
-            producer.produce(cycle, candidates, name)
-        for _, each in self._profile.filters:
-            candidates = each.filter(cycle, candidates)
-            if not candidates:
-                return ALL_FILTERED
-        scores, totals = self._rate(cycle, candidates)
-        picker_name, picker = self._profile.picker
-        chosen = picker.pick(cycle, list(zip(candidates, totals, strict=True)))
+        found = [(each, each.produce(cycle, candidates, name)) for name, each in self._producers]
+        standing = self._stand(cycle, candidates)
+        candidates = _filtered(self._filters, cycle, standing.candidates)
+        if not candidates:
+            return ALL_FILTERED
+        scores, totals = _scored(self._scorers, cycle, candidates, standing.scores, standing.totals)
+        chosen = self._picker.pick(cycle, candidates, totals)
         if not chosen:
-            raise RuntimeError(f'picker "{picker_name}" chose nothing out of {len(candidates)} endpoints')
+            count = len(candidates)
+            raise RuntimeError(f'picker "{self._picker_name}" chose nothing out of {count} endpoints')
         match = self._match(cycle)
         prefer = request.headers.get("prefer")
         if prefer and wants_cached(prefer) and not _held(match, chosen[0]):
             return NOT_CACHED
-        for name, producer in self._producers:
-            producer.picked(cycle, chosen[0], name)
+        for producer, what in found:
+            producer.picked(cycle, chosen[0], what)
         reservation = Reservation(chosen[0], cycle.charge)
         return Decision(chosen, reservation, candidates, scores, totals, self._weights, match)
 
@@ -134,16 +157,15 @@ class Scheduler:
             return self._fleet.candidates(now)
         return self._fleet.candidates(now, among=addressed(self._fleet.endpoints, request.subset))
 
-    def _rate(self, cycle: Cycle, candidates: Sequence[Endpoint]) -> tuple[dict[str, Scores], list[float]]:
-        totals = [0.0] * len(candidates)
-        by_name: dict[str, Scores] = {}
-        for name, scorer, weight in self._profile.scorers:
-            scores = by_name[name] = scorer.score(cycle, candidates)
-            if len(scores) != len(candidates):
-                count = len(candidates)
-                raise RuntimeError(f'scorer "{name}" gave {len(scores)} scores for {count} endpoints')
-            totals = _add(totals, scores, weight)
-        return by_name, totals
+    def _stand(self, cycle: Cycle, among: Sequence[Endpoint]) -> _Standing:
+        """What readings alone say about ``among``, worked out once until the fleet changes."""
+        standing, version = self._standing, self._fleet.version
+        if standing.version != version or standing.among is not among:
+            candidates = _filtered(self._standing_filters, cycle, among)
+            scorers = self._standing_scorers if candidates else ()
+            scores, totals = _scored(scorers, cycle, candidates, {}, ())
+            standing = self._standing = _Standing(version, among, candidates, scores, totals)
+        return standing
 
     def _match(self, cycle: Cycle) -> PrefixMatch | None:
         for name, _ in self._producers:
@@ -153,19 +175,54 @@ class Scheduler:
         return None
 
 
-def _add(totals: list[float], scores: Scores, weight: float) -> list[float]:
+def _is_from_readings(plugin: Filter | Scorer) -> bool:
+    return bool(getattr(plugin, "from_readings", False))
+
+
+def _filtered(filters: Iterable[Filter], cycle: Cycle, candidates: Sequence[Endpoint]) -> Sequence[Endpoint]:
+    for each in filters:
+        if not candidates:
+            break
+        candidates = each.filter(cycle, candidates)
+    return candidates
+
+
+def _scored(
+    scorers: Iterable[tuple[str, Scorer, float]],
+    cycle: Cycle,
+    candidates: Sequence[Endpoint],
+    scores: Mapping[str, Scores],
+    totals: Sequence[float],
+) -> tuple[Mapping[str, Scores], Sequence[float]]:
+    """``scores`` and ``totals`` with those of further scorers."""
+    by_name = dict(scores)
+    totals = totals or [0.0] * len(candidates)
+    for name, scorer, weight in scorers:
+        given = by_name[name] = scorer.score(cycle, candidates)
+        if len(given) != len(candidates):
+            count = len(candidates)
+            raise RuntimeError(f'scorer "{name}" gave {len(given)} scores for {count} endpoints')
+        totals = _add(totals, given, weight)
+    return by_name, totals
+
+
+def _add(totals: Sequence[float], scores: Scores, weight: float) -> Sequence[float]:
     """The totals with one scorer's scores added, clamped; unknown ones count as the worst known one."""
-    known: Sequence[float] = (
-        [score for score in scores if score is not None] if None in scores else scores  # type: ignore[assignment]
-    )
-    if not known:
+    if not any(scores):  # nothing but zeros, or nothing known
         return totals
-    if len(known) < len(scores):
-        worst = min(known) if weight >= 0 else max(known)
-        known = [worst if score is None else score for score in scores]
-    if not (min(known) >= 0.0 and max(known) <= 1.0):  # also when one of them is not a number
-        known = [_clamp(score) for score in known]
-    return [total + weight * score for total, score in zip(totals, known)]  # noqa: B905 (one length, and hot)
+    try:  # one pass, and without a call for each score: this is the hottest line of a pick
+        return [
+            total + weight * (score if 0.0 <= score <= 1.0 else _clamp(score))  # type: ignore[operator,arg-type]
+            for total, score in zip(totals, scores)  # noqa: B905 (one length, and hot)
+        ]
+    except TypeError:  # None is neither above nor below a number
+        return _add(totals, _known(scores, weight), weight)
+
+
+def _known(scores: Scores, weight: float) -> list[float]:
+    known = [_clamp(score) for score in scores if score is not None]
+    worst = min(known) if weight >= 0 else max(known)
+    return [worst if score is None else score for score in scores]
 
 
 def _held(match: PrefixMatch | None, endpoint: Endpoint) -> int:

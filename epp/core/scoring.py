@@ -7,6 +7,10 @@ Rule:    plugins import only this module. They read endpoints and write nothing 
 A plugin type is a class whose dataclass fields are its parameters (``block_size_tokens`` is written
 ``blockSizeTokens`` in a configuration). What it is follows from the methods it has; one class may
 be several things. A type that only holds settings says what it is with a class variable ``kind``.
+
+A filter or scorer that looks at nothing but readings, reachability and labels may say so with the class
+variable ``from_readings = True``. It then runs after a look at some endpoint, not with each request: with
+100 endpoints two such scorers and their sum cost 30 us, of a pick of 70 us.
 """
 
 import enum
@@ -14,7 +18,7 @@ from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from epp.core.addresses import read_target
 from epp.core.engines import ENGINES, series
@@ -53,6 +57,7 @@ __all__ = [
     "series",
 ]
 
+Found = TypeVar("Found")
 Scores = Sequence[float | None]
 """One score per endpoint, in the order of the endpoints; in [0, 1], clamped; None = no opinion."""
 
@@ -129,19 +134,21 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Picker(Protocol):
-    """Chooses from (endpoint, total score) pairs; best first, at least one."""
+    """Chooses from endpoints, at least one, with their total scores; best first, at least one."""
 
-    def pick(self, cycle: Cycle, scored: Sequence[tuple[Endpoint, float]]) -> Sequence[Endpoint]: ...
+    def pick(
+        self, cycle: Cycle, endpoints: Sequence[Endpoint], totals: Sequence[float]
+    ) -> Sequence[Endpoint]: ...
 
 
 @runtime_checkable
-class Producer(Protocol):
+class Producer(Protocol[Found]):
     """Finds something out before filters and scorers run, and learns which endpoint was picked."""
 
-    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> None:
-        """Put a fact into ``cycle.facts[name]``."""
+    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> Found:
+        """Put a fact for others into ``cycle.facts[name]``; return what ``picked`` needs."""
 
-    def picked(self, cycle: Cycle, endpoint: Endpoint, name: str) -> None:
+    def picked(self, cycle: Cycle, endpoint: Endpoint, found: Found) -> None:
         """The request goes to ``endpoint``; called before its reservation is made."""
 
 

@@ -5,9 +5,10 @@ Ignores: whether a server answers (the scraper's business) and what a list is us
 Rule:    a list is taken over whole or not at all. A broken file keeps the last good list, a name that
          does not resolve keeps its last addresses; both are said once, and shown in metrics and /readyz.
 
-The file is looked at once a second with one stat call (microseconds). That needs no dependency, works
-on every file system, and sees the symbolic links by which Kubernetes swaps a mounted ConfigMap, where
-watching the file itself would watch one that is gone.
+The file is looked at once a second with one stat call. That needs no dependency, works on every file
+system, and sees the symbolic links by which Kubernetes swaps a mounted ConfigMap, where watching the
+file itself would watch one that is gone. Looks happen aside of the event loop, and the names are followed
+by a task of their own: a file system that hangs stops neither requests nor lookups.
 
 A name is followed to all its addresses of one family, IPv4 if there is any: the two families of a name
 are the same servers mostly, and each server must be counted once.
@@ -20,25 +21,32 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from epp.config.decode import ConfigError
 from epp.config.endpoints_file import EndpointEntry, parse_endpoints
 from epp.core.fleet import EndpointSpec
+from epp.runtime import files
 from epp.runtime.errors import StartError
+from epp.runtime.files import FileFault
 from epp.runtime.metrics import Family, Values
+from epp.runtime.supervise import told_or_after
 
 logger = logging.getLogger("epp.discovery")
 
-MAX_BYTES = 1 << 20
+T = TypeVar("T")
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to addresses; OSError when there are none."""
 Signature = tuple[int, int, int, int]
+Loaded = tuple[Signature, tuple[EndpointEntry, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoverySettings:
     """Times [s]."""
 
+    named_by: str = "--endpoints-file"
+    """The flag or field that names the file."""
     watch: bool = False
     """Follow the file."""
     default_namespace: str = "default"
@@ -47,6 +55,8 @@ class DiscoverySettings:
     poll_interval: float = 1.0
     settle: float = 0.1
     """A change is read when it has been the last one for so long: a file may be written piece by piece."""
+    patience: float = 5.0
+    """A file system that takes longer to answer is said to be wrong."""
     resolve_interval: float = 30.0
     """Between two lookups of a name that resolves."""
     retry_interval: float = 2.0
@@ -120,11 +130,14 @@ class FileDiscovery:
         self._on_change = on_change
         self._clock = clock
         self._resolve = resolve
-        self._entries: tuple[EndpointEntry, ...] = ()
+        self._written: tuple[EndpointEntry, ...] = ()
+        """As in the last good file; told once its names are looked up."""
         self._names: dict[tuple[str, int], _Name] = {}
         self._seen: Signature | None = None
         self._specs: tuple[EndpointSpec, ...] | None = None
-        self._wake = asyncio.Event()
+        self._look = asyncio.Event()
+        self._asked_for = False
+        self._names_due = asyncio.Event()
 
     # --- what others call
 
@@ -134,23 +147,26 @@ class FileDiscovery:
         Names that do not resolve now are logged and tried again by ``run``.
         """
         try:
-            text = self._read()
-            self._entries = self._parse(text)
-        except (OSError, ConfigError, ValueError) as fault:
-            raise StartError(self._said(fault)) from fault
-        if any(entry.is_literal for entry in self._entries):
-            self._publish()  # these need not wait for a slow name server
-        await self._resolve_due(self._settings.start_timeout)
-        self._publish()
+            self._seen, self._written = await self._aside(self._load)
+        except FileFault as fault:
+            raise StartError(f"{self._settings.named_by}: {self._path} {fault}") from fault
+        except ConfigError as fault:
+            raise StartError(str(fault)) from fault
+        self.error = ""
+        if any(entry.is_literal for entry in self._written):
+            self._publish(self._written)  # these need not wait for a slow name server
+        await self._follow_names_once(self._settings.start_timeout)
 
     async def run(self) -> None:
         """Follow the file and its names."""
-        while True:
-            await self._sleep()
-            if self._settings.watch:
-                await self._reread()
-            await self._resolve_due(self._settings.resolve_timeout)
-            self._publish()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_file(), name="discovery: file")
+            group.create_task(self._follow_names(), name="discovery: names")
+
+    def reread(self) -> None:
+        """Take the file over as it is now, followed or not, changed or not."""
+        self._asked_for = True
+        self._look.set()
 
     def recheck(self, host_name: str) -> None:
         """A connection to this name was lost: its addresses may have changed."""
@@ -159,7 +175,7 @@ class FileDiscovery:
             # however many connections break, and whether or not the name is being looked up just now
             if host == host_name and now - name.looked_up_at >= self._settings.retry_interval:
                 name.due = now
-                self._wake.set()
+                self._names_due.set()
 
     def detail(self) -> str:
         """What is wrong, for /readyz; empty when nothing is."""
@@ -179,75 +195,97 @@ class FileDiscovery:
 
     # --- the file
 
-    def _read(self) -> str:
-        with self._path.open("rb") as file:
-            self._seen = _signature(os.fstat(file.fileno()))
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ConfigError(f"{self._path}: is larger than {MAX_BYTES >> 20} MiB")
-        return content.decode()
+    async def _follow_file(self) -> None:
+        while True:
+            await told_or_after(self._look, self._settings.poll_interval if self._settings.watch else None)
+            asked_for, self._asked_for = self._asked_for, False
+            await self._reread(asked_for=asked_for)
 
-    def _parse(self, text: str) -> tuple[EndpointEntry, ...]:
-        return parse_endpoints(
-            text,
+    async def _reread(self, *, asked_for: bool) -> None:
+        """Take over the file if it has changed and is good."""
+        signature = await self._aside(self._signature)
+        if signature == self._seen and not asked_for:
+            return
+        await asyncio.sleep(self._settings.settle)
+        if await self._aside(self._signature) != signature:
+            self._asked_for |= asked_for
+            return  # still being written: the next round sees it
+        self._seen = signature
+        try:
+            self._seen, self._written = await self._aside(self._load)
+        except FileFault as fault:
+            self._broken(f"{self._path}: {fault}")
+        except ConfigError as fault:
+            self._broken(str(fault))
+        else:
+            self.error = ""
+            logger.log(
+                logging.INFO if self._written else logging.WARNING,
+                "endpoints file taken over",
+                extra={"fields": {"file": str(self._path), "endpoints": len(self._written)}},
+            )
+            self._names_due.set()
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """``work``, which waits for the file system; said to be wrong when that takes long."""
+        answer = files.aside(work, name="endpoints file")
+        try:
+            await asyncio.wait({answer}, timeout=self._settings.patience)
+            if not answer.done():
+                self._seen = None  # read it when it answers, though it may be the same
+                self._broken(
+                    f"{self._path}: no answer from its file system for {self._settings.patience:g} s"
+                )
+            return await answer
+        finally:
+            answer.cancel()
+
+    def _load(self) -> Loaded:
+        """Read and parse, which takes tenths of a second for a large list."""
+        content, status = files.read(self._path)
+        entries = parse_endpoints(
+            files.as_text(content),
             str(self._path),
             default_namespace=self._settings.default_namespace,
             engines=self._settings.engines,
         )
-
-    async def _reread(self) -> None:
-        """Take over the file if it has changed and is good."""
-        signature = self._signature()
-        if signature == self._seen:
-            return
-        await asyncio.sleep(self._settings.settle)
-        if self._signature() != signature:
-            return  # still being written: the next round sees it
-        self._seen = signature
-        try:
-            if (
-                self._path.exists() and not self._path.is_file()
-            ):  # opening a pipe would wait for its writer, and requests with it
-                raise ConfigError(f"{self._path}: is not a regular file")
-            text = self._read()
-            # a large list takes tenths of a second to parse: not on the event loop
-            self._entries = await asyncio.to_thread(self._parse, text)
-        except (OSError, ConfigError, ValueError) as fault:
-            self._broken(self._said(fault))
-        else:
-            self.error = ""
-            logger.log(
-                logging.INFO if self._entries else logging.WARNING,
-                "endpoints file taken over",
-                extra={"fields": {"file": str(self._path), "endpoints": len(self._entries)}},
-            )
+        return _signature(status), entries
 
     def _signature(self) -> Signature | None:
         try:
             return _signature(self._path.stat())
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no file can be called so
             return None
 
     def _broken(self, message: str) -> None:
         self.errors += 1
         if message != self.error:
+            stays = "endpoints file not usable, the last good list stays"
             logger.error(
-                "endpoints file not usable, the last good list stays", extra={"fields": {"error": message}}
+                "endpoints file not usable" if self._specs is None else stays,
+                extra={"fields": {"error": message}},
             )
         self.error = message
 
-    def _said(self, fault: Exception) -> str:
-        if isinstance(fault, OSError):
-            return f"{self._path}: cannot be read: {fault.strerror}"
-        if isinstance(fault, UnicodeDecodeError):
-            return f"{self._path}: is not UTF-8 text"
-        return str(fault)
-
     # --- names
 
-    async def _resolve_due(self, timeout: float) -> None:
+    async def _follow_names(self) -> None:
+        while True:
+            due = min((name.due for name in self._names.values()), default=float("inf"))
+            await told_or_after(
+                self._names_due, None if due == float("inf") else max(due - self._clock(), 0.0)
+            )
+            await self._follow_names_once(self._settings.resolve_timeout)
+
+    async def _follow_names_once(self, timeout: float) -> None:
+        """Look up what is due, and tell the list that comes of it."""
+        entries = self._written  # another file may be taken over during the lookups
+        await self._resolve_due(entries, timeout)
+        self._publish(entries)
+
+    async def _resolve_due(self, entries: Iterable[EndpointEntry], timeout: float) -> None:
         """Look up what is due, all at once."""
-        wanted = {(e.address, e.port) for e in self._entries if not e.is_literal}
+        wanted = {(e.address, e.port) for e in entries if not e.is_literal}
         self._names = {key: self._names.get(key) or _Name() for key in sorted(wanted)}
         now = self._clock()
         async with asyncio.TaskGroup() as lookups:
@@ -283,10 +321,10 @@ class FileDiscovery:
 
     # --- the list
 
-    def _publish(self) -> None:
+    def _publish(self, entries: Sequence[EndpointEntry]) -> None:
         """Tell the list if it is another one than last time."""
-        taken = {(entry.namespace, entry.name) for entry in self._entries}
-        specs = tuple(spec for entry in self._entries for spec in self._specs_of(entry, taken))
+        taken = {(entry.namespace, entry.name) for entry in entries}
+        specs = tuple(spec for entry in entries for spec in self._specs_of(entry, taken))
         if specs != self._specs:
             self._specs = specs
             self._on_change(specs)
@@ -323,19 +361,6 @@ class FileDiscovery:
     def _beside(self, file: str | None) -> str | None:
         """A file named in the list, as seen from the list's own directory."""
         return None if file is None else str(self._path.parent / file)
-
-    async def _sleep(self) -> None:
-        """Until the file or a name is due; for ever if neither ever is."""
-        due = min((name.due for name in self._names.values()), default=float("inf"))
-        wait = due - self._clock()
-        if self._settings.watch:
-            wait = min(wait, self._settings.poll_interval)
-        try:
-            async with asyncio.timeout(None if wait == float("inf") else max(wait, 0.0)):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-        self._wake.clear()
 
 
 def _signature(status: os.stat_result) -> Signature:

@@ -7,14 +7,13 @@ Rule:    ``liveness`` is SERVING as long as somebody answers; every other name i
 """
 
 from collections.abc import Callable
-from typing import Any
 
-import grpc
+from google.protobuf.message import DecodeError
 
+from epp.runtime.calls import CallFailed, Code, Services
 from epp.wire.pb.health_pb2 import (
     HealthCheckRequest,
     HealthCheckResponse,
-    HealthListRequest,
     HealthListResponse,
 )
 
@@ -54,33 +53,50 @@ class Readiness:
         return {subject: text for subject, text in read.items() if text}
 
 
-def health_handler(state: Readiness) -> grpc.GenericRpcHandler:
-    """The service for a grpc.aio server."""
+class HealthService:
+    """Answers from ``state``."""
 
-    def status(name: str) -> HealthCheckResponse:
-        serving = name == LIVENESS or state.is_ready
+    def __init__(self, state: Readiness) -> None:
+        self._state = state
+
+    def services(self) -> Services:
+        """What a driver is to serve."""
+        return {
+            f"/{SERVICE}/Check": lambda _push: _Unary(self._check),
+            f"/{SERVICE}/List": lambda _push: _Unary(self._list),
+        }
+
+    def _status(self, name: str) -> HealthCheckResponse:
+        serving = name == LIVENESS or self._state.is_ready
         return HealthCheckResponse(
             status=HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         )
 
-    async def check(request: HealthCheckRequest, _context: Any) -> HealthCheckResponse:
-        return status(request.service)
+    def _check(self, message: bytes) -> bytes:
+        return self._status(HealthCheckRequest.FromString(message).service).SerializeToString()
 
-    async def list_all(_request: HealthListRequest, _context: Any) -> HealthListResponse:
-        return HealthListResponse(statuses={name: status(name) for name in NAMES})
+    def _list(self, _message: bytes) -> bytes:
+        statuses = {name: self._status(name) for name in NAMES}
+        return HealthListResponse(statuses=statuses).SerializeToString()
 
-    return grpc.method_handlers_generic_handler(
-        SERVICE,
-        {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                check,
-                request_deserializer=HealthCheckRequest.FromString,
-                response_serializer=HealthCheckResponse.SerializeToString,
-            ),
-            "List": grpc.unary_unary_rpc_method_handler(
-                list_all,
-                request_deserializer=HealthListRequest.FromString,
-                response_serializer=HealthListResponse.SerializeToString,
-            ),
-        },
-    )
+
+class _Unary:
+    """A Call of one message and one answer."""
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        self._answer = answer
+        self.is_over = False
+
+    def receive(self, message: bytes) -> list[bytes]:
+        try:
+            answer = self._answer(message)
+        except DecodeError as fault:
+            raise CallFailed(Code.INVALID_ARGUMENT, "not a grpc.health.v1 request") from fault
+        self.is_over = True
+        return [answer]
+
+    def delivered(self) -> None:
+        """Nothing was kept."""
+
+    def close(self) -> None:
+        """Nothing was taken."""

@@ -38,6 +38,10 @@ __all__ = [
 
 logger = logging.getLogger("epp.scrape")
 
+TIMER_STEP = 0.001
+"""What timers of the loop round to [s]: a look due sooner than this is made at once. To wait for it took
+seven wake-ups a look, a third of what looking costs."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapeSettings:
@@ -238,7 +242,7 @@ class Scraper:
         return self._watches.get(watch.endpoint) is watch
 
     def _start_due(self, looks: asyncio.TaskGroup) -> None:
-        now = self._clock()
+        now = self._clock() + TIMER_STEP
         while self._looking < self._settings.in_flight:
             watch = self._agenda.take(now)
             if watch is None:

@@ -1,11 +1,12 @@
-"""Background work has an owner and a name, and its end is a fault.
+"""Background work has an owner and a name, and its end is a fault; what signals mean.
 
 Place:   main runs everything that lives as long as the process through ``forever``.
 """
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 
 async def forever(work: Awaitable[None], name: str) -> None:
@@ -14,15 +15,28 @@ async def forever(work: Awaitable[None], name: str) -> None:
     raise RuntimeError(f"{name} has ended, which it never should")
 
 
+async def told_or_after(event: asyncio.Event, seconds: float | None) -> None:
+    """Until ``event``, which is cleared, or for ``seconds``; None: however long it takes."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    event.clear()
+
+
+def on_hangup(reread: Callable[[], None]) -> None:
+    """From now on SIGHUP means: take over what has changed on disk."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reread)
+
+
 async def told_to_stop() -> None:
-    """Return at SIGTERM or SIGINT. The next one ends the process in the system's way."""
+    """Return at SIGTERM or SIGINT. The next one ends the process at once, as before this."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
         loop.add_signal_handler(number, told.set)
     try:
         await told.wait()
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
-            if number is signal.SIGINT:
-                signal.signal(number, signal.SIG_DFL)  # not a KeyboardInterrupt in the middle of a drain
+            signal.signal(number, handler)

@@ -1,23 +1,28 @@
-"""Certificates: self-signed by default, from a directory when told so, and what gRPC makes of them.
+"""Certificates: self-signed by default, from a directory when told so.
 
-Place:   asked by main before a port is opened.
+Place:   asked by main before a port is opened; ``Certificates.run`` runs as long as the process.
 Rule:    a certificate that cannot work stops the start with one line that names the file and the
-         remedy; once serving, a bad new pair on disk leaves the good old one in use.
+         remedy; once serving, a bad new pair on disk leaves the good old one in use, and no connection
+         waits for a disk.
 Source:  upstream's self-signed certificate: O="Inference Ext", ten years; gateways do not verify it.
 """
 
+import asyncio
 import datetime as dt
 import ipaddress
 import logging
 import os
 import ssl
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-
+from epp.runtime import files
 from epp.runtime.errors import StartError
+from epp.runtime.files import FileFault
+from epp.runtime.supervise import told_or_after
 
 logger = logging.getLogger("epp.tls")
 
@@ -78,86 +83,182 @@ def load(directory: Path, now: dt.datetime, *, flag: str = "cert-path") -> KeyPa
     chain_file, key_file = directory / CERTIFICATE, directory / KEY
     chain, key_text = _read(chain_file, flag), _read(key_file, flag)
     try:
-        certificates = x509.load_pem_x509_certificates(chain)
-    except ValueError as fault:
-        raise StartError(f"--{flag}: {chain_file} is not a PEM certificate: {fault}") from fault
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        public_key = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as fault:
+        raise StartError(f"--{flag}: {chain_file} {_no_certificate(chain_file, chain)}") from fault
     try:
         key = serialization.load_pem_private_key(key_text, password=None)
     except TypeError as fault:  # what the library raises for a key that wants a password
         remedy = f"decrypt it with: openssl pkey -in {key_file}"
         raise StartError(f"--{flag}: {key_file} is encrypted; {remedy}") from fault
     except (ValueError, UnsupportedAlgorithm) as fault:
-        raise StartError(f"--{flag}: {key_file} is not a PEM private key: {fault}") from fault
-    leaf = certificates[0]
-    if leaf.public_key() != key.public_key():
+        raise StartError(f"--{flag}: {key_file} {_no_key(key_file, key_text)}") from fault
+    if public_key != key.public_key():
         raise StartError(
             f"--{flag}: {chain_file} does not belong to {key_file}: give the key that the first certificate"
             " of the file was made for"
         )
-    if leaf.not_valid_after_utc < now:
-        logger.warning(
-            "the certificate has expired",
-            extra={"fields": {"file": str(chain_file), "expired": leaf.not_valid_after_utc.isoformat()}},
-        )
-    return KeyPair(chain, key_text, leaf.not_valid_after_utc)
+    pair = KeyPair(chain, key_text, leaf.not_valid_after_utc)
+    try:
+        context_of(pair)
+    except ssl.SSLError as fault:
+        remedy = "make a new one, for example: openssl ecparam -genkey -name prime256v1"
+        raise StartError(
+            f"--{flag}: {key_file} is a key that OpenSSL does not serve ({fault.reason}): {remedy}"
+        ) from fault
+    _warn_of_dates(chain_file, leaf.not_valid_before_utc, pair.expires, now)
+    return pair
 
 
 def _read(file: Path, flag: str) -> bytes:
     try:
-        return file.read_bytes()
-    except OSError as fault:
+        return files.read(file)[0]
+    except FileFault as fault:
         raise StartError(
-            f"--{flag}: cannot read {file} ({fault.strerror}): it must hold {CERTIFICATE} and {KEY}"
+            f"--{flag}: {file} {fault}; the directory must hold {CERTIFICATE} and {KEY}"
         ) from fault
 
 
-def server_credentials(pair: KeyPair) -> grpc.ServerCredentials:
-    """For a grpc server. ALPN h2 and TLS 1.2 or newer are gRPC's own."""
-    return grpc.ssl_server_credentials([(pair.key, pair.chain)])
+_DER = b"\x30"
+"""The first byte of everything in that form."""
 
 
-def reloading_credentials(
-    directory: Path, pair: KeyPair, today: Callable[[], dt.datetime]
-) -> grpc.ServerCredentials:
-    """The same, following the files: each new connection gets what is there (two stat calls)."""
-    reloader = Reloader(directory, pair, today)
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        newer = reloader.newer()
-        return None if newer is None else _configuration(newer)
-
-    return grpc.dynamic_ssl_server_credentials(_configuration(pair), fetch)  # type: ignore[arg-type] # None is fine
+def _no_certificate(file: Path, content: bytes) -> str:
+    if content.startswith(_DER):
+        return f"is not a PEM certificate but DER: convert it with: openssl x509 -inform der -in {file}"
+    return "is not a PEM certificate: it must have a whole block that begins with -----BEGIN CERTIFICATE-----"
 
 
-def _configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
+def _no_key(file: Path, content: bytes) -> str:
+    if content.startswith(_DER):
+        return f"is not a PEM private key but DER: convert it with: openssl pkey -inform der -in {file}"
+    return "is not a PEM private key: it must have a whole block that begins with -----BEGIN PRIVATE KEY-----"
 
 
-class Reloader:
-    """Notices that a pair on disk has changed, and takes it only if it is good."""
+def _warn_of_dates(file: Path, begins: dt.datetime, ends: dt.datetime, now: dt.datetime) -> None:
+    for is_wrong, message, name, date in (
+        (ends < now, "the certificate has expired", "expired", ends),
+        (now < begins, "the certificate is not valid yet", "valid_from", begins),
+    ):
+        if is_wrong:
+            logger.warning(message, extra={"fields": {"file": str(file), name: date.isoformat()}})
 
-    def __init__(self, directory: Path, pair: KeyPair, today: Callable[[], dt.datetime]) -> None:
-        self._directory = directory
-        self._pair = pair
-        self._today = today
-        self._seen = self._signature()
 
-    def newer(self) -> KeyPair | None:
-        """The pair, if it is good and another one than before."""
-        signature = self._signature()
-        if signature == self._seen:
-            return None
-        self._seen = signature
+# --- contexts ----------------------------------------------------------------------------------------
+
+
+def context_of(pair: KeyPair) -> ssl.SSLContext:
+    """For a gRPC server: ALPN h2, TLS 1.2 or newer."""
+    context = _server_context(pair)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def pages_context(pair: KeyPair, client_ca: Path | None) -> ssl.SSLContext:
+    """For an HTTP server; with ``client_ca`` only clients whose certificate it signed are served."""
+    context = _server_context(pair)
+    if client_ca is not None:
+        subject = f"--metrics-client-ca-file: {client_ca}"
         try:
-            pair = load(self._directory, self._today())
+            content, _ = files.read(client_ca)
+        except FileFault as fault:
+            raise StartError(f"{subject} {fault}") from fault
+        try:
+            context.load_verify_locations(cadata=content.decode("ascii", "ignore"))  # comments
+        except (ssl.SSLError, ValueError) as fault:  # ValueError: there is nothing
+            raise StartError(f"{subject} {_no_certificate(client_ca, content)}") from fault
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def use(context: ssl.SSLContext, pair: KeyPair) -> None:
+    """Show ``pair`` to new connections. The ssl module reads files only."""
+    with _in_memory(pair.key + b"\n" + pair.chain) as file:
+        context.load_cert_chain(file)
+
+
+def _server_context(pair: KeyPair) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    use(context, pair)
+    return context
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Iterator[str]:
+    """A file with this content: a key is never written to a disk, and there may be none to write to."""
+    if not hasattr(os, "memfd_create"):  # only Linux has it
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            yield file.name
+        return
+    with os.fdopen(os.memfd_create("epp"), "wb", buffering=0) as memory:
+        memory.write(content)
+        yield f"/proc/self/fd/{memory.fileno()}"
+
+
+# --- following ---------------------------------------------------------------------------------------
+
+
+class Certificates:
+    """The pair of a directory. ``current`` is what was there at the last look; ``run`` looks.
+
+    ``follow``: once a second, with two stat calls. ``on_change`` (to be set) is told each new pair.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        today: Callable[[], dt.datetime],
+        flag: str = "cert-path",
+        follow: bool = False,
+        poll_interval: float = 1.0,
+    ) -> None:
+        self._directory = directory
+        self._today = today
+        self._flag = flag
+        self._poll_interval = poll_interval if follow else None
+        self._look, self._asked_for = asyncio.Event(), False
+        self._seen = self._signature()
+        self._pair = self._load()
+        self.on_change: Callable[[KeyPair], None] = lambda pair: None
+
+    def current(self) -> KeyPair:
+        """The pair for a new connection."""
+        return self._pair
+
+    def reread(self) -> None:
+        """Take the pair as it is on disk now, followed or not."""
+        self._asked_for = True
+        self._look.set()
+
+    async def run(self) -> None:
+        """Follow the directory."""
+        while True:
+            await told_or_after(self._look, self._poll_interval)
+            asked_for, self._asked_for = self._asked_for, False
+            signature = await files.aside(self._signature, name="certificates")
+            if asked_for or signature != self._seen:
+                self._seen = signature
+                await self._take_over()
+
+    async def _take_over(self) -> None:
+        try:
+            pair = await files.aside(self._load, name="certificates")
         except StartError as fault:  # half-written, mostly: the next change is looked at again
             logger.error("the new certificate is not used", extra={"fields": {"error": str(fault)}})  # noqa: TRY400
-            return None
-        if pair == self._pair:
-            return None
-        self._pair = pair
-        logger.info("certificate reloaded", extra={"fields": {"expires": pair.expires.isoformat()}})
-        return pair
+            return
+        if pair != self._pair:
+            self._pair = pair
+            self.on_change(pair)
+        fields = {"directory": str(self._directory), "expires": pair.expires.isoformat()}
+        logger.info("certificate reloaded", extra={"fields": fields})
+
+    def _load(self) -> KeyPair:
+        return load(self._directory, self._today(), flag=self._flag)
 
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_stat(self._directory / name) for name in (CERTIFICATE, KEY))
@@ -169,23 +270,3 @@ def _stat(file: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def server_context(
-    directory: Path, now: dt.datetime, *, client_ca: Path | None = None, flag: str = "metrics-cert-dir"
-) -> ssl.SSLContext:
-    """For an HTTP server; with ``client_ca`` only clients whose certificate it signed are served."""
-    load(directory, now, flag=flag)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(directory / CERTIFICATE, directory / KEY)
-    if client_ca is not None:
-        try:
-            context.load_verify_locations(client_ca)
-        except OSError as fault:  # ssl.SSLError is one
-            reason = fault.strerror or fault
-            raise StartError(
-                f"--metrics-client-ca-file: {client_ca} holds no PEM certificate: {reason}"
-            ) from fault
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

@@ -5,8 +5,11 @@ A round of the loop takes a thousandth of a second here; every wait is for somet
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.core.fleet import EndpointSpec
+from epp.runtime import files
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery, _Name, resolve
 from epp.runtime.errors import StartError
 from tests.runtime.raw_server import eventually
@@ -117,26 +121,57 @@ endpoints:
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    "make, message",
     [
-        pytest.param(None, "cannot be read: No such file or directory", id="missing"),
-        pytest.param(b"endpoints: [", "is not valid YAML", id="syntax"),
         pytest.param(
-            b"endpoints:\n- {nam: a}", ':2: endpoints[0].nam: unknown field, did you mean "name"?', id="field"
+            Path.unlink,
+            "--endpoints-file: {} cannot be read (No such file or directory): check the path",
+            id="missing",
         ),
-        pytest.param(b"\xff\xfe", "is not UTF-8 text", id="not text"),
-        pytest.param(b"#" * (1 << 20) + b"\n\n", "is larger than 1 MiB", id="large"),
+        pytest.param(lambda path: path.write_text("endpoints: ["), "{}:2: is not valid YAML", id="syntax"),
+        pytest.param(
+            lambda path: path.write_text("endpoints:\n- {nam: a}"),
+            '{}:2: endpoints[0].nam: unknown field, did you mean "name"?',
+            id="field",
+        ),
+        pytest.param(
+            lambda path: path.write_bytes(b"\xff\xfe"),
+            "--endpoints-file: {} is not UTF-8 text (byte 0): save it as UTF-8",
+            id="not text",
+        ),
+        pytest.param(
+            lambda path: path.write_bytes(b"#" * (1 << 20) + b"\n\n"),
+            "--endpoints-file: {} is larger than 1 MiB",
+            id="large",
+        ),
+        pytest.param(
+            lambda path: (path.unlink(), os.mkfifo(path)),
+            "--endpoints-file: {} is a pipe: give a regular file",
+            id="pipe",
+        ),
+        pytest.param(
+            lambda path: (path.unlink(), path.mkdir()),
+            "--endpoints-file: {} is a directory: give a file",
+            id="directory",
+        ),
     ],
 )
 async def test_a_file_that_cannot_be_used_stops_the_start(
-    tmp_path: Path, text: bytes | None, message: str
+    tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     here = world(tmp_path, "")
-    here.path.unlink() if text is None else here.path.write_bytes(text)
+    make(here.path)
     with pytest.raises(StartError) as caught:
         await here.discovery.start()
-    assert str(caught.value).startswith(str(here.path)) and message in str(caught.value)
+    assert str(caught.value).startswith(message.format(here.path))
     assert "\n" not in str(caught.value) and not here.told
+
+
+async def test_what_names_the_file_is_named_with_its_fault(tmp_path: Path) -> None:
+    here = world(tmp_path, "", DiscoverySettings(named_by="config.yaml:3: plugins[0].parameters.path"))
+    here.path.unlink()
+    with pytest.raises(StartError, match=r"^config\.yaml:3: plugins\[0\]\.parameters\.path: /"):
+        await here.discovery.start()
 
 
 async def test_a_changed_file_is_taken_over(tmp_path: Path) -> None:
@@ -180,6 +215,77 @@ async def test_a_broken_file_keeps_the_last_good_list_and_is_said_once(
     assert here.told == [{"a": "10.0.0.1:80"}, {"a": "10.0.0.3:80"}]
 
 
+async def test_a_pipe_in_the_files_place_keeps_the_last_good_list(tmp_path: Path) -> None:
+    here = world(tmp_path, listed(a="10.0.0.1"))
+    async with here.running():
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "pipe").replace(here.path)
+        await here.until("is a pipe: give a regular file")
+        here.write(listed(a="10.0.0.2"))
+        assert await here.change() == {"a": "10.0.0.2:80"}
+
+
+class Stuck:
+    """A file system that stops answering."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers = threading.Event()
+        self.answers.set()
+        read = files.read
+
+        def slowly(path: Path) -> tuple[bytes, os.stat_result]:
+            assert self.answers.wait(20)
+            return read(path)
+
+        monkeypatch.setattr(files, "read", slowly)
+
+
+async def test_a_file_system_that_hangs_stops_neither_the_loop_nor_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = Stuck(monkeypatch)
+    here = world(tmp_path, listed(a="studio"), replace(QUICK, patience=0.01), studio=["10.0.0.1"])
+    async with here.running():
+        stuck.answers.clear()
+        here.write(listed(a="studio", b="10.0.0.2"))
+        await here.until("no answer from its file system for 0.01 s")
+        assert families(here) == {"errors_total": 1, "valid": 0}
+        here.names.known["studio"] = ["10.0.0.7"]
+        here.now += 31
+        here.discovery.recheck("studio")
+        assert await here.change() == {"a": "10.0.0.7:80"}
+        stuck.answers.set()
+        assert await here.change() == {"a": "10.0.0.7:80", "b": "10.0.0.2:80"}
+        assert here.discovery.detail() == ""
+    said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert said == ["endpoints file not usable, the last good list stays"]
+
+
+async def test_a_file_system_that_hangs_at_the_start_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = Stuck(monkeypatch)
+    stuck.answers.clear()
+    here = world(tmp_path, listed(a="10.0.0.1"), replace(QUICK, patience=0.01))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(here.discovery.start(), name="start")
+        await here.until("no answer from its file system")
+        stuck.answers.set()
+    assert here.told == [{"a": "10.0.0.1:80"}] and here.discovery.detail() == ""
+
+
+async def test_a_file_system_that_hangs_does_not_hold_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = Stuck(monkeypatch)
+    here = world(tmp_path, listed(a="10.0.0.1"), replace(QUICK, patience=0.01))
+    async with here.running():
+        stuck.answers.clear()
+        here.discovery.reread()
+        await here.until("no answer")
+    stuck.answers.set()
+
+
 async def test_the_same_fault_in_a_new_file_is_counted_but_not_said_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,6 +323,25 @@ async def test_without_watch_the_file_is_read_once(tmp_path: Path) -> None:
         here.now = 100.0
         here.discovery.recheck("studio")
         assert await here.change() == {"a": "10.0.0.7:80"}
+
+
+async def test_a_file_that_is_not_followed_is_read_again_when_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world(tmp_path, listed(a="10.0.0.1"), replace(QUICK, watch=False))
+    with caplog.at_level(logging.INFO, logger="epp.discovery"):
+        async with here.running():
+            here.write(listed(a="10.0.0.2"))
+            here.discovery.reread()
+            assert await here.change() == {"a": "10.0.0.2:80"}
+            here.discovery.reread()
+            await eventually(lambda: len(caplog.records) == 2)
+            here.write("endpoints: [")
+            here.discovery.reread()
+            await here.until("is not valid YAML")
+    taken, again, broken = (record.message for record in caplog.records)
+    assert taken == again == "endpoints file taken over"
+    assert broken == "endpoints file not usable, the last good list stays"
 
 
 async def test_every_address_of_a_name_is_an_endpoint_in_a_stable_order(tmp_path: Path) -> None:

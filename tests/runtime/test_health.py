@@ -6,7 +6,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from epp.runtime.health import NAMES, Readiness, health_handler
+from epp.runtime.health import NAMES, HealthService, Readiness
+from epp.runtime.serving import make_server
 from epp.wire.pb.health_pb2 import (
     HealthCheckRequest,
     HealthCheckResponse,
@@ -22,15 +23,14 @@ def state() -> Readiness:
     return Readiness()
 
 
-@pytest.fixture
-async def channel(state: Readiness) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((health_handler(state),))
-    port = server.add_insecure_port("127.0.0.1:0")
+@pytest.fixture(params=["fast", "grpcio"])
+async def channel(state: Readiness, request: pytest.FixtureRequest) -> AsyncIterator[grpc.aio.Channel]:
+    server = make_server(request.param, HealthService(state).services())
+    port = server.bind(0, flag="grpc-health-port")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
-    await server.stop(None)
+    await server.stop(0)
 
 
 async def check(channel: grpc.aio.Channel, name: str) -> int:

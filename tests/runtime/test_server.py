@@ -1,4 +1,4 @@
-"""The driver over a real gRPC connection: streams end in every way and nothing stays behind."""
+"""Both drivers over a real gRPC connection: streams end in every way and nothing stays behind."""
 
 import asyncio
 import time
@@ -17,17 +17,23 @@ from epp.core.rejection import NO_CANDIDATES, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
 from epp.core.stream import StreamSettings
-from epp.runtime import server as runtime
 from epp.runtime.errors import StartError
+from epp.runtime.ext_proc import PROCESS as METHOD
+from epp.runtime.ext_proc import ExtProc
+from epp.runtime.serving import make_server, stop
 from epp.wire import ext_proc
 from epp.wire.pb import ext_proc_pb2 as pb
 from tests.core.conversation import decide
 from tests.runtime.raw_server import eventually
 
-METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 CHAT = b'{"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}'
 STREAMED_CHAT = CHAT[:-1] + b', "stream": true}'
 Call = grpc.aio.StreamStreamCall
+
+
+@pytest.fixture(params=["fast", "grpcio"])
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 class OneEndpoint:
@@ -100,17 +106,12 @@ class Setting:
 
 
 @asynccontextmanager
-async def serving(*, max_receive_bytes: int | None = None) -> AsyncIterator[Setting]:
+async def serving(driver: str, *, max_receive_bytes: int | None = None) -> AsyncIterator[Setting]:
     scheduler, watcher, budget = OneEndpoint(), Watcher(), Budget(1 << 30)
     settings = StreamSettings(Parsers(), budget, new_id=lambda: "made-id")
-    part = runtime.ExtProc(
-        scheduler=scheduler,
-        settings=settings,
-        observer=watcher,
-        clock=time.monotonic,
-    )
-    server = runtime.make_server([part.handler()], max_receive_bytes=max_receive_bytes)
-    port = runtime.bind(server, 0, flag="grpc-port", credentials=None)
+    part = ExtProc(scheduler=scheduler, settings=settings, observer=watcher, clock=time.monotonic)
+    server = make_server(driver, part.services(), max_receive_bytes=max_receive_bytes)
+    port = server.bind(0, flag="grpc-port")
     await server.start()
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     try:
@@ -152,8 +153,8 @@ PHASES = {
 }
 
 
-async def test_a_whole_conversation_is_answered_message_by_message() -> None:
-    async with serving() as setting:
+async def test_a_whole_conversation_is_answered_message_by_message(driver: str) -> None:
+    async with serving(driver) as setting:
         call = setting.stream()
         await call.write(headers())
         await call.write(body(CHAT))
@@ -181,7 +182,7 @@ async def test_a_whole_conversation_is_answered_message_by_message() -> None:
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("leave", ["cancel", "half-close", "connection"])
 async def test_a_client_may_leave_at_every_phase(
-    phase: str, leave: str, monkeypatch: pytest.MonkeyPatch
+    driver: str, phase: str, leave: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[bytes] = []
     events = ext_proc.events
@@ -191,7 +192,7 @@ async def test_a_client_may_leave_at_every_phase(
         return events(message)
 
     monkeypatch.setattr(ext_proc, "events", counted)
-    async with serving() as setting:
+    async with serving(driver) as setting:
         call = setting.stream()
         for message in PHASES[phase]:
             await call.write(message)
@@ -217,8 +218,8 @@ async def test_a_client_may_leave_at_every_phase(
         await setting.nothing_left()
 
 
-async def test_the_first_token_is_no_work_ahead_of_anyone_any_more() -> None:
-    async with serving() as setting:
+async def test_the_first_token_is_no_work_ahead_of_anyone_any_more(driver: str) -> None:
+    async with serving(driver) as setting:
         endpoint, call = setting.scheduler.endpoint, setting.stream()
         await call.write(headers())
         await call.write(body(STREAMED_CHAT, ended=True))
@@ -234,8 +235,8 @@ async def test_the_first_token_is_no_work_ahead_of_anyone_any_more() -> None:
         await setting.nothing_left()
 
 
-async def test_a_message_over_the_limit_ends_its_stream_alone() -> None:
-    async with serving(max_receive_bytes=10_000) as setting:
+async def test_a_message_over_the_limit_ends_its_stream_alone(driver: str) -> None:
+    async with serving(driver, max_receive_bytes=10_000) as setting:
         good, large = setting.stream(), setting.stream()
         for call, size in ((good, 9_000), (large, 11_000)):
             await call.write(headers("/anything"))
@@ -249,8 +250,8 @@ async def test_a_message_over_the_limit_ends_its_stream_alone() -> None:
         await setting.nothing_left()
 
 
-async def test_rubbish_ends_the_stream_with_an_error_and_no_other() -> None:
-    async with serving() as setting:
+async def test_rubbish_ends_the_stream_with_an_error_and_no_other(driver: str) -> None:
+    async with serving(driver) as setting:
         raw = setting.channel.stream_stream(METHOD)(timeout=30)
         await raw.write(b"\xff\xff")
         assert await raw.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -264,8 +265,8 @@ async def test_rubbish_ends_the_stream_with_an_error_and_no_other() -> None:
         await setting.nothing_left()
 
 
-async def test_a_refusal_is_an_immediate_response() -> None:
-    async with serving() as setting:
+async def test_a_refusal_is_an_immediate_response(driver: str) -> None:
+    async with serving(driver) as setting:
         setting.scheduler.refusal = NO_CANDIDATES
         call = setting.stream()
         await call.write(headers(ended=True))
@@ -275,8 +276,8 @@ async def test_a_refusal_is_an_immediate_response() -> None:
         await setting.nothing_left()
 
 
-async def test_a_plugin_that_fails_costs_one_request(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving() as setting:
+async def test_a_plugin_that_fails_costs_one_request(driver: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(driver) as setting:
         good, setting.scheduler.pick = setting.scheduler.pick, fails  # type: ignore[method-assign]
         call = setting.stream()
         await call.write(headers(ended=True))
@@ -295,8 +296,10 @@ def fails(*_: object) -> Decision:
     raise KeyError("in a plugin")
 
 
-async def test_what_cannot_be_counted_is_still_given_back(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving() as setting:
+async def test_what_cannot_be_counted_is_still_given_back(
+    driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(driver) as setting:
         setting.watcher.placed = fails  # type: ignore[assignment]
         call = setting.stream()
         await call.write(headers(ended=True))
@@ -306,8 +309,8 @@ async def test_what_cannot_be_counted_is_still_given_back(caplog: pytest.LogCapt
     assert "counting a pick failed" in caplog.text
 
 
-async def test_a_buffered_body_of_many_megabytes_fits_one_message() -> None:
-    async with serving() as setting:
+async def test_a_buffered_body_of_many_megabytes_fits_one_message(driver: str) -> None:
+    async with serving(driver) as setting:
         call = setting.stream()
         await call.write(headers("/anything"))
         await call.write(body(b"x" * (20 << 20), ended=True))
@@ -323,8 +326,8 @@ async def test_a_buffered_body_of_many_megabytes_fits_one_message() -> None:
         await setting.nothing_left()
 
 
-async def test_two_thousand_streams_at_once_leave_nothing_behind() -> None:
-    async with serving() as setting:
+async def test_two_thousand_streams_at_once_leave_nothing_behind(driver: str) -> None:
+    async with serving(driver) as setting:
         calls = [setting.stream() for _ in range(2000)]
         for call in calls:
             await call.write(headers(ended=True))
@@ -339,12 +342,12 @@ async def test_two_thousand_streams_at_once_leave_nothing_behind() -> None:
         await setting.nothing_left()
 
 
-async def test_draining_lets_open_streams_finish() -> None:
+async def test_draining_lets_open_streams_finish(driver: str) -> None:
     scheduler, watcher = OneEndpoint(), Watcher()
     settings = StreamSettings(Parsers(), Budget(1 << 20), new_id=lambda: "made-id")
-    part = runtime.ExtProc(scheduler=scheduler, settings=settings, observer=watcher, clock=time.monotonic)
-    server = runtime.make_server([part.handler()])
-    port = runtime.bind(server, 0, flag="grpc-port", credentials=None)
+    part = ExtProc(scheduler=scheduler, settings=settings, observer=watcher, clock=time.monotonic)
+    server = make_server(driver, part.services())
+    port = server.bind(0, flag="grpc-port")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         setting = Setting(channel, scheduler, watcher, settings.budget)
@@ -352,9 +355,7 @@ async def test_draining_lets_open_streams_finish() -> None:
         await call.write(headers(ended=True))
         await call.read()
         async with asyncio.TaskGroup() as tasks:
-            stopping = tasks.create_task(
-                runtime.stop(server, 20, open_streams=lambda: watcher.open), name="stopping"
-            )
+            stopping = tasks.create_task(stop(server, 20, open_streams=lambda: watcher.open), name="stopping")
             await call.write(response_headers())
             assert (await call.read()).WhichOneof("response") == "response_headers"
             assert not stopping.done()
@@ -363,13 +364,13 @@ async def test_draining_lets_open_streams_finish() -> None:
         await setting.nothing_left()
 
 
-async def test_a_port_in_use_names_the_flag() -> None:
-    first, second = (runtime.make_server([]) for _ in range(2))
-    port = runtime.bind(first, 0, flag="grpc-port", credentials=None)
+async def test_a_port_in_use_names_the_flag(driver: str) -> None:
+    first, second = (make_server(driver, {}) for _ in range(2))
+    port = first.bind(0, flag="grpc-port")
     await first.start()
     try:
         with pytest.raises(StartError, match=f"--grpc-port: port {port} "):
-            runtime.bind(second, port, flag="grpc-port", credentials=None)
+            second.bind(port, flag="grpc-port")
     finally:
         await first.stop(0)
         await second.stop(0)

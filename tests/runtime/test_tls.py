@@ -1,7 +1,9 @@
 """Certificates: what is served by default, what a directory must hold, what follows a change."""
 
+import asyncio
 import datetime as dt
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,12 +13,15 @@ import grpc
 import grpc.aio
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from epp.runtime import tls
 from epp.runtime.errors import StartError
-from epp.runtime.health import Readiness, health_handler
+from epp.runtime.health import HealthService, Readiness
+from epp.runtime.serving import make_server
 from epp.wire.pb.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from tests.runtime.raw_server import eventually
 
 NOW = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
 
@@ -42,6 +47,33 @@ def test_what_was_written_is_loaded(tmp_path: Path) -> None:
     assert tls.load(write(tmp_path, pair), NOW) == pair
 
 
+def der(name: str, what: str) -> Callable[[Path], object]:
+    """Replaces the file by its content in the form that OpenSSL calls DER."""
+
+    def damage(directory: Path) -> None:
+        text = (directory / name).read_bytes()
+        encoding = serialization.Encoding.DER
+        if what == "certificate":
+            content = x509.load_pem_x509_certificate(text).public_bytes(encoding)
+        else:
+            key, plain = serialization.load_pem_private_key(text, None), serialization.NoEncryption()
+            content = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+        (directory / name).write_bytes(content)
+
+    return damage
+
+
+def weak(directory: Path) -> None:
+    """A pair that fits and that OpenSSL does not serve."""
+    key = rsa.generate_private_key(65537, 1024)
+    name = x509.Name([])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + dt.timedelta(days=9))
+    certificate = builder.sign(key, hashes.SHA256())
+    (directory / tls.CERTIFICATE).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (directory / tls.KEY).write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+
+
 def encrypted(directory: Path) -> None:
     key = serialization.load_pem_private_key((directory / tls.KEY).read_bytes(), None)
     secret = serialization.BestAvailableEncryption(b"secret")
@@ -53,15 +85,40 @@ def encrypted(directory: Path) -> None:
     "damage, file, remedy",
     [
         pytest.param(
-            lambda d: (d / "tls.crt").unlink(), "tls.crt", "it must hold tls.crt and tls.key", id="missing"
+            lambda d: (d / "tls.crt").unlink(),
+            "tls.crt",
+            "(No such file or directory): check the path; the directory must hold tls.crt and tls.key",
+            id="missing",
+        ),
+        pytest.param(
+            lambda d: ((d / "tls.key").unlink(), os.mkfifo(d / "tls.key")), "tls.key", "is a pipe", id="pipe"
         ),
         pytest.param(lambda d: (d / "tls.key").unlink(), "tls.key", "No such file", id="no key"),
         pytest.param(
-            lambda d: (d / "tls.crt").write_text("x"), "tls.crt", "not a PEM certificate", id="no cert"
+            lambda d: (d / "tls.crt").write_text("x"),
+            "tls.crt",
+            "is not a PEM certificate: it must have a whole block that begins with -----BEGIN CERTIFICATE",
+            id="no cert",
         ),
         pytest.param(
-            lambda d: (d / "tls.key").write_text("x"), "tls.key", "not a PEM private key", id="no pem key"
+            lambda d: (d / "tls.key").write_text("x"),
+            "tls.key",
+            "is not a PEM private key: it must have a whole block that begins with -----BEGIN PRIVATE KEY",
+            id="no pem key",
         ),
+        pytest.param(
+            der("tls.crt", "certificate"),
+            "tls.crt",
+            "but DER: convert it with: openssl x509 -inform der -in /",
+            id="der",
+        ),
+        pytest.param(
+            der("tls.key", "key"),
+            "tls.key",
+            "but DER: convert it with: openssl pkey -inform der -in /",
+            id="der key",
+        ),
+        pytest.param(weak, "tls.key", "that OpenSSL does not serve (EE_KEY_TOO_SMALL): make a", id="weak"),
         pytest.param(
             lambda d: (d / "tls.key").write_bytes(tls.self_signed(NOW).key),
             "tls.crt",
@@ -82,35 +139,66 @@ def test_a_pair_that_cannot_work_stops_the_start(
     assert remedy in message and "\n" not in message
 
 
-def test_an_expired_certificate_is_served_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "days, message", [(4000, "the certificate has expired"), (-1, "the certificate is not valid yet")]
+)
+def test_a_certificate_out_of_its_time_is_served_with_a_warning(
+    days: int, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, tls.self_signed(NOW))
     with caplog.at_level(logging.WARNING, logger="epp.tls"):
-        tls.load(tmp_path, NOW + dt.timedelta(days=4000))
-    assert [record.message for record in caplog.records] == ["the certificate has expired"]
-
-
-def test_a_new_pair_is_taken_and_a_bad_one_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    old, new = tls.self_signed(NOW), tls.self_signed(NOW)
-    reloader = tls.Reloader(write(tmp_path, old), old, lambda: NOW)
-    assert reloader.newer() is None
-    (tmp_path / tls.CERTIFICATE).write_bytes(new.chain + b"\n")
-    assert reloader.newer() is None and "does not belong to" in str(caplog.records[0].__dict__["fields"])
-    (tmp_path / tls.KEY).write_bytes(new.key + b"\n")
-    taken = reloader.newer()
-    assert taken is not None and taken.chain == new.chain + b"\n"
-    assert reloader.newer() is None
+        tls.load(tmp_path, NOW + dt.timedelta(days=days))
+    assert [record.message for record in caplog.records] == [message]
 
 
 @asynccontextmanager
-async def serving(credentials: grpc.ServerCredentials) -> AsyncIterator[int]:
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((health_handler(Readiness()),))
-    port = server.add_secure_port("localhost:0", credentials)
+async def followed(directory: Path, *, follow: bool = True) -> AsyncIterator[tls.Certificates]:
+    """A directory that is looked at a thousand times a second."""
+    certificates = tls.Certificates(directory, today=lambda: NOW, follow=follow, poll_interval=0.001)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(certificates.run())
+        yield certificates
+        task.cancel()
+
+
+async def test_a_new_pair_is_taken_and_a_bad_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = tls.self_signed(NOW), tls.self_signed(NOW)
+    async with followed(write(tmp_path, old)) as certificates:
+        assert certificates.current() == old
+        (tmp_path / tls.CERTIFICATE).write_bytes(new.chain)
+        await eventually(lambda: caplog.records)
+        assert "does not belong to" in str(caplog.records[0].__dict__["fields"])
+        assert certificates.current() == old
+        (tmp_path / tls.KEY).write_bytes(new.key)
+        await eventually(lambda: certificates.current() == new)
+
+
+async def test_a_pair_that_is_not_followed_is_read_again_when_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new, told = tls.self_signed(NOW), tls.self_signed(NOW), list[tls.KeyPair]()
+    with caplog.at_level(logging.INFO, logger="epp.tls"):
+        async with followed(write(tmp_path, old), follow=False) as certificates:
+            certificates.on_change = told.append
+            certificates.reread()
+            await eventually(lambda: len(caplog.records) == 1)
+            assert told == []
+            write(tmp_path, new)
+            certificates.reread()
+            await eventually(lambda: told == [new])
+            assert certificates.current() == new
+    assert {record.message for record in caplog.records} == {"certificate reloaded"}
+
+
+@asynccontextmanager
+async def serving(driver: str, pairs: Callable[[], tls.KeyPair]) -> AsyncIterator[int]:
+    server = make_server(driver, HealthService(Readiness()).services(), pairs=pairs)
+    port = server.bind(0, flag="grpc-port")
     await server.start()
     yield port
-    await server.stop(None)
+    await server.stop(0)
 
 
 async def ask(port: int, trusted: bytes) -> HealthCheckResponse:
@@ -127,18 +215,23 @@ async def ask(port: int, trusted: bytes) -> HealthCheckResponse:
         return answer
 
 
-async def test_grpc_serves_the_default_certificate() -> None:
+@pytest.mark.parametrize("driver", ["fast", "grpcio"])
+async def test_grpc_serves_the_default_certificate(driver: str) -> None:
     pair = tls.self_signed(NOW)
-    async with serving(tls.server_credentials(pair)) as port:
+    async with serving(driver, lambda: pair) as port:
         assert (await ask(port, pair.chain)).status == HealthCheckResponse.SERVING
 
 
-async def test_with_reload_a_new_connection_gets_the_new_certificate(tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver", ["fast", "grpcio"])
+async def test_with_reload_a_new_connection_gets_the_new_certificate(tmp_path: Path, driver: str) -> None:
     old, new = tls.self_signed(NOW), tls.self_signed(NOW)
-    credentials = tls.reloading_credentials(write(tmp_path, old), old, lambda: NOW)
-    async with serving(credentials) as port:
+    async with (
+        followed(write(tmp_path, old)) as certificates,
+        serving(driver, certificates.current) as port,
+    ):
         assert (await ask(port, old.chain)).status == HealthCheckResponse.SERVING
         write(tmp_path, new)
+        await eventually(lambda: certificates.current() == new)
         assert (await ask(port, new.chain)).status == HealthCheckResponse.SERVING
 
 
@@ -158,17 +251,58 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
 def test_the_metrics_port_can_ask_for_a_client_certificate(tmp_path: Path) -> None:
     pair, friend = tls.self_signed(NOW), tls.self_signed(NOW)
     directory, friends = write(tmp_path / "server", pair), write(tmp_path / "client", friend)
-    server = tls.server_context(directory, NOW, client_ca=friends / tls.CERTIFICATE)
+    server = tls.pages_context(pair, friends / tls.CERTIFICATE)
     client = ssl.create_default_context(cafile=str(directory / tls.CERTIFICATE))
     with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
         handshake(server, client)
-    handshake(tls.server_context(directory, NOW), client)
+    handshake(tls.pages_context(pair, None), client)
 
 
-def test_a_ca_file_without_a_certificate_stops_the_start(tmp_path: Path) -> None:
-    write(tmp_path, tls.self_signed(NOW))
-    (tmp_path / "ca").write_text("nothing")
-    with pytest.raises(StartError, match=r"--metrics-client-ca-file: .*ca holds no PEM certificate"):
-        tls.server_context(tmp_path, NOW, client_ca=tmp_path / "ca")
-    with pytest.raises(StartError, match="--metrics-cert-dir: cannot read"):
-        tls.server_context(tmp_path / "elsewhere", NOW)
+def test_a_context_shows_another_pair_from_now_on(tmp_path: Path) -> None:
+    old, new = tls.self_signed(NOW), tls.self_signed(NOW)
+    context = tls.pages_context(old, None)
+    tls.use(context, new)
+    handshake(context, ssl.create_default_context(cadata=new.chain.decode()))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(context, ssl.create_default_context(cadata=old.chain.decode()))
+
+
+def test_a_key_is_written_to_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Containers may have no directory to write to."""
+    monkeypatch.setattr(tls.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    tls.context_of(tls.self_signed(NOW))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        pytest.param(
+            lambda ca: None, "ca cannot be read (No such file or directory): check the path", id="missing"
+        ),
+        pytest.param(Path.mkdir, "ca is a directory: give a file", id="directory"),
+        pytest.param(
+            lambda ca: ca.write_text("nothing"),
+            "ca is not a PEM certificate: it must have a whole block that begins",
+            id="no-pem",
+        ),
+        pytest.param(lambda ca: ca.write_text(""), "ca is not a PEM certificate: it must", id="empty"),
+        pytest.param(lambda ca: ca.write_text("caf\xe9"), "ca is not a PEM certificate: it must", id="words"),
+        pytest.param(
+            lambda ca: ca.write_bytes(b"\x30\x82\xff"),
+            "ca is not a PEM certificate but DER: convert it with: openssl x509 -inform der",
+            id="der",
+        ),
+    ],
+)
+def test_a_ca_file_without_a_certificate_stops_the_start(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
+    make(tmp_path / "ca")
+    with pytest.raises(StartError) as caught:
+        tls.pages_context(tls.self_signed(NOW), tmp_path / "ca")
+    assert str(caught.value).startswith(f"--metrics-client-ca-file: {tmp_path}/{message}")
+
+
+def test_the_flag_that_names_a_directory_is_in_the_message(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"^--metrics-cert-dir: .*tls\.crt cannot be read"):
+        tls.Certificates(tmp_path / "elsewhere", flag="metrics-cert-dir", today=lambda: NOW)

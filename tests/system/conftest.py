@@ -1,4 +1,9 @@
-"""Real parts, started once for all system tests and brought back when a test has ended one."""
+"""Real parts, started once for all system tests and brought back when a test has ended one.
+
+A test that has a picker among its parts runs on each driver (``epp serve --server``), and its id names the
+driver. What does not depend on who speaks HTTP/2 is marked ``default_driver`` and runs once. The llama.cpp
+servers are shared by all; picker and Envoy are there once for each driver.
+"""
 
 import resource
 from collections.abc import Generator, Iterator
@@ -11,9 +16,29 @@ from bench.rig.envoy import Envoy
 from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
 from bench.rig.process import Process
+from epp.config.flags import parse
 from tests.system.listeners import LISTENERS
 
 _logs = pytest.StashKey[Path]()
+_DEFAULT = parse(["--endpoints-file=servers.yaml"], {}).server
+DRIVERS = sorted(("fast", "grpcio"), key=lambda one: one != _DEFAULT)
+"""The default first."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "default_driver: the subject does not depend on the gRPC driver")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "driver" in metafunc.fixturenames:
+        once = metafunc.definition.get_closest_marker("default_driver") is not None
+        metafunc.parametrize("driver", DRIVERS[:1] if once else DRIVERS, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def driver(request: pytest.FixtureRequest) -> str:
+    """Who speaks HTTP/2 in the pickers of this test."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,8 +70,16 @@ def _servers(logs: Path) -> Iterator[list[LlamaServer]]:
 
 
 @pytest.fixture(scope="session")
-def _picker(logs: Path, _servers: list[LlamaServer]) -> Iterator[Picker]:
-    with Picker(logs=logs, endpoints={server.name: server.address for server in _servers}) as picker:
+def _picker(logs: Path, driver: str, _servers: list[LlamaServer]) -> Iterator[Picker]:
+    listed = {server.name: server.address for server in _servers}
+    with Picker(logs=logs, endpoints=listed, driver=driver) as picker:
+        yield picker
+
+
+@pytest.fixture(scope="session")
+def _plain_picker(logs: Path, driver: str, _servers: list[LlamaServer]) -> Iterator[Picker]:
+    listed = {server.name: server.address for server in _servers}
+    with Picker(logs=logs, name="picker-plain", endpoints=listed, driver=driver, tls=False) as picker:
         yield picker
 
 
@@ -69,6 +102,19 @@ def picker(_picker: Picker, servers: list[LlamaServer]) -> Iterator[Picker]:
     """Our picker over the three servers, with the default profile and TLS."""
     yield _picker
     _bring_back(_picker)
+
+
+@pytest.fixture
+def plain_picker(_plain_picker: Picker, servers: list[LlamaServer]) -> Iterator[Picker]:
+    """Another one like it, without TLS."""
+    yield _plain_picker
+    _bring_back(_plain_picker)
+
+
+@pytest.fixture(params=["tls", "plaintext"])
+def each_picker(request: pytest.FixtureRequest, picker: Picker, plain_picker: Picker) -> Picker:
+    """With TLS and without."""
+    return picker if request.param == "tls" else plain_picker
 
 
 @pytest.fixture

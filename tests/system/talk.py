@@ -6,13 +6,14 @@ import socket
 import ssl
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import grpc
+import grpc.aio
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.http1 import Reader, status_of
@@ -321,19 +322,85 @@ def wait_footprint(picker: Picker, before: Footprint, *, spare: int = 2) -> None
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
 
+_CHANNEL = {
+    "grpc.use_local_subchannel_pool": 1,  # a connection of its own
+    "grpc.max_send_message_length": -1,
+    "grpc.max_receive_message_length": -1,
+    "grpc.ssl_target_name_override": "localhost",
+}
+
+
+def _credentials(picker: Picker) -> grpc.ChannelCredentials:
+    """The picker's certificate is trusted because it is the one it shows."""
+    shown = ssl.get_server_certificate(("127.0.0.1", picker.grpc_port)).encode()
+    return grpc.ssl_channel_credentials(shown)
+
+
 @contextmanager
 def channel_to(picker: Picker) -> Iterator[grpc.Channel]:
-    """A gRPC channel; the picker's certificate is trusted because it is the one it shows."""
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
-    if not picker.tls:
-        with grpc.insecure_channel(picker.address, options=options) as channel:
-            yield channel
-        return
-    shown = ssl.get_server_certificate(("127.0.0.1", picker.grpc_port)).encode()
-    options.append(("grpc.ssl_target_name_override", "localhost"))
-    credentials = grpc.ssl_channel_credentials(shown)
-    with grpc.secure_channel(picker.address, credentials, options=options) as channel:
+    """A gRPC channel of its own."""
+    options = list(_CHANNEL.items())
+    with (
+        grpc.secure_channel(picker.address, _credentials(picker), options=options)
+        if picker.tls
+        else grpc.insecure_channel(picker.address, options=options)
+    ) as channel:
         yield channel
+
+
+@asynccontextmanager
+async def dialled(picker: Picker) -> AsyncIterator[grpc.aio.Channel]:
+    """The same for asyncio."""
+    options = list(_CHANNEL.items())
+    async with (
+        grpc.aio.secure_channel(picker.address, _credentials(picker), options=options)
+        if picker.tls
+        else grpc.aio.insecure_channel(picker.address, options=options)
+    ) as channel:
+        yield channel
+
+
+Stream = grpc.aio.StreamStreamCall[pb.ProcessingRequest, pb.ProcessingResponse]
+
+
+def opened(channel: grpc.aio.Channel, *, timeout: float | None = DEADLINE) -> Stream:
+    """One ext_proc stream, to be written to and read from."""
+    process = channel.stream_stream(
+        METHOD,
+        request_serializer=pb.ProcessingRequest.SerializeToString,
+        response_deserializer=pb.ProcessingResponse.FromString,
+    )
+    stream: Stream = process(timeout=timeout)
+    return stream
+
+
+async def say(stream: Stream, *messages: pb.ProcessingRequest) -> None:
+    for message in messages:
+        await stream.write(message)
+
+
+async def hear(stream: Stream) -> pb.ProcessingResponse:
+    """The next answer; AssertionError where the stream has ended instead."""
+    answer = await stream.read()
+    assert isinstance(answer, pb.ProcessingResponse), await stream.code()
+    return answer
+
+
+async def hear_body(stream: Stream, *, trailers: bool = False) -> bytes:
+    """A body that comes back in pieces, request's or response's; its trailers are answered before its end."""
+    pieces, ended = [], False
+    while not ended:
+        answer = await hear(stream)
+        kind = str(answer.WhichOneof("response"))
+        if trailers and kind.endswith("_trailers"):
+            trailers = False
+            continue
+        piece = getattr(answer, kind).response.body_mutation.streamed_response
+        assert len(piece.body) <= 62_000  # more than Envoy takes
+        pieces.append(piece.body)
+        ended = piece.end_of_stream
+    assert not trailers, "answered"
+    return b"".join(pieces)
 
 
 def converse(
@@ -361,6 +428,15 @@ def request_headers(
 
 def request_body(data: bytes, *, ended: bool = True) -> pb.ProcessingRequest:
     return pb.ProcessingRequest(request_body=pb.HttpBody(body=data, end_of_stream=ended))
+
+
+def response_headers(*more: tuple[str, bytes], status: bytes = b"200") -> pb.ProcessingRequest:
+    headers = [pb.HeaderValue(key=key, raw_value=value) for key, value in ((":status", status), *more)]
+    return pb.ProcessingRequest(response_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=headers)))
+
+
+def response_body(data: bytes, *, ended: bool = True) -> pb.ProcessingRequest:
+    return pb.ProcessingRequest(response_body=pb.HttpBody(body=data, end_of_stream=ended))
 
 
 def destination(answer: pb.ProcessingResponse) -> str:

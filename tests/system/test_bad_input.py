@@ -1,4 +1,8 @@
-"""Whatever clients, servers and files send, each gets the right answer, and everyone else is served on."""
+"""Whatever clients, servers and files send, each gets the right answer, and everyone else is served on.
+
+What clients and gateways send, on each driver; what servers send, on the default only: it comes through the
+scraper, or through Envoy as any other answer.
+"""
 
 import json
 import socket
@@ -164,13 +168,12 @@ def test_a_buffering_gateway_refuses_by_itself(gateway: Envoy) -> None:
 
 
 def test_bodies_over_the_picker_s_budget_are_refused_until_there_is_room(
-    logs: Path, servers: list[LlamaServer]
+    driver: str, logs: Path, servers: list[LlamaServer]
 ) -> None:
     listed = {server.name: server.address for server in servers}
+    flags = ["--max-buffered-bytes", "1MiB"]
     with (
-        Picker(
-            logs=logs, name="picker-budget", endpoints=listed, flags=["--max-buffered-bytes", "1MiB"]
-        ) as picker,
+        Picker(logs=logs, name="picker-budget", endpoints=listed, flags=flags, driver=driver) as picker,
         Envoy(
             logs=logs, name="envoy-budget", servers=list(listed.values()), picker=picker.address
         ) as gateway,
@@ -291,6 +294,7 @@ def test_no_connection_harms_the_ports(data: bytes, picker: Picker) -> None:
     wait_footprint(picker, before)
 
 
+@pytest.mark.default_driver
 @pytest.mark.parametrize(
     "path, status",
     [
@@ -410,6 +414,7 @@ def company(logs: Path) -> Iterator[tuple[Picker, Envoy, dict[str, BadServer], L
 Company = tuple[Picker, Envoy, dict[str, BadServer], LlamaServer]
 
 
+@pytest.mark.default_driver
 @pytest.mark.parametrize("name", [*(name.replace("_", "-") for name in BAD), "refuses"])
 def test_a_bad_server_is_no_candidate_and_one_can_read_why(name: str, company: Company) -> None:
     picker, *_ = company
@@ -421,6 +426,7 @@ def test_a_bad_server_is_no_candidate_and_one_can_read_why(name: str, company: C
     assert series(picker).get("fleet_epp_endpoint_up", endpoint=name) == 0
 
 
+@pytest.mark.default_driver
 @pytest.mark.parametrize("listener", ["original_dst", "override_host"])
 def test_a_good_server_among_bad_ones_gets_all_requests(listener: str, company: Company) -> None:
     picker, gateway, bad, good = company
@@ -431,6 +437,7 @@ def test_a_good_server_among_bad_ones_gets_all_requests(listener: str, company: 
     assert not any(server.posts for server in bad.values())
 
 
+@pytest.mark.default_driver
 def test_fifty_megabytes_of_metrics_are_not_kept(company: Company) -> None:
     picker, *_ = company
     before = series(picker).count("llm_d_epp_datalayer_poll_errors_total")
@@ -445,6 +452,7 @@ def test_fifty_megabytes_of_metrics_are_not_kept(company: Company) -> None:
 # --- a server that answers badly ---------------------------------------------------------------------
 
 
+@pytest.mark.default_driver
 @pytest.mark.parametrize("treat", [answers_ssh, answers_half, hangs_up], ids=lambda treat: treat.__name__)
 @pytest.mark.parametrize("route", [Route.ORIGINAL_DST, Route.OVERRIDE_HOST], ids=lambda route: route.value)
 def test_a_server_that_answers_badly_gives_an_error_and_leaves_nothing(

@@ -1,4 +1,4 @@
-"""The demo as a person starts it, short, with its output in a pipe."""
+"""The demo as a person starts it, short, with its output in a pipe; its picker has the default driver."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The files under deploy/ work as they are, but for their ports."""
+"""The files under deploy/ work as they are, but for their ports. They name no driver: the default."""
 
 import json
 import re

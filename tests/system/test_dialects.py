@@ -1,4 +1,4 @@
-"""Every way in which a gateway shows a request to the picker, with real parts at both ends."""
+"""Each way in which a gateway shows a request to the picker, on each driver, with real parts at both ends."""
 
 import json
 import random
@@ -201,8 +201,9 @@ def gate() -> Iterator[Gate]:
 
 
 @pytest.fixture(scope="module")
-def gate_picker(gate: Gate, logs: Path) -> Iterator[Picker]:
-    with Picker(logs=logs, name="picker-gate", endpoints={"gate": gate.address}) as picker:
+def gate_picker(gate: Gate, driver: str, logs: Path) -> Iterator[Picker]:
+    listed = {"gate": gate.address}
+    with Picker(logs=logs, name="picker-gate", endpoints=listed, driver=driver) as picker:
         wait_reachable(picker, {"gate": "up"})
         yield picker
 
@@ -314,8 +315,8 @@ def test_a_destination_from_the_client_is_never_followed(
 
 
 @pytest.fixture(scope="module")
-def empty_picker(logs: Path) -> Iterator[Picker]:
-    with Picker(logs=logs, name="picker-empty", endpoints={}) as picker:
+def empty_picker(driver: str, logs: Path) -> Iterator[Picker]:
+    with Picker(logs=logs, name="picker-empty", endpoints={}, driver=driver) as picker:
         yield picker
 
 

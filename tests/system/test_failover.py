@@ -1,4 +1,7 @@
-"""Servers die, hang, come back and change; requests go where somebody answers."""
+"""Servers die, hang, come back and change; requests go where somebody answers.
+
+The default driver only: what is learned of the servers, and chosen from that, does not know the driver.
+"""
 
 import asyncio
 import os

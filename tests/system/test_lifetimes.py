@@ -1,4 +1,7 @@
-"""Clients that leave, thousands that stay, a picker that goes: afterwards nothing is left of any of them."""
+"""Clients that leave, thousands that stay, a picker that goes: afterwards nothing is left of any of them.
+
+Everything on each driver: the end of a stream is the driver's business more than anything else.
+"""
 
 import asyncio
 import os
@@ -55,9 +58,10 @@ def gate(_gate: Gate) -> Iterator[Gate]:
 
 
 @pytest.fixture
-def picker(gate: Gate, logs: Path, request: pytest.FixtureRequest) -> Iterator[Picker]:
+def picker(gate: Gate, driver: str, logs: Path, request: pytest.FixtureRequest) -> Iterator[Picker]:
     """A picker of this test's own, which may be stopped."""
-    with Picker(logs=logs, name=f"picker-{request.node.name}", endpoints={"gate": gate.address}) as picker:
+    name, listed = f"picker-{request.node.name}", {"gate": gate.address}
+    with Picker(logs=logs, name=name, endpoints=listed, driver=driver) as picker:
         wait_reachable(picker, {"gate": "up"})
         yield picker
 
@@ -164,11 +168,11 @@ async def test_nothing_is_left_of_clients_that_leave(
 
 @pytest.mark.timeout(180)
 async def test_nothing_is_left_of_hundreds_who_leave_real_servers_at_any_moment(
-    logs: Path, servers: list[LlamaServer]
+    driver: str, logs: Path, servers: list[LlamaServer]
 ) -> None:
     listed = {server.name: server.address for server in servers}
     with (
-        Picker(logs=logs, name="picker-leave", endpoints=listed) as picker,
+        Picker(logs=logs, name="picker-leave", endpoints=listed, driver=driver) as picker,
         Envoy(
             logs=logs,
             name="envoy-leave",
@@ -333,12 +337,13 @@ async def test_a_second_signal_ends_the_wait_for_open_streams(
 
 
 @pytest.mark.parametrize("drain", ["0s", "300ms"])
-async def test_the_drain_has_an_end(drain: str, gate: Gate, logs: Path) -> None:
+async def test_the_drain_has_an_end(drain: str, gate: Gate, driver: str, logs: Path) -> None:
     with Picker(
         logs=logs,
         name=f"picker-drain-{drain}",
         endpoints={"gate": gate.address},
         flags=["--drain-timeout", drain],
+        driver=driver,
     ) as picker:
         wait_reachable(picker, {"gate": "up"})
         with Envoy(

@@ -1,4 +1,8 @@
-"""The process as its operator meets it: flags, certificates, health, metrics, logs, and how it refuses."""
+"""The process as its operator meets it: flags, certificates, health, metrics, logs, and how it refuses.
+
+On each driver what it does itself: ports, TLS, the health service, rest. On the default only: flags, files,
+pages, log lines, choosing.
+"""
 
 import contextlib
 import datetime as dt
@@ -223,17 +227,18 @@ def test_a_start_that_cannot_work_is_refused_in_one_line(
 
 @pytest.mark.parametrize("flag", ["grpc-port", "grpc-health-port", "metrics-port"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_a_port_in_use_is_named_with_its_flag(flag: str, host: str, files: Path) -> None:
+def test_a_port_in_use_is_named_with_its_flag(flag: str, host: str, driver: str, files: Path) -> None:
     with socket.create_server((host, 0)) as taken:
         port = taken.getsockname()[1]
-        message = refused("--endpoints-file", str(files / "servers.yaml"), f"--{flag}={port}")
+        listed = str(files / "servers.yaml")
+        message = refused("--endpoints-file", listed, f"--{flag}={port}", f"--server={driver}")
     assert f"--{flag}" in message and str(port) in message
     assert len(message) < 300
 
 
-def test_two_pickers_never_share_a_port(logs: Path, picker: Picker) -> None:
+def test_two_pickers_never_share_a_port(driver: str, logs: Path, picker: Picker) -> None:
     """As kernels would allow (SO_REUSEPORT), and gRPC by default asks for."""
-    second = Picker(logs=logs, name="picker-second", endpoints={})
+    second = Picker(logs=logs, name="picker-second", endpoints={}, driver=driver)
     second.command[second.command.index("--grpc-port") + 1] = str(picker.grpc_port)
     with pytest.raises(RigError, match=f"--grpc-port: port {picker.grpc_port}"):
         second.start()
@@ -260,8 +265,16 @@ def test_the_command_explains_itself(arguments: list[str], status: int, said: st
 # --- upstream's command line -------------------------------------------------------------------------
 
 
-def started(logs: Path, name: str, endpoints: dict[str, str], flags: Sequence[str], *, tls: bool) -> Picker:
-    return Picker(logs=logs, name=f"picker-{name}", endpoints=endpoints, flags=flags, tls=tls)
+def started(
+    logs: Path,
+    name: str,
+    endpoints: dict[str, str],
+    flags: Sequence[str],
+    *,
+    tls: bool,
+    driver: str | None = None,
+) -> Picker:
+    return Picker(logs=logs, name=f"picker-{name}", endpoints=endpoints, flags=flags, tls=tls, driver=driver)
 
 
 def test_flags_without_a_sub_command_mean_serve(logs: Path, servers: list[LlamaServer]) -> None:
@@ -338,10 +351,10 @@ def test_by_default_the_gateway_meets_a_self_signed_certificate_and_http_2(picke
 
 
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plaintext"])
-def test_a_gateway_reaches_the_picker(tls: bool, logs: Path, servers: list[LlamaServer]) -> None:
+def test_a_gateway_reaches_the_picker(tls: bool, driver: str, logs: Path, servers: list[LlamaServer]) -> None:
     listed = {server.name: server.address for server in servers}
     with (
-        started(logs, f"tls-{tls}", listed, [], tls=tls) as picker,
+        started(logs, f"tls-{tls}", listed, [], tls=tls, driver=driver) as picker,
         Envoy(
             logs=logs,
             name=f"envoy-tls-{tls}",
@@ -372,11 +385,12 @@ def test_a_gateway_that_speaks_plaintext_to_a_tls_port_gets_an_error(
 
 
 def test_an_own_certificate_is_shown_and_a_new_one_taken_over(
-    logs: Path, files: Path, servers: list[LlamaServer]
+    driver: str, logs: Path, files: Path, servers: list[LlamaServer]
 ) -> None:
     folder = files / "good"
     flags = ["--cert-path", str(folder), "--enable-cert-reload"]
-    with started(logs, "own", {servers[0].name: servers[0].address}, flags, tls=True) as picker:
+    listed = {servers[0].name: servers[0].address}
+    with started(logs, "own", listed, flags, tls=True, driver=driver) as picker:
         first = shown_certificate(picker.grpc_port)
         assert first.strip() == (folder / "tls.crt").read_text().strip()
         (folder / "tls.key").write_bytes((files / "mixed" / "tls.key").read_bytes())  # halfway
@@ -423,9 +437,9 @@ def test_health_is_also_on_the_main_port_when_asked_for(service: str, health_che
 
 
 @pytest.fixture(scope="module")
-def health_checked(logs: Path, _servers: list[LlamaServer]) -> Iterator[Picker]:
+def health_checked(driver: str, logs: Path, _servers: list[LlamaServer]) -> Iterator[Picker]:
     listed = {server.name: server.address for server in _servers}
-    with started(logs, "health", listed, ["--health-checking"], tls=True) as picker:
+    with started(logs, "health", listed, ["--health-checking"], tls=True, driver=driver) as picker:
         yield picker
 
 
@@ -434,6 +448,7 @@ def test_health_is_not_on_the_main_port_by_default(picker: Picker) -> None:
     assert health_of(picker.grpc_port, "", grpc.ssl_channel_credentials(shown)) == "UNIMPLEMENTED"
 
 
+@pytest.mark.default_driver
 def test_the_pages_say_that_all_is_well(picker: Picker) -> None:
     assert page(picker, "/healthz") == {"status": "alive"}
     assert page(picker, "/readyz") == {"status": "ready"}
@@ -531,6 +546,7 @@ def test_a_gateway_without_the_answer_is_not_counted_as_a_success(fresh: tuple[P
 # --- why there ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.default_driver
 def test_a_pick_is_explained_by_every_plugins_score(gateway: Envoy, picker: Picker) -> None:
     request_id = new_id()
     words = text(random.Random(1), 200)
@@ -663,6 +679,7 @@ def test_a_selection_that_leaves_nothing_is_refused(selecting: tuple[Picker, Env
     assert error_code(reply) == "ResourceExhausted"
 
 
+@pytest.mark.default_driver
 @pytest.mark.parametrize(
     "hint, number",
     [
@@ -709,11 +726,11 @@ def test_the_subset_hint_can_be_switched_off(logs: Path, servers: list[LlamaServ
 
 
 def test_an_idle_picker_is_there_soon_and_costs_next_to_nothing(
-    logs: Path, servers: list[LlamaServer]
+    driver: str, logs: Path, servers: list[LlamaServer]
 ) -> None:
     """Bounds far above what it takes: they catch a loop that spins, and a library too many."""
     listed = {server.name: server.address for server in servers}
-    with started(logs, "idle", listed, [], tls=True) as picker:
+    with started(logs, "idle", listed, [], tls=True, driver=driver) as picker:
         assert picker.started_in is not None and picker.started_in < 10
         wait_reachable(picker, dict.fromkeys(listed, "up"))
         before, began = picker.cpu_seconds(), time.monotonic()

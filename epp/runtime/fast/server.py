@@ -1,0 +1,234 @@
+"""Our driver's sockets: accepts connections, TLS included, and moves bytes (``--server=fast``).
+
+Place:   serves the Calls of epp.runtime.calls through epp.runtime.fast.connection.
+Ignores: frames, what is served.
+Rule:    one read is one ``receive`` and at most one write. What a peer may take is bounded: the number
+         of connections, the time of a handshake, the time in which it must read what it asked for.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from epp.runtime.calls import Services
+from epp.runtime.errors import StartError
+from epp.runtime.fast.connection import Connection, Limits
+from epp.runtime.fast.frames import ConnectionFault
+from epp.runtime.tls import KeyPair, context_of
+
+logger = logging.getLogger("epp.server")
+
+MAX_CONNECTIONS = 1_000
+"""A gateway's worker has one, or a few; each open one may take some hundred KB."""
+HANDSHAKE_SECONDS = 10.0
+UNREAD_SECONDS = 30.0
+"""How long a peer may leave answers unread."""
+_COMPLAIN_EVERY = 60.0
+_TLS_HELLO = b"\x16\x03"
+
+
+class FastServer:
+    """Serves ``services``. ``pairs`` gives each new connection its certificate; None: plaintext."""
+
+    def __init__(
+        self, services: Services, limits: Limits, *, pairs: Callable[[], KeyPair] | None = None
+    ) -> None:
+        self.services, self.limits = services, limits
+        self.peers: set[_Peer] = set()
+        self._pairs = pairs
+        self._context: tuple[KeyPair, ssl.SSLContext] | None = None
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._nobody = asyncio.Event()
+        self._complained: dict[str, float] = {}
+
+    def bind(self, port: int, *, flag: str) -> int:
+        """Reserve the port on every address; returns it (chosen by the system when ``port`` is 0)."""
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        try:
+            self._listener = socket.create_server(
+                ("", port), family=family, dualstack_ipv6=dual, backlog=1024
+            )
+        except OSError as failure:
+            raise StartError(
+                f"--{flag}: port {port} cannot be bound ({failure.strerror}): stop what uses it or choose another"
+            ) from failure
+        self._listener.setblocking(False)
+        return int(self._listener.getsockname()[1])
+
+    async def start(self) -> None:
+        """Serve from now on."""
+        assert self._listener is not None, "bind comes first"
+        self._run(self._accept(self._listener), "accept")
+
+    async def stop(self, grace: float) -> None:
+        """No new connections or streams; open streams may finish for ``grace`` seconds."""
+        for task in self._tasks:
+            task.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        for peer in list(self.peers):
+            peer.drain()
+        if self.peers:
+            self._nobody.clear()
+            try:
+                async with asyncio.timeout(grace):
+                    await self._nobody.wait()
+            except TimeoutError:
+                pass  # the grace is over: those that are left are cut off
+        for peer in list(self.peers):
+            peer.abort()
+
+    def left(self, peer: "_Peer") -> None:
+        """A connection is gone."""
+        self.peers.discard(peer)
+        if not self.peers:
+            self._nobody.set()
+
+    def complain(self, event: str, reason: str, peer: object) -> None:
+        """Log what is wrong with a peer, each kind at most once a minute."""
+        now = asyncio.get_running_loop().time()
+        if now - self._complained.get(event, -_COMPLAIN_EVERY) >= _COMPLAIN_EVERY:
+            self._complained[event] = now
+            logger.warning(event, extra={"fields": {"reason": reason, "peer": str(peer)}})
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, address = await loop.sock_accept(listener)
+            except OSError as failure:  # no descriptor is left, mostly: those who wait are served later
+                self.complain("no connection can be accepted", str(failure), None)
+                await asyncio.sleep(0.1)
+                continue
+            if len(self.peers) + len(self._tasks) > MAX_CONNECTIONS:
+                self.complain("connection refused", f"{MAX_CONNECTIONS} are open already", address)
+                sock.close()
+            else:
+                self._run(self._connect(sock, address), "handshake")
+
+    async def _connect(self, sock: socket.socket, address: Any) -> None:
+        """From an accepted socket to a connection; as a task, because a TLS handshake takes its time."""
+        loop, context = asyncio.get_running_loop(), self._tls()
+        keep_alive(sock)
+        try:
+            await loop.connect_accepted_socket(
+                lambda: _Peer(self, loop),
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else HANDSHAKE_SECONDS,
+            )
+        except OSError as failure:  # ssl.SSLError is one
+            self.complain("TLS handshake failed", _tls_reason(failure), address)
+            sock.close()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._pairs is None:
+            return None
+        pair = self._pairs()
+        if self._context is None or self._context[0] is not pair:
+            self._context = pair, context_of(pair)
+        return self._context[1]
+
+
+class _Peer(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, server: FastServer, loop: asyncio.AbstractEventLoop) -> None:
+        self._server, self._loop = server, loop
+        self._transport: asyncio.Transport | None = None
+        self._address: object = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._connection = Connection(server.services, server.limits, later=loop.call_later, wake=self._write)
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._address = transport.get_extra_info("peername")
+        self._server.peers.add(self)
+        self._write()
+
+    def data_received(self, data: bytes) -> None:
+        connection = self._connection
+        connection.receive(data, self._loop.time())
+        self._write()
+        if connection.fault is not None:
+            self._explain(connection.fault, data)
+
+    def pause_writing(self) -> None:
+        """The peer does not read: nor do we, so that what waits for it stays bounded."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+        self._unread = self._loop.call_later(UNREAD_SECONDS, self._give_up)
+
+    def resume_writing(self) -> None:
+        self._stop_clock()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._stop_clock()
+        self._connection.lost()
+        self._server.left(self)
+
+    # --- for the server ---
+
+    def drain(self) -> None:
+        """No new streams; closes when those that are open have ended."""
+        self._connection.drain()
+        self._write()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _write(self) -> None:
+        connection, transport = self._connection, self._transport
+        if transport is None:
+            return
+        out = connection.take()
+        if out:
+            transport.write(out)
+        if connection.is_closing:
+            transport.close()
+
+    def _explain(self, fault: ConnectionFault, data: bytes) -> None:
+        if data.startswith(_TLS_HELLO):
+            reason = "turn TLS off at the gateway, or serve it: --secure-serving"
+            self._server.complain("TLS on a plaintext port", reason, self._address)
+        else:
+            self._server.complain("connection closed for its peer's fault", str(fault), self._address)
+
+    def _give_up(self) -> None:
+        self._server.complain("connection closed", f"answers unread for {UNREAD_SECONDS:g} s", self._address)
+        self.abort()
+
+    def _stop_clock(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel find out that a peer is gone without a word; its streams hold reservations."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}.items():
+        if hasattr(socket, option):  # macOS has not all
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
+
+
+def _tls_reason(failure: Exception) -> str:
+    if isinstance(failure, ssl.SSLError) and failure.reason in {"HTTP_REQUEST", "WRONG_VERSION_NUMBER"}:
+        return "plaintext on a TLS port: turn TLS on at the gateway, or start with --secure-serving=false"
+    return str(failure) or type(failure).__name__

@@ -1,0 +1,141 @@
+"""The driver on grpc.aio: one coroutine per stream (``--server=grpcio``).
+
+Place:   serves the Calls of epp.runtime.calls; epp.runtime.fast does the same without grpc.
+Ignores: what is served.
+Rule:    between two awaits a whole message is worked off; every Call is closed at one exit.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from epp.runtime.calls import CallFailed, Code, Open, Services
+from epp.runtime.errors import StartError
+from epp.runtime.tls import KeyPair
+
+logger = logging.getLogger("epp.server")
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class GrpcioServer:
+    """A grpc.aio server for few long-lived connections with many short streams.
+
+    The limits [bytes] are of one message; ``max_send_bytes`` None: no limit. ``pairs`` gives each new
+    connection its certificate; None: plaintext.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        max_receive_bytes: int,
+        max_send_bytes: int | None = None,
+        pairs: Callable[[], KeyPair] | None = None,
+    ) -> None:
+        self._credentials = None if pairs is None else _credentials(pairs)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 0),  # two pickers on one port must be an error, not a lottery
+                ("grpc.max_receive_message_length", max_receive_bytes),
+                ("grpc.max_send_message_length", -1 if max_send_bytes is None else max_send_bytes),
+                ("grpc.max_concurrent_streams", 2**31 - 1),  # the gateway's circuit breaker is the limit
+                # The default cancels streams that wait for their turn in a burst of a thousand.
+                ("grpc.server.max_pending_requests", 2**31 - 1),
+                ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
+            ]
+        )
+        self._server.add_generic_rpc_handlers((_Handlers(services),))
+
+    def bind(self, port: int, *, flag: str) -> int:
+        """Listen on every address; returns the port (chosen by the system when ``port`` is 0)."""
+        try:
+            if self._credentials is None:
+                return self._server.add_insecure_port(f"[::]:{port}")
+            return self._server.add_secure_port(f"[::]:{port}", self._credentials)
+        except RuntimeError as failure:
+            raise StartError(
+                f"--{flag}: port {port} cannot be bound: stop what uses it or choose another"
+            ) from failure
+
+    async def start(self) -> None:
+        """Serve from now on."""
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """No new streams; open ones may finish for ``grace`` seconds."""
+        await self._server.stop(grace)
+
+
+def _credentials(pairs: Callable[[], KeyPair]) -> grpc.ServerCredentials:
+    """ALPN h2 and TLS 1.2 or newer are gRPC's own."""
+    used = pairs()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        before, used = used, pairs()
+        return None if used is before else _configuration(used)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(used), fetch)  # type: ignore[arg-type] # None is fine
+
+
+def _configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Every method as one stream of bytes each way: on the wire a unary call is nothing else."""
+
+    def __init__(self, services: Services) -> None:
+        self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            path: grpc.stream_stream_rpc_method_handler(functools.partial(_run, opened))
+            for path, opened in services.items()
+        }
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        return self._methods.get(handler_call_details.method)
+
+
+async def _run(opened: Open, _requests: Any, context: Context) -> None:
+    """One stream."""
+    writes: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+
+    def push(answers: Sequence[bytes]) -> None:
+        task = loop.create_task(_write(context, answers), name="late answers")
+        writes.add(task)
+        task.add_done_callback(writes.discard)
+
+    call = opened(push)
+    try:
+        # A stream that is over is closed from here: the peer's own close would cost another wake-up.
+        while not call.is_over and (message := await _next(context)) is not None:
+            await _write(context, call.receive(message))
+            call.delivered()
+    except CallFailed as failure:
+        await context.abort(_STATUS[failure.code], str(failure))
+    finally:
+        try:
+            call.close()
+        finally:
+            for task in writes:
+                task.cancel()
+
+
+async def _next(context: Context) -> bytes | None:
+    """The next message; None when the peer has no more."""
+    message: Any = await context.read()
+    return None if message is grpc.aio.EOF else message
+
+
+async def _write(context: Context, answers: Sequence[bytes]) -> None:
+    for answer in answers:
+        await context.write(answer)
