@@ -23,14 +23,14 @@ from typing import Any
 import uvloop
 
 from epp.config.decode import ConfigError
-from epp.config.flags import HelpRequested, ServeFlags, UsageError, check_discovery, parse
+from epp.config.flags import HelpRequested, ServeFlags, UsageError, check_discovery, parse, without_effect
 from epp.config.picker_config import Assembly, build, load, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.fleet import EndpointSpec, Fleet, Reachability
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
-from epp.runtime import admin, files, logs, serving, tls
+from epp.runtime import admin, files, logs, ports, serving, tls
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery
 from epp.runtime.errors import StartError
 from epp.runtime.ext_proc import ExtProc
@@ -208,7 +208,7 @@ class Process:
 
 def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     assembly = _configured(flags)
-    logs.warn_of(assembly.warnings)
+    logs.warn_of((*without_effect(flags), *assembly.warnings))
     readiness = Readiness()
     pool = _pool(flags, assembly, readiness)
     readiness.explain("endpoints", pool.discovery.detail)
@@ -303,7 +303,7 @@ async def serve(flags: ServeFlags) -> None:
     process = _build(flags, request_log)
     pages_tls = _pages_tls(flags, process)
     pool, streams = process.pool, process.pages.metrics.streams
-    with admin.listen(flags.metrics_port) as listener:
+    with ports.listen(flags.metrics_port, flag="metrics-port") as listener:
         gateways, checks = _servers(flags, process)
         await pool.discovery.start()
         parts = {

@@ -33,8 +33,8 @@ class InflightLoadProducer:
     }
 
     def __post_init__(self) -> None:
-        if self.output_ratio < 0:
-            raise ValueError(f"outputRatio: must be at least 0, got {self.output_ratio:g}")
+        if not 0 <= self.output_ratio <= 1000:
+            raise ValueError(f"outputRatio: must be from 0 to 1000, got {self.output_ratio:g}")
         if self.max_estimated_output_tokens is not None and self.max_estimated_output_tokens < 0:
             raise ValueError(
                 f"maxEstimatedOutputTokens: must be at least 0, got {self.max_estimated_output_tokens}"

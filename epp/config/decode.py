@@ -150,6 +150,14 @@ def shown(node: yaml.Node) -> str:
     return json.dumps(text, ensure_ascii=False) if node.tag == _STR else text
 
 
+WORD = "one word of at most 253 characters"
+
+
+def is_word(text: str) -> bool:
+    """Whether a name is ``WORD``; empty counts as one."""
+    return text.isprintable() and " " not in text and len(text) <= 253
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``, did you mean "x"?`` or nothing."""
     known = list(known)

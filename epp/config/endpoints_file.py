@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from epp.config.decode import Section, parse, read, suggestion
+from epp.config.decode import WORD, Section, is_word, parse, read, suggestion
 from epp.core.addresses import MetricsUrl, read_host, read_metrics_url, read_port
 
 Written = TypeVar("Written")
@@ -60,8 +60,8 @@ class _Written:
 
     def __post_init__(self) -> None:
         for subject, text in (("name", self.name), ("namespace", self.namespace)):
-            if not text.isprintable() or " " in text or len(text) > 253:
-                raise ValueError(f"{subject}: must be one word of at most 253 characters")
+            if not is_word(text):
+                raise ValueError(f"{subject}: must be {WORD}")
         if not self.name:
             raise ValueError("name: must not be empty")
         _named("address", read_host, self.address)

@@ -51,6 +51,9 @@ class Flag:
     note: str = ""
     harmless: tuple[Any, ...] = ()
     """Values of a refused flag that ask for what happens anyway."""
+    least: str = ""
+    """The smallest value, as people write it; empty: any."""
+    most: str = ""
     works: Works = Works.YES
     group: str = ""
 
@@ -61,6 +64,21 @@ class Flag:
     @property
     def key(self) -> str:
         return self.name.replace("-", "_")
+
+    @property
+    def range(self) -> str:
+        """What values it takes, in words; empty: any."""
+        if self.most:
+            return f"from {self.least} to {self.most}"
+        return f"at least {self.least}" if self.least else ""
+
+    def value(self, text: str) -> Any:
+        """What ``text`` says; ValueError with the remedy."""
+        value = self.read(text)
+        low, high = (bound and self.read(bound) for bound in (self.least, self.most))
+        if (self.least and value < low) or (self.most and value > high):
+            raise ValueError(f"must be {self.range}, got {text}")
+        return value
 
 
 # --- reading values, as Go does ----------------------------------------------------------------------
@@ -99,7 +117,9 @@ def _ports(text: str) -> tuple[int, ...]:
 
 def _duration(text: str) -> float:
     seconds = decode.duration(text)
-    if seconds is None or not 0 <= seconds <= 1e9:
+    if seconds is None and re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise ValueError(f'"{text}" has no unit: write, for example, {text}s or {text}ms')
+    if seconds is None:
         raise ValueError(f'"{text}" is no duration: write, for example, 50ms, 2s or 1m30s')
     return seconds
 
@@ -153,32 +173,43 @@ _SERVING = _group(
     Flag("grpc-port", _port, 9002, "ext_proc, for the gateway"),
     Flag("secure-serving", _boolean, True, "serve TLS; false: plaintext HTTP/2"),
     Flag("cert-path", _text, "", "directory with tls.crt and tls.key; else self-signed", metavar="DIR"),
-    Flag("enable-cert-reload", _boolean, False, "new connections get what is in --cert-path at that moment"),
+    Flag(
+        *("enable-cert-reload", _boolean, False, "take over changed certificates within a second"),
+        note="those of --cert-path and --metrics-cert-dir; SIGHUP takes them over in any case",
+    ),
     Flag(
         *("tls-min-version", _TLS_VERSIONS, "VersionTLS12", "oldest TLS version to accept"),
         metavar="VERSION",
         note="gRPC never accepts one older than VersionTLS12, and cannot be told to refuse that",
     ),
-    Flag("drain-timeout", _duration, 30.0, "how long open requests may go on after SIGTERM", shown="30s"),
+    Flag(
+        *("drain-timeout", _duration, 30.0, "how long open requests may go on after SIGTERM"),
+        shown="30s",
+        least="0s",
+        most="24h",
+    ),
     Flag(
         *("grpc-max-recv-msg-size", _size, None, "largest message from the gateway"),
         metavar="SIZE",
+        least="64KiB",
         shown="64MiB and headers",
         note="upstream's default is gRPC's 4 MiB, over which large prompts fail",
     ),
     Flag(
         *("grpc-max-send-msg-size", _size, None, "largest message to the gateway"),
         metavar="SIZE",
+        least="64KiB",
         shown="no limit",
     ),
     Flag(
         *("max-buffered-bytes", _size, 2**30, "request bodies held at once; over it clients get a 503"),
         metavar="SIZE",
         shown="1GiB",
-        note="not an upstream flag",
+        least="1MiB",
+        note="not an upstream flag; below 64MiB large bodies never find room",
     ),
     Flag(
-        *("server", _choice("fast", "grpcio"), "grpcio", "who speaks HTTP/2: our own driver, or gRPC's"),
+        *("server", _choice("fast", "grpcio"), "fast", "who speaks HTTP/2: our own driver, or gRPC's"),
         metavar="DRIVER",
         note="not an upstream flag",
     ),
@@ -219,6 +250,7 @@ _OPERATION = _group(
         *("v", _integer, None, "verbosity: to 2 a line for each request, from 3 on inner steps"),
         metavar="N",
         shown="2",
+        least="0",
         note="wins over --zap-log-level",
     ),
     Flag(
@@ -262,13 +294,16 @@ _READING = _group(
     Flag(
         *("metrics-staleness-threshold", _duration, 2.0, "age at which a reading counts as unknown"),
         shown="2s",
+        least="67ms",
+        most="24h",
         note="upstream applies it to the pool gauges only, here choosing follows it as well; below 2s"
         " servers at rest are read more often",
     ),
     Flag(
         *("refresh-prometheus-metrics-interval", _duration, 5.0, "greatest age of the pool gauges"),
         shown="5s",
-        note="any value holds: they are computed when /metrics is read",
+        least="0s",
+        note="without effect: they are computed when /metrics is read",
     ),
 )
 _KUBERNETES = _group(
@@ -393,8 +428,9 @@ def normalise(arguments: Sequence[str], switches: frozenset[str], known: frozens
             normal.append(f"--{name}=true")
         else:
             following = next(rest, None)
-            if following is None:
-                raise UsageError(f"--{name}: needs a value: --{name}={_placeholder(_BY_NAME[name])}")
+            if following is None or _is_flag(following, known):
+                but = f", and {following} is the next flag" if following else ""
+                raise UsageError(f"--{name}: needs a value: --{name}={_placeholder(_BY_NAME[name])}{but}")
             normal.append(f"--{name}={following}")
     return normal
 
@@ -410,6 +446,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServeFlag
     values = {flag.key: given.get(flag.name, flag.default) for flag in FLAGS}
     if not values["pool_namespace"]:
         values["pool_namespace"] = environment.get("NAMESPACE") or "default"
+    if not decode.is_word(values["pool_namespace"]):
+        source = "--pool-namespace" if "pool-namespace" in given else "$NAMESPACE"
+        raise UsageError(f"{source}: must be {decode.WORD}, got {values['pool_namespace']!a}")
     flags = ServeFlags(
         **{name: values[name] for name in ServeFlags.__slots__ if name in values}, **_logging(values)
     )
@@ -426,7 +465,7 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
     for flag in FLAGS:
         texts: list[str] = getattr(found, flag.key) or []
         try:
-            values = [flag.read(text) for text in texts]
+            values = [flag.value(text) for text in texts]
         except ValueError as fault:
             raise UsageError(f"--{flag.name}: {fault}") from fault
         if values:
@@ -439,7 +478,8 @@ def _refuse(given: Mapping[str, Any]) -> None:
         flag = _BY_NAME[name]
         if flag.works is Works.YES or value in flag.harmless:
             continue
-        raise UsageError(f"--{name}: {flag.works.value}: {flag.note}")
+        instead = f" or write --{name}=false" if False in flag.harmless else ""
+        raise UsageError(f"--{name}: {flag.works.value}: {flag.note}; leave it out{instead}")
 
 
 def _check(flags: ServeFlags) -> None:
@@ -454,8 +494,8 @@ def _check(flags: ServeFlags) -> None:
         raise UsageError(f"--refresh-metrics-interval: {fault}") from fault
     if flags.metrics_client_ca_file and not flags.metrics_cert_dir:
         raise UsageError("--metrics-client-ca-file: needs --metrics-cert-dir")
-    if flags.enable_cert_reload and not flags.cert_path:
-        raise UsageError("--enable-cert-reload: needs --cert-path")
+    if flags.enable_cert_reload and not (flags.cert_path or flags.metrics_cert_dir):
+        raise UsageError("--enable-cert-reload: needs --cert-path or --metrics-cert-dir")
     ports = [flags.grpc_port, flags.grpc_health_port, flags.metrics_port]
     taken = [port for port in ports if port]
     if len(set(taken)) != len(taken):
@@ -476,6 +516,13 @@ def check_discovery(flags: ServeFlags, *, config_has_discovery: bool) -> None:
         raise UsageError(f"no servers: the configuration has no file-discovery plugin: {_DISCOVERY_REMEDY}")
 
 
+def without_effect(flags: ServeFlags) -> tuple[str, ...]:
+    """One line each, for the log: what was written and does nothing, here as upstream."""
+    if flags.cert_path and not flags.secure_serving:
+        return ("--cert-path has no effect with --secure-serving=false",)
+    return ()
+
+
 _VERBOSITY = {"debug": 3, "info": 2, "error": -1, "panic": -2}
 
 
@@ -493,15 +540,22 @@ def _logging(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _not_understood(argument: str) -> str:
-    if not argument.startswith("-"):
-        hint = ", write --flag=value for a switch" if argument in _BOOLEANS else ""
-        return f'unexpected argument "{argument}"{hint}'
+    written = argument.partition("=")[0]
+    name = written.lstrip("-")
+    if not name or not argument.startswith("-"):
+        hint = "write --flag=value for a switch" if argument in _BOOLEANS else "there are flags only"
+        return f'unexpected argument "{argument}": {hint}, see epp serve --help'
     import difflib  # noqa: PLC0415 (only a mistake needs it)
 
-    name = argument.lstrip("-").partition("=")[0]
     close = difflib.get_close_matches(name, _BY_NAME, n=1)
     hint = f"did you mean --{close[0]}?" if close else "see epp serve --help"
-    return f"--{name}: unknown flag, {hint}"
+    return f"{written}: unknown flag, {hint}"
+
+
+def _is_flag(word: str, known: frozenset[str]) -> bool:
+    """A known flag where a value should be; ``-v`` and the like may be values."""
+    name = word.lstrip("-").partition("=")[0]
+    return word.startswith("-") and len(name) > 1 and name in known
 
 
 # --- for people --------------------------------------------------------------------------------------
@@ -584,6 +638,8 @@ def markdown() -> str:
         meaning = flag.help
         if flag.note and flag.note != flag.help and flag.works is Works.YES:
             meaning = f"{flag.help}; {flag.note}"
+        if flag.range:
+            meaning = f"{meaning}; {flag.range}"
         if flag.harmless:
             accepted = ", ".join(f"`{_spelling(value)}`" for value in flag.harmless)
             meaning = f"{meaning}; accepted: {accepted}"

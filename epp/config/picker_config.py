@@ -68,6 +68,7 @@ UNSUPPORTED_TYPES = frozenset(
 )
 """Plugin types that upstream has and this version has not."""
 
+MAX_WEIGHT = 1_000_000
 GATES = ("flowControl", "haPopulateNonLeaderDatastore", "enableLegacyMetrics")
 NOT_SUPPORTED = "is not supported by this version"
 
@@ -100,6 +101,11 @@ class ProfilePlugin:
     plugin_ref: str
     weight: float | None = None
     at: Here
+
+    def __post_init__(self) -> None:
+        # below 0 an unknown score, which counts as the lowest known one, would count as the best
+        if self.weight is not None and not 0 <= self.weight <= MAX_WEIGHT:
+            raise ValueError(f"weight: must be from 0 (no influence) to {MAX_WEIGHT}, got {self.weight:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,6 +441,10 @@ class _Builder:
                 raise at.error(f'"{pickers[0].name}" and "{pickers[1].name}" are both pickers, keep one')
         if not scorers:
             self._warn(self._config.at, "no scorers: endpoints are picked without looking at their load")
+        elif not any(weight for _, _, weight in scorers):
+            self._warn(
+                self._config.at, "every weight is 0: endpoints are picked without looking at their load"
+            )
         picker = pickers[0] if pickers else self._default_picker()
         picker.is_used = True
         profiles = self._config.scheduling_profiles

@@ -3,38 +3,55 @@
 Place:   used by ``approx-prefix-cache-producer``; what is known of an endpoint is kept in its ``memory``,
          so that it goes when the endpoint goes.
 Ignores: tokenizers (a block is a number of bytes), time, and what the engine really evicted.
-Rule:    block i is hashed with the hash of block i-1 as seed, so a block's hash stands for the whole
-         prompt up to its end. Everything is bounded in blocks.
-Source:  xxHash64; the chained hashes of upstream's ``approx-prefix-cache-producer``.
+Rule:    a prompt is cut into pieces, and piece i is hashed with the hash of piece i-1 as seed, so that
+         a hash stands for the whole prompt up to its piece's end. Everything is counted and bounded in
+         blocks, whatever the pieces are.
+Source:  xxHash's XXH3; the chained hashes of upstream's ``approx-prefix-cache-producer``.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import NamedTuple
 
-from xxhash import xxh64_intdigest
+from xxhash import xxh3_64_intdigest
 
 from epp.core.fleet import Endpoint
 
 MIN_BLOCK_TOKENS = 64
 """Smaller blocks cost memory and hashing and say nothing more about where a prompt was before."""
 MAX_BLOCKS = 1_000_000
-"""An engine's statement of its cache size is believed up to this many of our blocks (64 M tokens)."""
+"""An engine's statement of its cache size is believed up to this many of our blocks (64 M tokens), and
+no prompt is looked at beyond."""
 
 
 def chain_seed(model: str, cache_salt: str) -> int:
-    """Where the chain begins: prompts for different models or salts share no block."""
-    return xxh64_intdigest(f"{model}\0{cache_salt}".encode("utf-8", "surrogatepass"))
+    """Where the chain begins: prompts for different models or salts share no hash."""
+    return xxh3_64_intdigest(f"{model}\0{cache_salt}".encode("utf-8", "surrogatepass"))
 
 
-def hash_blocks(prompt: bytes, seed: int, block_bytes: int, max_blocks: int) -> list[int]:
-    """The chained hashes of a prompt's first ``max_blocks`` blocks; a partial last block counts."""
-    digest = xxh64_intdigest
-    end = min(len(prompt), block_bytes * max_blocks)
-    hashes = []
-    for start in range(0, end, block_bytes):
-        seed = digest(prompt[start : start + block_bytes], seed)
-        hashes.append(seed)
-    return hashes
+class Chain(NamedTuple):
+    """A prompt, or its beginning: one hash for each piece, and its length [blocks]."""
+
+    hashes: Sequence[int]
+    blocks: int
+
+
+def _growing_pieces() -> Iterable[int]:
+    """Where pieces end [blocks]: one block each at the beginning, later a 64th of what is before them.
+
+    That is as exact as anybody needs (a match is found to 1.6 %) and a third of the hashes for 220 KB:
+    cutting such a prompt up takes 41 us instead of 116.
+    """
+    end = 0
+    while end < MAX_BLOCKS:
+        end += max(1, end // 64)
+        yield end
+
+
+GROWING = tuple(_growing_pieces())
+SINGLE = range(1, MAX_BLOCKS + 1)
+"""Each piece is a block."""
 
 
 class Held:
@@ -52,86 +69,71 @@ class Held:
 
 
 class Generations(Held):
-    """Blocks held by one endpoint, in two generations; the older one is forgotten as a whole.
+    """What one endpoint holds, in two generations; the older one is forgotten as a whole.
 
-    Every prompt that touches block k touches all blocks before it in the same call, and a call puts
-    all of its blocks into one generation. So whoever has block k has all before it, and the length
+    Every prompt that touches piece k touches all pieces before it in the same call, and a call puts
+    all of its pieces into one generation. So whoever has piece k has all before it, and the length
     of the held prefix is found by bisection.
     """
 
-    __slots__ = ("current", "previous")
+    __slots__ = ("blocks", "current", "previous")
 
     def __init__(self, capacity: int, life: int = 0, layout: int = 0) -> None:
         super().__init__(capacity, life, layout)
+        self.blocks = 0
+        """In the current generation."""
         self.current: set[int] = set()
         self.previous: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(self.current | self.previous)
-
-    def match(self, hashes: Sequence[int]) -> int:
-        """How many blocks from the beginning are held."""
-        current, previous = self.current, self.previous
-        low, high = 0, len(hashes)  # the first `low` are held, those from `high` on are not
-        while low < high:
-            middle = (low + high) // 2
-            block = hashes[middle]
-            if block in current or block in previous:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+    def match(self, backwards: Sequence[int]) -> int:
+        """How many pieces from the beginning are held of a prompt, given from its end."""
+        return max(_held_in(self.current, backwards), _held_in(self.previous, backwards))
 
     def record(self, hashes: Sequence[int]) -> None:
-        """The endpoint works on this prompt now, so it holds all of its blocks."""
+        """The endpoint works on this prompt now, so it holds all of it that fits."""
         limit = max(1, self.capacity // 2)
-        hashes = hashes[:limit]
-        current = self.current
-        known = _held_in(current, hashes)
-        if len(current) + len(hashes) - known > limit:
-            # Before inserting, so that all blocks of this prompt are in one generation.
-            self.previous = current
-            self.current = set(hashes)
+        hashes = hashes[: bisect_right(GROWING, limit, hi=len(hashes))]
+        known = _held_in(self.current, hashes[::-1])
+        blocks = self.blocks + _blocks(len(hashes)) - _blocks(known)
+        if blocks > limit:  # before inserting, so that all of this prompt is in one generation
+            self.previous, self.current, self.blocks = self.current, set(hashes), _blocks(len(hashes))
         else:
-            current.update(hashes[known:])
+            self.current.update(hashes[known:])
+            self.blocks = blocks
 
 
-def _held_in(blocks: set[int], hashes: Sequence[int]) -> int:
-    """How many of ``hashes`` from the beginning are in one generation (by bisection, as above)."""
-    low, high = 0, len(hashes)
-    while low < high:
-        middle = (low + high) // 2
-        if hashes[middle] in blocks:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _blocks(pieces: int) -> int:
+    """The length of so many growing pieces [blocks]."""
+    return GROWING[pieces - 1] if pieces else 0
+
+
+def _held_in(blocks: set[int], backwards: Sequence[int]) -> int:
+    """How many pieces from the beginning are in one generation, by bisection. That wants what is not held
+    first, so the prompt is given from its end; the questions are then asked without a line of Python."""
+    return len(backwards) - bisect_left(backwards, True, key=blocks.__contains__)
 
 
 class Lru(Held):
-    """Blocks held by one endpoint, each forgotten on its own: upstream's bookkeeping.
+    """What one endpoint holds in blocks, each forgotten on its own: upstream's bookkeeping.
 
     The beginning of a prompt is its least recently used end, so what is left may have lost it.
     """
 
-    __slots__ = ("blocks",)
+    __slots__ = ("hashes",)
 
     def __init__(self, capacity: int, life: int = 0, layout: int = 0) -> None:
         super().__init__(capacity, life, layout)
-        self.blocks: dict[int, None] = {}
-
-    def __len__(self) -> int:
-        return len(self.blocks)
+        self.hashes: dict[int, None] = {}
 
     def record(self, hashes: Sequence[int]) -> None:
         """The endpoint works on this prompt now, so it holds all of its blocks."""
-        blocks = self.blocks
-        for block in hashes:
-            blocks.pop(block, None)
-            blocks[block] = None
-        surplus = len(blocks) - max(1, self.capacity)
-        for block in list(islice(blocks, max(0, surplus))):
-            del blocks[block]
+        held = self.hashes
+        for each in hashes:
+            held.pop(each, None)
+            held[each] = None
+        surplus = len(held) - max(1, self.capacity)
+        for each in list(islice(held, max(0, surplus))):
+            del held[each]
 
 
 class PrefixIndex:
@@ -139,21 +141,43 @@ class PrefixIndex:
 
     ``block_tokens``: tokens per block until an engine says how large its own are (``auto_tune``), then
     the smallest any engine named; never below MIN_BLOCK_TOKENS. When it changes, all hashes change, so
-    everything is forgotten. ``capacity`` [blocks] per endpoint, unless its engine says how many tokens
-    its cache holds (``auto_tune``). ``contiguous``: count only an unbroken prefix; otherwise count every
-    block held, up to the first that nobody holds.
+    everything is forgotten. ``token_bytes``: bytes of a prompt that stand for a token. ``capacity``
+    [blocks] per endpoint, unless its engine says how many tokens its cache holds (``auto_tune``).
+    ``contiguous``: count only an unbroken prefix, in growing pieces; otherwise count every block held,
+    up to the first that nobody holds.
     """
 
-    __slots__ = ("_auto_tune", "_capacity", "_contiguous", "_layout", "_named", "block_tokens")
+    __slots__ = (
+        "_auto_tune",
+        "_capacity",
+        "_contiguous",
+        "_ends",
+        "_layout",
+        "_named",
+        "_token_bytes",
+        "block_tokens",
+    )
 
-    def __init__(self, *, block_tokens: int, capacity: int, auto_tune: bool, contiguous: bool) -> None:
-        self.block_tokens = max(block_tokens, MIN_BLOCK_TOKENS)
+    def __init__(
+        self, *, block_tokens: int, token_bytes: int, capacity: int, auto_tune: bool, contiguous: bool
+    ) -> None:
+        self._token_bytes = token_bytes
         self._capacity = capacity
         self._auto_tune = auto_tune
         self._contiguous = contiguous
         self._named: int | None = None
         self._layout = 0
+        self._lay_out(max(block_tokens, MIN_BLOCK_TOKENS))
 
+    def _lay_out(self, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        block_bytes = block_tokens * self._token_bytes
+        ends: Iterable[int] = GROWING if self._contiguous else SINGLE
+        self._ends = [end * block_bytes for end in GROWING] if self._contiguous else range(block_bytes, )
+
+    def chain(self, prompt: bytes, seed: int, max_blocks: int) -> Chain:
+        """A prompt's first ``max_blocks`` blocks; a partial last one counts."""
+        ...
     def matches(self, endpoints: Sequence[Endpoint], hashes: Sequence[int]) -> dict[Endpoint, int]:
         """How many of these blocks each endpoint holds; endpoints that hold none are left out."""
         if not hashes:
@@ -180,17 +204,27 @@ class PrefixIndex:
         return len(held)
 
     def _unbroken(self, endpoints: Sequence[Endpoint], hashes: Sequence[int]) -> dict[Endpoint, int]:
+        """Most endpoints hold what all of them hold, a common beginning, and few hold more. So each is
+        asked first whether it holds just as much as the one of those before it that holds least: two
+        questions instead of a bisection (100 endpoints: 16 us instead of 57 with 8 KB, 17 instead of
+        105 with 220 KB)."""
         found = {}
-        layout, total, first, last = self._layout, len(hashes), hashes[0], hashes[-1]
+        layout, total, first, backwards = self._layout, len(hashes), hashes[0], hashes[::-1]
+        least, last, next_ = total, hashes[-1], None
         for endpoint in endpoints:
             held: Generations | None = endpoint.memory.get(self)
             if held is None or held.life != endpoint.life or held.layout != layout:
                 continue
             current, previous = held.current, held.previous
             if last in current or last in previous:
-                found[endpoint] = total
-            elif first in current or first in previous:
-                found[endpoint] = held.match(hashes)
+                if not (next_ in current or next_ in previous):
+                    found[endpoint] = least
+                    continue
+            elif not (first in current or first in previous):
+                continue
+            found[endpoint] = length = held.match(backwards)
+            if length < least:
+                least, last, next_ = length, hashes[length - 1], hashes[length]
         return found
 
     def _any(self, endpoints: Sequence[Endpoint], hashes: Sequence[int]) -> dict[Endpoint, int]:

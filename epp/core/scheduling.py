@@ -162,8 +162,10 @@ class Scheduler:
         standing, version = self._standing, self._fleet.version
         if standing.version != version or standing.among is not among:
             candidates = _filtered(self._standing_filters, cycle, among)
-            scorers = self._standing_scorers if candidates else ()
-            scores, totals = _scored(scorers, cycle, candidates, {}, ())
+            scores: Mapping[str, Scores] = {}
+            totals: Sequence[float] = ()
+            if candidates and self._standing_scorers:
+                scores, totals = _scored(self._standing_scorers, cycle, candidates, scores, totals)
             standing = self._standing = _Standing(version, among, candidates, scores, totals)
         return standing
 

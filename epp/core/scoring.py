@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Annotated, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 from epp.core.addresses import read_target
 from epp.core.engines import ENGINES, series
@@ -57,7 +57,6 @@ __all__ = [
     "series",
 ]
 
-Found = TypeVar("Found")
 Scores = Sequence[float | None]
 """One score per endpoint, in the order of the endpoints; in [0, 1], clamped; None = no opinion."""
 
@@ -142,13 +141,13 @@ class Picker(Protocol):
 
 
 @runtime_checkable
-class Producer(Protocol[Found]):
+class Producer(Protocol):
     """Finds something out before filters and scorers run, and learns which endpoint was picked."""
 
-    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> Found:
-        """Put a fact for others into ``cycle.facts[name]``; return what ``picked`` needs."""
+    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> Any:
+        """Put a fact for others into ``cycle.facts[name]``; what is returned comes back in ``picked``."""
 
-    def picked(self, cycle: Cycle, endpoint: Endpoint, found: Found) -> None:
+    def picked(self, cycle: Cycle, endpoint: Endpoint, found: Any) -> None:
         """The request goes to ``endpoint``; called before its reservation is made."""
 
 

@@ -11,7 +11,6 @@ import asyncio
 import importlib
 import json
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from epp.core.fleet import Endpoint, Fleet
 from epp.core.scheduling import Scheduler, describe
-from epp.runtime.errors import StartError
 from epp.runtime.health import Readiness
 from epp.runtime.metrics import CONTENT_TYPE, Metrics
 
@@ -75,21 +73,6 @@ class AdminState:
     scheduler: Scheduler
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
-
-
-def listen(port: int, *, flag: str = "metrics-port") -> socket.socket:
-    """Take the port on every address, IPv4 and IPv6; early, so that a port in use stops the start."""
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128
-            )
-        return socket.create_server(("", port), backlog=128)
-    except OSError as fault:
-        reason = os.strerror(fault.errno or 0)
-        raise StartError(
-            f"--{flag}: port {port} cannot be bound ({reason}): stop what uses it or choose another"
-        ) from fault
 
 
 async def run(state: AdminState, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:

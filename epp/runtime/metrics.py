@@ -247,9 +247,16 @@ class RequestMetrics:
                 series.tpot.observe((duration - ttft) / (output - 1))
 
     def _of(self, request: Request | None) -> _Series:
-        key = _NO_REQUEST if request is None else _labels(request)
-        series = self._series.get(key)
-        return self._admit(key) if series is None else series
+        if request is None:
+            key = _NO_REQUEST
+        else:
+            headers = request.headers
+            fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1]) or DEFAULT_FLOW
+            key = (request.payload.model, request.target_model, fairness)
+        try:
+            return self._series[key]
+        except KeyError:
+            return self._admit(key)
 
     def _admit(self, key: tuple[str, str, str]) -> _Series:
         """A new label set, or what it shares once there are too many: first its flow, then its model."""
@@ -364,12 +371,6 @@ _HISTOGRAMS = (
     ),
     ("tpot", "request_streaming_tpot_seconds", "", "Seconds per token after the first, of streamed answers."),
 )
-
-
-def _labels(request: Request) -> tuple[str, str, str]:
-    headers = request.headers
-    fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1]) or DEFAULT_FLOW
-    return request.payload.model, request.target_model, fairness
 
 
 def _observed(values: Mapping[tuple[str, ...], Histogram]) -> dict[Labels, Histogram]:

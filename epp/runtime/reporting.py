@@ -4,7 +4,6 @@ Place:   told by the server; the only place where one request's facts are passed
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint
@@ -15,30 +14,29 @@ from epp.runtime.logs import RequestLog
 from epp.runtime.metrics import Metrics
 
 
-@dataclass(frozen=True, slots=True)
 class Reporter:
     """``kick``: an endpoint that gets work should be looked at soon."""
 
-    metrics: Metrics
-    log: RequestLog
-    kick: Callable[[Endpoint], None]
+    __slots__ = ("_finished", "_kick", "_log", "_placed", "closed", "opened")
 
-    def opened(self) -> None:
+    def __init__(self, metrics: Metrics, log: RequestLog, kick: Callable[[Endpoint], None]) -> None:
+        self.opened = metrics.streams.opened
         """A stream began."""
-        self.metrics.streams.opened()
+        self.closed = metrics.streams.closed
+        """A stream ended."""
+        self._placed = metrics.requests.placed
+        self._finished = metrics.requests.finished
+        self._log = log.finished
+        self._kick = kick
 
     def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
         """The scheduler took ``seconds`` for this result."""
-        self.metrics.requests.placed(request, result, seconds)
+        self._placed(request, result, seconds)
         if not isinstance(result, Rejection):
             for endpoint in result.endpoints:
-                self.kick(endpoint)
+                self._kick(endpoint)
 
     def finished(self, outcome: Outcome) -> None:
         """A request is over."""
-        self.metrics.requests.finished(outcome, outcome.ended_at)
-        self.log.finished(outcome)
-
-    def closed(self) -> None:
-        """A stream ended."""
-        self.metrics.streams.closed()
+        self._finished(outcome, outcome.ended_at)
+        self._log(outcome)

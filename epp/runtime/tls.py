@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from epp.runtime import files
@@ -148,6 +149,7 @@ def _warn_of_dates(file: Path, begins: dt.datetime, ends: dt.datetime, now: dt.d
 # --- contexts ----------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4)
 def context_of(pair: KeyPair) -> ssl.SSLContext:
     """For a gRPC server: ALPN h2, TLS 1.2 or newer."""
     context = _server_context(pair)

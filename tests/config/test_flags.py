@@ -103,6 +103,22 @@ def test_the_namespace_comes_from_the_environment() -> None:
     assert parse(NAMESPACE="team-a").pool_namespace == "team-a"
     assert parse("--pool-namespace=b", NAMESPACE="team-a").pool_namespace == "b"
     assert parse().pool_namespace == "default"
+    with pytest.raises(UsageError, match=r"^\$NAMESPACE: must be one word"):
+        parse(NAMESPACE="team a")
+
+
+def test_what_has_no_effect_is_told() -> None:
+    assert flags.without_effect(parse("--cert-path=/certs")) == ()
+    (told,) = flags.without_effect(parse("--cert-path=/certs", "--secure-serving=false"))
+    assert told == "--cert-path has no effect with --secure-serving=false"
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.range], ids=lambda flag: flag.name)
+def test_the_bounds_of_a_flag_and_its_default_are_within(flag: flags.Flag) -> None:
+    low = flag.value(flag.least)
+    assert flag.default is None or low <= flag.default
+    assert not flag.most or low < flag.value(flag.most)
+    assert flag.default is None or not flag.most or flag.default <= flag.value(flag.most)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +142,11 @@ def test_durations_are_gos() -> None:
             id="misspelt",
         ),
         pytest.param(["--xyzzy"], "--xyzzy: unknown flag, see epp serve --help", id="unknown"),
+        pytest.param(
+            ["---grpc-port=1"], "---grpc-port: unknown flag, did you mean --grpc-port?", id="three dashes"
+        ),
+        pytest.param(["-"], 'unexpected argument "-": there are flags only, see epp serve', id="dash"),
+        pytest.param(["x.yaml"], 'unexpected argument "x.yaml": there are flags only', id="no flag"),
         pytest.param(["--grpc"], "--grpc: unknown flag", id="no abbreviations"),
         pytest.param(["--grpc-port"], "--grpc-port: needs a value: --grpc-port=PORT", id="value missing"),
         pytest.param(["--grpc-port=x"], '--grpc-port: "x" is not a whole number', id="no number"),
@@ -134,13 +155,44 @@ def test_durations_are_gos() -> None:
             ["--secure-serving=maybe"], '--secure-serving: "maybe" is neither true nor false', id="switch"
         ),
         pytest.param(
-            ["--secure-serving", "false"], 'unexpected argument "false"', id="switch and value apart"
+            ["--secure-serving", "false"],
+            'unexpected argument "false": write --flag=value for a switch',
+            id="switch and value apart",
         ),
         pytest.param(
             ["--", "--grpc-port=1"], 'unexpected argument "--grpc-port=1"', id="after the end of flags"
         ),
         pytest.param(
-            ["--drain-timeout=30"], '--drain-timeout: "30" is no duration', id="duration without unit"
+            ["--drain-timeout=30"],
+            '--drain-timeout: "30" has no unit: write, for example, 30s',
+            id="duration without unit",
+        ),
+        pytest.param(["--drain-timeout=x"], '--drain-timeout: "x" is no duration', id="no duration"),
+        pytest.param(
+            ["--drain-timeout=25h"], "--drain-timeout: must be from 0s to 24h, got 25h", id="a day and more"
+        ),
+        pytest.param(
+            ["--drain-timeout=-1s"], "--drain-timeout: must be from 0s to 24h, got -1s", id="negative"
+        ),
+        pytest.param(
+            ["--max-buffered-bytes=1"], "--max-buffered-bytes: must be at least 1MiB, got 1", id="no budget"
+        ),
+        pytest.param(
+            ["--grpc-max-recv-msg-size=65535"],
+            "--grpc-max-recv-msg-size: must be at least 64KiB, got 65535",
+            id="no message fits",
+        ),
+        pytest.param(["--grpc-max-send-msg-size=1k"], "must be at least 64KiB, got 1k", id="no answer fits"),
+        pytest.param(["-v=-1"], "--v: must be at least 0, got -1", id="verbosity"),
+        pytest.param(
+            [FILE, "--pool-namespace=a b"],
+            "--pool-namespace: must be one word of at most 253 characters, got 'a b'",
+            id="two words",
+        ),
+        pytest.param(
+            ["--endpoints-file", "--grpc-port", "7"],
+            "--endpoints-file: needs a value: --endpoints-file=FILE, and --grpc-port is the next flag",
+            id="value forgotten",
         ),
         pytest.param(["--grpc-max-recv-msg-size=1x"], "is no size: write, for example, 10MiB", id="size"),
         pytest.param(["--max-buffered-bytes=0"], '"0" is no size', id="no room at all"),
@@ -155,17 +207,33 @@ def test_durations_are_gos() -> None:
         ),
         pytest.param(
             [FILE, "--metrics-staleness-threshold=50ms"],
-            "--refresh-metrics-interval: must be at most three quarters",
+            "--metrics-staleness-threshold: must be from 67ms to 24h, got 50ms",
             id="stale at once",
+        ),
+        pytest.param(
+            [FILE, "--refresh-metrics-interval=200ms", "--metrics-staleness-threshold=250ms"],
+            "--refresh-metrics-interval: must be at most three quarters",
+            id="stale before the next reading",
         ),
         pytest.param([FILE, "--metrics-port=9002"], "must differ", id="one port for two"),
         pytest.param(
             [FILE, "--metrics-client-ca-file=ca"], "needs --metrics-cert-dir", id="clients without TLS"
         ),
-        pytest.param([FILE, "--enable-cert-reload"], "needs --cert-path", id="nothing to reload"),
-        pytest.param([FILE, "--tracing"], "--tracing: not supported: no spans are made", id="refused"),
         pytest.param(
-            [FILE, "--endpoint-selector=app=vllm"], "--endpoint-selector: needs Kubernetes:", id="k8s"
+            [FILE, "--enable-cert-reload"],
+            "--enable-cert-reload: needs --cert-path or --metrics-cert-dir",
+            id="nothing to reload",
+        ),
+        pytest.param(
+            [FILE, "--tracing"],
+            "--tracing: not supported: no spans are made; leave it out or write --tracing=false",
+            id="refused",
+        ),
+        pytest.param(
+            [FILE, "--endpoint-selector=app=vllm"],
+            "--endpoint-selector: needs Kubernetes: this version finds servers through --endpoints-file or a"
+            " file-discovery plugin only; leave it out",
+            id="k8s",
         ),
         pytest.param([FILE, "--kv-cache-usage-percentage-metric=x"], "core-metrics-extractor", id="legacy"),
     ],
@@ -240,7 +308,7 @@ def test_any_command_line_is_settings_or_one_line(arguments: list[str]) -> None:
     assert isinstance(result, ServeFlags) or str(result)
 
 
-@given(value=st.text(max_size=20))
+@given(value=st.text(max_size=20).filter(lambda text: text.lstrip("-") not in {flag.name for flag in FLAGS}))
 def test_a_text_arrives_as_it_was_written(value: str) -> None:
     assert parse(f"--pool-name={value}").pool_name == value
     assert parse("-pool-name", value).pool_name == value

@@ -315,6 +315,23 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
             id="weight",
         ),
         pytest.param(
+            QUEUE + "schedulingProfiles: [{name: a, plugins: [{pluginRef: queue-scorer, weight: -2}]}]",
+            "c.yaml:4: schedulingProfiles[0].plugins[0].weight: must be from 0 (no influence) to 1000000, "
+            "got -2",
+            id="weight-below-0",
+        ),
+        pytest.param(
+            QUEUE + "schedulingProfiles: [{name: a, plugins: [{pluginRef: queue-scorer, weight: 1e300}]}]",
+            "c.yaml:4: schedulingProfiles[0].plugins[0].weight: must be from 0 (no influence) to 1000000, "
+            "got 1e+300",
+            id="weight-without-measure",
+        ),
+        pytest.param(
+            "plugins: [{type: inflight-load-producer, parameters: {outputRatio: 1e308}}]",
+            "c.yaml:3: plugins[0].parameters.outputRatio: must be from 0 to 1000, got 1e+308",
+            id="output-ratio",
+        ),
+        pytest.param(
             QUEUE + "schedulingProfiles: [{name: a, plugins: [&q {pluginRef: queue-scorer}, *q]}]",
             'c.yaml:4: schedulingProfiles[0].plugins[1].pluginRef: "queue-scorer" is there twice',
             id="reference-twice",
@@ -469,6 +486,11 @@ def test_no_type_is_both_supported_and_not() -> None:
                 'c.yaml:3: plugins[0]: the scorer "queue-scorer" is used by nothing',
             ),
             id="unused",
+        ),
+        pytest.param(
+            QUEUE + "schedulingProfiles: [{name: a, plugins: [{pluginRef: queue-scorer, weight: 0}]}]",
+            ("c.yaml:1: every weight is 0: endpoints are picked without looking at their load",),
+            id="no-weight",
         ),
         pytest.param(
             "plugins: [{type: queue-scorer}, {type: inflight-load-producer}, {type: random-picker}]\n"

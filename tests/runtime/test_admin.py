@@ -7,7 +7,6 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,8 +16,7 @@ from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Lora, Reservatio
 from epp.core.request import Payload, Request
 from epp.core.scheduling import Decision, Profile, Scheduler
 from epp.core.scoring import Cycle, Scores
-from epp.runtime import admin, tls
-from epp.runtime.errors import StartError
+from epp.runtime import admin, ports, tls
 from epp.runtime.health import Readiness
 from epp.runtime.metrics import Metrics
 
@@ -55,7 +53,7 @@ def state() -> admin.AdminState:
 @asynccontextmanager
 async def running(state: admin.AdminState, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """The pages on some port, until it is cancelled, as main does it."""
-    with admin.listen(0) as listener:
+    with ports.listen(0, flag="metrics-port") as listener:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(admin.run(state, listener, tls=tls))
             yield int(listener.getsockname()[1])
@@ -173,26 +171,15 @@ async def test_an_unknown_path_tells_the_known_ones(site: str) -> None:
     assert (await get(site, "/metrics", "POST"))[0] == 405
 
 
-async def test_a_port_in_use_is_one_line_with_the_flag(site: str) -> None:
-    port = int(site.rpartition(":")[2])
-    with pytest.raises(
-        StartError, match=rf"^--metrics-port: port {port} cannot be bound \(Address already in use\)"
-    ):
-        admin.listen(port)
-
-
 async def test_both_families_of_addresses_are_served(site: str) -> None:
     assert (await get(site.replace("127.0.0.1", "[::1]"), "/healthz"))[0] == 200
 
 
-async def test_the_pages_can_be_served_over_tls(state: admin.AdminState, tmp_path: Path) -> None:
-    now = dt.datetime.now(dt.UTC)
-    pair = tls.self_signed(now)
-    (tmp_path / tls.CERTIFICATE).write_bytes(pair.chain)
-    (tmp_path / tls.KEY).write_bytes(pair.key)
-    trusted = ssl.create_default_context(cafile=str(tmp_path / tls.CERTIFICATE))
+async def test_the_pages_can_be_served_over_tls(state: admin.AdminState) -> None:
+    pair = tls.self_signed(dt.datetime.now(dt.UTC))
+    trusted = ssl.create_default_context(cadata=pair.chain.decode())
     async with (
-        running(state, tls.server_context(tmp_path, now)) as port,
+        running(state, tls.pages_context(pair, None)) as port,
         aiohttp.ClientSession() as session,
         session.get(f"https://localhost:{port}/healthz", ssl=trusted) as response,
     ):

@@ -16,24 +16,22 @@ SETTING = struct.Struct(">HL")
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
     range(10)
 )
-
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
 PRIORITIZED = 0x20
 
-(
-    HEADER_TABLE_SIZE,
-    ENABLE_PUSH,
-    MAX_CONCURRENT_STREAMS,
-    INITIAL_WINDOW_SIZE,
-    MAX_FRAME_SIZE,
-    MAX_HEADER_LIST_SIZE,
-) = range(1, 7)
+HEADER_TABLE_SIZE = 1
+ENABLE_PUSH = 2
+MAX_CONCURRENT_STREAMS = 3
+INITIAL_WINDOW_SIZE = 4
+MAX_FRAME_SIZE = 5
+MAX_HEADER_LIST_SIZE = 6
+
 DEFAULT_WINDOW = 65_535
-LARGEST_WINDOW = 2**31 - 1
-SMALLEST_MAX_FRAME = 16_384
-LARGEST_MAX_FRAME = 2**24 - 1
+LARGEST = 2**31 - 1
+"""Of windows, increments and stream numbers; the bit above is reserved."""
+MAX_FRAME_SIZES = range(2**14, 2**24)
 
 
 class ErrorCode(enum.IntEnum):
@@ -41,7 +39,6 @@ class ErrorCode(enum.IntEnum):
 
     NO_ERROR = 0x0
     PROTOCOL_ERROR = 0x1
-    INTERNAL_ERROR = 0x2
     FLOW_CONTROL_ERROR = 0x3
     STREAM_CLOSED = 0x5
     FRAME_SIZE_ERROR = 0x6
@@ -67,6 +64,15 @@ class StreamFault(Exception):
         self.code = code
 
 
+def require(condition: bool, code: ErrorCode, text: str) -> None:
+    """ConnectionFault unless ``condition``."""
+    if not condition:
+        raise ConnectionFault(code, text)
+
+
+# --- to the peer ---------------------------------------------------------------------------------
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """One whole frame."""
     size = len(payload)
@@ -74,27 +80,44 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def settings(values: Mapping[int, int]) -> bytes:
+    """SETTINGS with these values, by number."""
     return frame(SETTINGS, 0, 0, b"".join(SETTING.pack(*item) for item in values.items()))
 
 
-def reset(stream: int, code: ErrorCode) -> bytes:
-    return frame(RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+def numbers(kind: int, stream: int, *values: int) -> bytes:
+    """A frame of 32-bit numbers: RST_STREAM, WINDOW_UPDATE, GOAWAY."""
+    return frame(kind, 0, stream, b"".join(value.to_bytes(4, "big") for value in values))
 
 
-def window_update(stream: int, increment: int) -> bytes:
-    return frame(WINDOW_UPDATE, 0, stream, increment.to_bytes(4, "big"))
+# --- from the peer ---------------------------------------------------------------------------------
+
+_ON_STREAM = {
+    PRIORITY: True,
+    RST_STREAM: True,
+    SETTINGS: False,
+    PING: False,
+    GOAWAY: False,
+    CONTINUATION: True,
+}
+_SIZE = {RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 
 
-def goaway(last_stream: int, code: ErrorCode, text: str = "") -> bytes:
-    return frame(GOAWAY, 0, 0, last_stream.to_bytes(4, "big") + code.to_bytes(4, "big") + text.encode()[:256])
+def check(kind: int, stream: int, size: int) -> None:
+    """Whether a frame of this kind may have this stream and size. Raises ConnectionFault."""
+    on_stream = _ON_STREAM.get(kind)
+    require(on_stream is None or on_stream == bool(stream), ErrorCode.PROTOCOL_ERROR, f"stream {stream}")
+    require(size == _SIZE.get(kind, size), ErrorCode.FRAME_SIZE_ERROR, f"{size} bytes in frame type {kind}")
 
 
 def unpadded(flags: int, data: bytes, at: int, end: int) -> tuple[int, int]:
     """Where the content of a frame's payload begins and ends. Raises ConnectionFault."""
     if flags & PADDED:
-        if at == end:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "no room for the pad length")
+        require(at < end, ErrorCode.FRAME_SIZE_ERROR, "no room for the pad length")
         at, end = at + 1, end - data[at]
-        if at > end:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than payload")
+        require(at <= end, ErrorCode.PROTOCOL_ERROR, "more padding than payload")
     return at, end
+
+
+def depends_on(data: bytes, at: int) -> int:
+    """The stream that a priority names."""
+    return int.from_bytes(data[at : at + 4], "big") & LARGEST

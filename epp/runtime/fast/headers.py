@@ -24,6 +24,7 @@ _REMEMBERED = 1024
 _REQUEST_PSEUDO = {":method", ":scheme", ":path", ":authority"}
 _CONNECTION_SPECIFIC = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
@@ -41,7 +42,6 @@ class Opening:
     """Bytes of all DATA, where the peer says so."""
     timeout: float | None = None
     """Seconds until the stream ends with DEADLINE_EXCEEDED."""
-    bad_timeout: bool = False
 
 
 class HeaderReader:
@@ -89,32 +89,39 @@ class HeaderReader:
 
 def _opening(pairs: Sequence[tuple[str, str]]) -> Opening:
     """Check a request's header list and take from it what a gRPC server wants to know."""
-    pseudo: dict[str, str] = {}
     fields: dict[str, str] = {}
+    regular = False
     for name, value in pairs:
         if name.startswith(":"):
-            if fields or name in pseudo or name not in _REQUEST_PSEUDO:
+            if regular or name in fields or name not in _REQUEST_PSEUDO:
                 raise Malformed(f"{name} where it may not be")
-            pseudo[name] = value
         else:
+            regular = True
             _check_name(name)
-            if name == "te" and value != "trailers":
-                raise Malformed("te may say only trailers")
-            fields[name] = value
-    if not (pseudo.get(":method") and pseudo.get(":scheme") and pseudo.get(":path")):
-        raise Malformed("a request needs :method, :scheme and :path")
-    length = fields.get("content-length")
-    if length is not None and not (length.isascii() and length.isdigit()):
-        raise Malformed("content-length is not a number")
-    given = fields.get("grpc-timeout")
-    match = _TIMEOUT.fullmatch(given) if given is not None else None
+        fields[name] = value
+    if (
+        not all(map(fields.get, (":method", ":scheme", ":path")))
+        or fields.get("te", "trailers") != "trailers"
+    ):
+        raise Malformed("a request needs :method, :scheme and :path, and te may only say trailers")
+    length, timeout = fields.get("content-length"), fields.get("grpc-timeout")
     return Opening(
-        path=pseudo[":path"],
-        is_grpc=pseudo[":method"] == "POST" and _is_grpc(fields.get("content-type", "")),
-        content_length=int(length[:20]) if length is not None else None,
-        timeout=int(match[1]) * _UNITS[match[2]] if match else None,
-        bad_timeout=given is not None and match is None,
+        path=fields[":path"],
+        is_grpc=fields[":method"] == "POST" and _is_grpc(fields.get("content-type", "")),
+        content_length=None if length is None else int(_match(_LENGTH, length)[0]),
+        timeout=None if timeout is None else _seconds(_match(_TIMEOUT, timeout)),
     )
+
+
+def _match(pattern: re.Pattern[str], value: str) -> re.Match[str]:
+    match = pattern.fullmatch(value)
+    if match is None:
+        raise Malformed(f"{value!r} cannot be read")
+    return match
+
+
+def _seconds(timeout: re.Match[str]) -> float:
+    return int(timeout[1]) * _UNITS[timeout[2]]
 
 
 def _is_grpc(content_type: str) -> bool:

@@ -39,7 +39,6 @@ class FastServer:
         self.services, self.limits = services, limits
         self.peers: set[_Peer] = set()
         self._pairs = pairs
-        self._context: tuple[KeyPair, ssl.SSLContext] | None = None
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._nobody = asyncio.Event()
@@ -55,7 +54,8 @@ class FastServer:
             )
         except OSError as failure:
             raise StartError(
-                f"--{flag}: port {port} cannot be bound ({failure.strerror}): stop what uses it or choose another"
+                f"--{flag}: port {port} cannot be bound ({failure.strerror}): "
+                "stop what uses it or choose another"
             ) from failure
         self._listener.setblocking(False)
         return int(self._listener.getsockname()[1])
@@ -118,7 +118,8 @@ class FastServer:
 
     async def _connect(self, sock: socket.socket, address: Any) -> None:
         """From an accepted socket to a connection; as a task, because a TLS handshake takes its time."""
-        loop, context = asyncio.get_running_loop(), self._tls()
+        loop = asyncio.get_running_loop()
+        context = context_of(self._pairs()) if self._pairs is not None else None
         keep_alive(sock)
         try:
             await loop.connect_accepted_socket(
@@ -130,14 +131,6 @@ class FastServer:
         except OSError as failure:  # ssl.SSLError is one
             self.complain("TLS handshake failed", _tls_reason(failure), address)
             sock.close()
-
-    def _tls(self) -> ssl.SSLContext | None:
-        if self._pairs is None:
-            return None
-        pair = self._pairs()
-        if self._context is None or self._context[0] is not pair:
-            self._context = pair, context_of(pair)
-        return self._context[1]
 
 
 class _Peer(asyncio.Protocol):

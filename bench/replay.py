@@ -1,0 +1,133 @@
+"""A recorded conversation against our picker, in this process: no sockets, no loop, no other process.
+
+    python -m bench.replay FILE [--times N]
+
+Place:   bench.profile measures stages of it and counts its instructions; the driver under it is
+         epp.runtime.fast.connection, what it serves is a whole pool without its scraper.
+Ignores: what is answered.
+Rule:    each time the same: a fresh pool, a fresh connection, the same bytes in the same reads.
+"""
+
+import argparse
+import gc
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.recording import Recording
+from epp.config.picker_config import build, load_default
+from epp.core.apis import Parsers
+from epp.core.budget import Budget
+from epp.core.fleet import EndpointSpec, Fleet, Load
+from epp.core.scheduling import Scheduler
+from epp.core.stream import StreamSettings
+from epp.runtime.calls import Services
+from epp.runtime.ext_proc import ExtProc
+from epp.runtime.fast.connection import Connection, Limits
+from epp.runtime.logs import LogSettings, RequestLog
+from epp.runtime.metrics import Metrics
+from epp.runtime.plugins import load_types
+from epp.runtime.reporting import Reporter
+
+BUDGET_BYTES = 1 << 30
+MESSAGE_BYTES = 1 << 27
+
+
+class _NoTimer:
+    """A recorded peer is never late."""
+
+    def cancel(self) -> None: ...
+
+
+def pool(endpoints: int, log_fd: int) -> Services:
+    """The default profile over endpoints that answer, as one process serves it."""
+    assembly = build(load_default(), load_types())
+    fleet = Fleet(stale_after=1e9)
+    fleet.replace(EndpointSpec(name=f"engine-{n}", ip="127.0.0.1", port=8_000 + n) for n in range(endpoints))
+    for number, endpoint in enumerate(fleet.endpoints):
+        fleet.reading(endpoint, _load(number), 0.0)
+    scheduler = Scheduler(fleet, assembly.profile, assembly.producers, chance=random.Random(1))
+    log = RequestLog(LogSettings(), log_fd, later=lambda seconds, flush: None)
+    return ExtProc(
+        scheduler=scheduler,
+        settings=StreamSettings(Parsers(assembly.parsers), Budget(BUDGET_BYTES), new_id=lambda: "made-here"),
+        observer=Reporter(Metrics(version="bench"), log, kick=lambda endpoint: None),
+        clock=time.monotonic,
+    ).services()
+
+
+def _load(number: int) -> Load:
+    """What one endpoint says of itself: each something else, as the bench's engine says it."""
+    return Load(
+        waiting=number % 3,
+        running=number % 7,
+        kv_usage=number % 5 / 10,
+        cache_block_tokens=16,
+        cache_blocks=27_000,
+    )
+
+
+class Replay:
+    """One recording, any number of times."""
+
+    def __init__(self, recording: Recording, *, endpoints: int = 2) -> None:
+        self.recording = recording
+        self._endpoints = endpoints
+        self._limits = Limits(max_receive_bytes=MESSAGE_BYTES)
+        self._sink = os.open(os.devnull, os.O_WRONLY)
+
+    def close(self) -> None:
+        os.close(self._sink)
+
+    def once(self, before: Callable[[], None] = lambda: None) -> float:
+        """CPU seconds of one time; ``before`` is called when all is made ready."""
+        services = pool(self._endpoints, self._sink)
+        connection = Connection(
+            services, self._limits, later=lambda seconds, late: _NoTimer(), wake=lambda: None
+        )
+        with _no_collections():
+            before()
+            began = time.process_time()
+            _say(connection, self.recording.reads)
+            took = time.process_time() - began
+        if connection.is_closing:
+            raise RuntimeError(f"the driver closed the recorded connection: {connection.fault}")
+        connection.lost()
+        return took
+
+
+def _say(connection: Connection, reads: Sequence[bytes]) -> None:
+    for number, data in enumerate(reads):
+        connection.receive(data, number / 1_000)
+        connection.take()
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """The process freezes what lives for ever and collects little; here it would be noise."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.replay", description=__doc__.partition("\n")[0])
+    parser.add_argument("file", type=Path, help="made by python -m bench.profile")
+    parser.add_argument("--times", type=int, default=1)
+    options = parser.parse_args(arguments)
+    try:
+        replay = Replay(Recording.load(options.file))
+    except (OSError, ValueError) as problem:
+        parser.exit(1, f"bench.replay: {problem}\n")
+    took = min(replay.once() for _ in range(options.times))
+    print(f"{took / replay.recording.requests * 1e6:.1f} µs a request, the best of {options.times} times")
+
+
+if __name__ == "__main__":
+    main()
