@@ -24,7 +24,7 @@ help:  ## list the targets
 setup: $(STAMP)  ## make the virtual environment from the lock file; quick when nothing changed
 	@:
 
-demo: $(STAMP)  ## Envoy, the picker and three llama.cpp servers, live [SECONDS=20] [JSON=out.json]
+demo: $(STAMP)  ## Envoy, the picker and three llama.cpp servers, live [SECONDS=30, from 9 to 600] [JSON=out.json]
 	@$(BIN)/python -m bench.demo $(if $(SECONDS),--seconds "$(SECONDS)") $(if $(JSON),--json "$(JSON)")
 
 check: $(STAMP)  ## format, lint, types, import rules, generated code

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from epp.core.scoring import (
-    BYTES_PER_TOKEN,
+    Chain,
     Cycle,
     Endpoint,
     PrefixIndex,
     PrefixMatch,
-    Request,
     chain_seed,
-    hash_blocks,
 )
 
 DEFAULT_BLOCK_TOKENS = 16
@@ -64,24 +62,18 @@ class ApproxPrefixCacheProducer:
         )
         object.__setattr__(self, "index", index)
 
-    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> Sequence[int]:
-        block_tokens = self.index.block_tokens
-        hashes = self._hashes(cycle.request, block_tokens)
-        cycle.facts[name] = PrefixMatch(self.index.matches(endpoints, hashes), len(hashes), block_tokens)
-        return hashes
-
-    def picked(self, cycle: Cycle, endpoint: Endpoint, found: Sequence[int]) -> None:
-        if found:
-            self.index.record(endpoint, found)
-
-    def _hashes(self, request: Request, block_tokens: int) -> Sequence[int]:
-        payload = request.payload
-        prompt = payload.prompt
-        if not prompt:
-            return ()
+    def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> Chain:
+        index, request = self.index, cycle.request
+        payload, block_tokens = request.payload, index.block_tokens
         if self.max_prefix_tokens_to_match:
             limit = self.max_prefix_tokens_to_match // block_tokens
         else:
-            limit = self.max_prefix_blocks_to_match or len(prompt)
+            limit = self.max_prefix_blocks_to_match or len(payload.prompt)
         seed = chain_seed(request.target_model or payload.model, payload.cache_salt)
-        return hash_blocks(prompt, seed, block_tokens * BYTES_PER_TOKEN, limit)
+        chain = index.chain(payload.prompt, seed, limit)
+        cycle.facts[name] = PrefixMatch(index.matches(endpoints, chain), chain.blocks, block_tokens)
+        return chain
+
+    def picked(self, cycle: Cycle, endpoint: Endpoint, found: Chain) -> None:
+        if found.blocks:
+            self.index.record(endpoint, found)

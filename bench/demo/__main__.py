@@ -79,8 +79,17 @@ def _run(seconds: float, report: Path | None, logs: Path) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make demo", description="The picker at work, live.")
-    parser.add_argument("--seconds", type=_seconds, default=30.0, help="of load, in three equal parts (30)")
+    parser = argparse.ArgumentParser(
+        prog="make demo",
+        usage="make demo [SECONDS=30] [JSON=out.json]",
+        description="The picker at work, live. Without make: python -m bench.demo --seconds 30",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=30.0,
+        help=f"of load, in three equal parts: {SHORTEST:g} to {LONGEST:g} (30)",
+    )
     parser.add_argument("--json", type=_writable, metavar="FILE", help="write the figures there")
     return parser.parse_args()
 
@@ -91,7 +100,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not SHORTEST <= seconds <= LONGEST:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number from {SHORTEST:g} to {LONGEST:g}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: must be a number from {SHORTEST:g} to {LONGEST:g}, for example make demo SECONDS=20"
+        )
     return seconds
 
 

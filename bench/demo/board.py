@@ -88,8 +88,15 @@ class Fault:
 
     def covers(self, failure: Sample) -> bool:
         """The death explains this failure: under way at the kill, or sent shortly after it."""
-        sent = failure.due if failure.sent is None else failure.sent
-        return failure.ended >= self.killed and sent <= self.killed + FAULT_SECONDS
+        return failure.ended >= self.killed and _sent(failure) <= self.killed + FAULT_SECONDS
+
+    def found_under_way(self, failure: Sample) -> bool:
+        """Of those that the death explains: sent before it."""
+        return _sent(failure) < self.killed
+
+
+def _sent(sample: Sample) -> float:
+    return sample.due if sample.sent is None else sample.sent
 
 
 @dataclass(slots=True)

@@ -79,14 +79,13 @@ def _story(board: Board) -> Iterator[str]:
     if fault is None:
         return
     samples = board.phase("fault").samples
-    late, last = fault.sent_while_dead(samples), fault.last_sent_to_dead_ms(samples)
-    failed = sum(fault.covers(sample) for sample in samples if not sample.ok)
-    sent = (
-        f"{len(late)} requests went there after that, the last {last:.0f} ms later"
-        if late
-        else "none went there"
-    )
-    yield f"{fault.name} was killed: {failed} requests failed; {sent}"
+    failed = [sample for sample in samples if not sample.ok and fault.covers(sample)]
+    under_way = sum(fault.found_under_way(sample) for sample in failed)
+    later = len(failed) - under_way
+    lost = f"{_requests(under_way)} under way failed" + (f" and {later} sent after the kill" if later else "")
+    late, last = len(fault.sent_while_dead(samples)), fault.last_sent_to_dead_ms(samples)
+    sent = f"{_requests(late)} after the kill" + (f", the last {last:.0f} ms after it" if late else "")
+    yield f"{fault.name} was killed: {lost}; the picker sent it {sent}"
     if fault.started_again is not None and fault.returned is not None:
         yield f"{fault.name} answered again {fault.returned - fault.started_again:.1f} s after its new start"
 
@@ -108,6 +107,10 @@ def _steady(board: Board) -> Iterator[str]:
         yield f"the picker never chose {', '.join(idle)}"
 
 
+def _requests(number: int) -> str:
+    return f"{number or 'no'} {'request' if number == 1 else 'requests'}"
+
+
 def _failures(phase: Phase) -> str:
     kinds = sorted({str(sample.error) for sample in phase.failures})
     return f"{len(phase.failures)} of {len(phase.samples)} requests failed: {', '.join(kinds)}"
@@ -120,11 +123,11 @@ def _failover(board: Board) -> Iterator[str]:
         return
     unexplained = [failure for failure in phase.failures if not fault.covers(failure)]
     if unexplained:
-        first = unexplained[0]
+        first, were = unexplained[0], "was" if len(unexplained) == 1 else "were"
         sent = first.due if first.sent is None else first.sent
         yield (
-            f"{len(unexplained)} requests failed that were not sent within {FAULT_SECONDS:g} s of the kill; "
-            f"the first ({first.key}: {first.error}) {sent - fault.killed:+.1f} s from it"
+            f"{_requests(len(unexplained))} failed that {were} not sent within {FAULT_SECONDS:g} s of the "
+            f"kill; the first ({first.key}: {first.error}) {sent - fault.killed:+.1f} s from it"
         )
     last = fault.last_sent_to_dead_ms(phase.samples)
     if last > DEAD_PICK_LIMIT_MS:

@@ -23,6 +23,8 @@ Json = dict[str, Any]
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED_BY = "x-served-by"
 """The response header in which each listener names the server that answered, as ``ip:port``."""
+SUBSET_HINT = "x-subset-hint"
+"""The request header from which a listener with ``subset_hint`` takes it: a protobuf Value in base64."""
 SENT_TO = "x-sent-to"
 """Which server the request was last sent to, whether it answered or not."""
 BREAKER_LIMIT = 40_000
@@ -63,6 +65,8 @@ class Listener:
     """False: the picker sees only the request."""
     trailers: bool = True
     """False: trailers are not shown; a full duplex body needs them."""
+    subset_hint: bool = False
+    """Forward a subset hint, as gateways do that choose a subset before the picker (see SUBSET_HINT)."""
     failure_mode_allow: bool = False
     message_timeout: str = "300s"
     retries: int = 0
@@ -172,6 +176,7 @@ def _listener(name: str, port: int, listener: Listener) -> Json:
             "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [_route(listener)]}],
         },
         "http_filters": [
+            *([_subset_hint()] if listener.subset_hint else []),
             *([] if listener.route is Route.ROUND_ROBIN else [_ext_proc(listener)]),
             {
                 "name": "envoy.filters.http.router",
@@ -216,6 +221,19 @@ def _route(listener: Listener) -> Json:
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
     return {"match": {"prefix": "/"}, "route": route, "response_headers_to_add": [served_by, sent_to]}
+
+
+def _subset_hint() -> Json:
+    """Stands for the gateway's own logic, which puts the hint where the picker reads it."""
+    hint = {
+        "metadata_namespace": "envoy.lb.subset_hint",
+        "key": f"{DESTINATION}-subset",
+        "type": "PROTOBUF_VALUE",
+        "encode": "BASE64",
+    }
+    rule = {"header": SUBSET_HINT, "on_header_present": hint, "remove": True}
+    config = {"@type": f"{_V3}.filters.http.header_to_metadata.v3.Config", "request_rules": [rule]}
+    return {"name": "envoy.filters.http.header_to_metadata", "typed_config": config}
 
 
 def _ext_proc(listener: Listener) -> Json:

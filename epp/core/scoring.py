@@ -23,7 +23,7 @@ from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 from epp.core.addresses import read_target
 from epp.core.engines import ENGINES, series
 from epp.core.fleet import Endpoint, Load, Lora
-from epp.core.prefix import PrefixIndex, chain_seed, hash_blocks
+from epp.core.prefix import Chain, PrefixIndex, chain_seed
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "ENGINES",
     "Api",
     "Bytes",
+    "Chain",
     "Chance",
     "Cycle",
     "Endpoint",
@@ -51,7 +52,6 @@ __all__ = [
     "addressed",
     "chain_seed",
     "fewest_first",
-    "hash_blocks",
     "kinds",
     "read_target",
     "series",

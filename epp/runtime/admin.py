@@ -4,16 +4,19 @@ Place:   started by main beside the gRPC server; reads, never writes.
 Ignores: who asks. As with upstream's file discovery there is no authentication; TLS and client
          certificates are --metrics-cert-dir and --metrics-client-ca-file.
 Rule:    nothing here may delay a request: aiohttp and prometheus-client (400 ms) are imported in a thread
-         after the gRPC port is open, and the metrics page is written family by family.
+         after the gRPC port is open, and the metrics page is written piece by piece. To compress a piece
+         of 35 KB takes 0.06 to 0.3 ms: less than handing it to a thread and back.
 """
 
 import asyncio
 import importlib
 import json
 import logging
+import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -108,6 +111,25 @@ def _not_of_strangers(record: logging.LogRecord) -> bool:
     return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
+def accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding names gzip, as Prometheus' does."""
+    for part in re.sub(r"\s", "", header.lower()).split(","):
+        coding, _, weight = part.partition(";")
+        if coding == "gzip":
+            return re.fullmatch(r"q=0(\.0*)?", weight) is None
+    return False
+
+
+def gzipped(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """As many parts, some of them empty, and an end."""
+    pack = zlib.compressobj(
+        level=1, wbits=31
+    )  # a tenth of the size; level 6 takes 3 times longer for 15% less
+    for part in parts:
+        yield pack.compress(part)
+    yield pack.flush()
+
+
 class _Pages:
     """The handlers. ``web``: the module, which is imported late."""
 
@@ -116,11 +138,17 @@ class _Pages:
         self._web = web
 
     async def metrics(self, request: "web.Request") -> "web.StreamResponse":
-        response: web.StreamResponse = self._web.StreamResponse(headers={"content-type": CONTENT_TYPE})
+        headers = {"content-type": CONTENT_TYPE, "vary": "accept-encoding"}
+        parts: Iterable[bytes] = self._state.metrics.pages()
+        if accepts_gzip(",".join(request.headers.getall("accept-encoding", ()))):
+            headers["content-encoding"] = "gzip"
+            parts = gzipped(parts)
+        response: web.StreamResponse = self._web.StreamResponse(headers=headers)
         try:
             await response.prepare(request)
-            for part in () if request.method == "HEAD" else self._state.metrics.pages():
-                await response.write(part)
+            for part in () if request.method == "HEAD" else parts:
+                if part:
+                    await response.write(part)
                 await asyncio.sleep(0)  # requests go first
             await response.write_eof()
         except ConnectionResetError:

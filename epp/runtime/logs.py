@@ -99,7 +99,7 @@ def clean(text: str) -> str:
 
 
 class RequestLine(msgspec.Struct, gc=False, tag_field="level", tag="info"):
-    """The request line; unknown facts stay UNSET and are left out. As a dictionary it cost twice as much."""
+    """The request line, in the order in which it is written; unknown facts stay UNSET and are left out."""
 
     ts: str | float
     logger: str = "epp.request"
@@ -202,7 +202,17 @@ class RequestLog:
     They wait as text: an Outcome that waited would keep its request, and so its whole prompt.
     """
 
-    __slots__ = ("_console", "_encode_into", "_fd", "_held", "_is_due", "_later", "_stamp", "enabled", "lost")
+    __slots__ = (
+        "_console",
+        "_encode_lines",
+        "_fd",
+        "_held",
+        "_is_due",
+        "_later",
+        "_stamp",
+        "enabled",
+        "lost",
+    )
 
     def __init__(self, settings: LogSettings, fd: int, later: Later | None = None) -> None:
         self.enabled = settings.level <= logging.INFO
@@ -210,7 +220,7 @@ class RequestLog:
         self._fd = fd
         self._console = settings.encoder is Encoder.CONSOLE
         self._stamp = _STAMPS[settings.time_encoding]
-        self._encode_into = msgspec.json.Encoder().encode_into
+        self._encode_lines = msgspec.json.Encoder().encode_lines
         self._later = later
         self._held = bytearray()
         self._is_due = False  # somebody will flush
@@ -218,7 +228,7 @@ class RequestLog:
     def finished(self, outcome: Outcome) -> None:
         if not self.enabled:
             return
-        self._put(outcome, time.time_ns(), self._held)
+        self._held += self.line(outcome, time.time_ns())
         if self._later is None or len(self._held) >= FLUSH_BYTES:
             self.flush()
         elif not self._is_due:
@@ -241,17 +251,10 @@ class RequestLog:
 
     def line(self, outcome: Outcome, wall_ns: int) -> bytes:
         """The line, with its end."""
-        line = bytearray()
-        self._put(outcome, wall_ns, line)
-        return bytes(line)
-
-    def _put(self, outcome: Outcome, wall_ns: int, held: bytearray) -> None:
-        if self._console:
-            told = _console_fields(zip(_FACTS, _facts_of(request_line(outcome, "")), strict=True))
-            held += f"{_clock(wall_ns)} INFO  request {told}\n".encode(errors="replace")
-        else:
-            self._encode_into(request_line(outcome, self._stamp(wall_ns)), held, -1)
-            held += b"\n"
+        if not self._console:
+            return self._encode_lines((request_line(outcome, self._stamp(wall_ns)),))
+        facts = zip(_FACTS, _facts_of(request_line(outcome, "")), strict=True)
+        return f"{_clock(wall_ns)} INFO  request {_console_fields(facts)}\n".encode(errors="replace")
 
 
 def _rfc3339(wall_ns: int) -> str:

@@ -1,10 +1,13 @@
 """What the demo says follows from what was seen."""
 
+import sys
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
+from bench.demo import __main__ as demo
 from bench.demo.board import Board, Fault, Phase, stayed
 from bench.demo.talk import TURNS, conversation_of, conversations
 from bench.demo.verdict import broken_promises, figures, findings
@@ -76,7 +79,9 @@ def test_a_good_run_breaks_no_promise() -> None:
         pytest.param(
             add("picker", sample(13, error="timeout")), "1 of 4 requests failed: timeout", id="picker"
         ),
-        pytest.param(add("fault", sample(21, error="http 503")), "1 requests failed", id="before-the-kill"),
+        pytest.param(
+            add("fault", sample(21, error="http 503")), "1 request failed that was", id="before-the-kill"
+        ),
         pytest.param(add("fault", sample(27, error="http 503")), "+5.0 s from it", id="after-the-return"),
         pytest.param(
             add("fault", sample(23.5, error="http 503")), "still picked 1500 ms", id="dead-still-picked"
@@ -148,9 +153,44 @@ def test_findings_are_told_as_they_are() -> None:
     assert findings(board) == [
         "TTFT p50 on the same load: not lower with the picker this time (25% higher)",
         "TTFT p95 on the same load: 50% lower with the picker",
-        "one was killed: 2 requests failed; 1 requests went there after that, the last 100 ms later",
+        (
+            "one was killed: 1 request under way failed and 1 sent after the kill; "
+            "the picker sent it 1 request after the kill, the last 100 ms after it"
+        ),
         "one answered again 3.2 s after its new start",
     ]
+
+
+def test_a_death_that_only_cut_off_what_was_there_is_told_so() -> None:
+    board = good_board()
+    board.phase("fault").samples += [
+        sample(21.8, error="answer cut off", key="c03.1"),
+        sample(21.9, error="answer cut off", key="c03.2"),
+    ]
+    assert findings(board)[-2] == (
+        "one was killed: 2 requests under way failed; the picker sent it no requests after the kill"
+    )
+
+
+@pytest.mark.parametrize("seconds", ["8.9", "601", "soon", "nan", "-9"])
+def test_seconds_out_of_range_are_refused_with_the_remedy(
+    seconds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["demo", "--seconds", seconds])
+    with pytest.raises(SystemExit) as ended:
+        demo.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "usage: make demo [SECONDS=30] [JSON=out.json]"
+    assert said[-1] == (
+        f"make demo: error: argument --seconds: '{seconds}': must be a number from 9 to 600, "
+        "for example make demo SECONDS=20"
+    )
+
+
+def test_make_help_tells_the_range_of_seconds() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert f"[SECONDS=30, from {demo.SHORTEST:g} to {demo.LONGEST:g}]" in makefile
 
 
 def test_a_turn_stays_when_the_turn_before_was_answered_there() -> None:

@@ -1,17 +1,21 @@
 """The prefix index against naive models of what it stands for."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xxhash import xxh64_intdigest
+from xxhash import xxh3_64_intdigest
 
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load
-from epp.core.prefix import Generations, Lru, PrefixIndex, chain_seed, hash_blocks
+from epp.core.prefix import GROWING, MAX_BLOCKS, Chain, Generations, Lru, PrefixIndex, chain_seed
+from epp.core.request import BYTES_PER_TOKEN
 from tests.picking import endpoints_of, fleet_of
 
-# Prompts as paths: a block's hash stands for everything before it, so equal hashes mean equal beginnings.
+BLOCK = 64 * BYTES_PER_TOKEN
+
+# Prompts as paths: a piece's hash stands for everything before it, so equal hashes mean equal beginnings.
 PROMPT = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 PROMPTS = st.lists(PROMPT, max_size=30)
 
@@ -19,44 +23,75 @@ PROMPTS = st.lists(PROMPT, max_size=30)
 def hashes_of(prompt: Sequence[int]) -> list[int]:
     hashes, seed = [], 0
     for part in prompt:
-        seed = xxh64_intdigest(bytes([part]), seed)
+        seed = xxh3_64_intdigest(bytes([part]), seed)
         hashes.append(seed)
     return hashes
+
+
+def chain_of(*prompt: int) -> Chain:
+    """Of so few blocks that each is a piece."""
+    return Chain(hashes_of(prompt), len(prompt))
 
 
 def index_of(*, capacity: int = 1000, auto_tune: bool = False, contiguous: bool = True) -> PrefixIndex:
     return PrefixIndex(block_tokens=64, capacity=capacity, auto_tune=auto_tune, contiguous=contiguous)
 
 
+# --- cutting up --------------------------------------------------------------------------------------
+
+
 def test_hashes_are_chained() -> None:
-    first = xxh64_intdigest(b"aaaa", 7)
-    second = xxh64_intdigest(b"bbbb", first)
-    assert hash_blocks(b"aaaabbbb", 7, 4, 100) == [first, second]
+    first = xxh3_64_intdigest(b"a" * BLOCK, 7)
+    second = xxh3_64_intdigest(b"b" * BLOCK, first)
+    assert index_of().chain(b"a" * BLOCK + b"b" * BLOCK, 7, 100) == ([first, second], 2)
 
 
+@pytest.mark.parametrize("contiguous", [True, False])
 @pytest.mark.parametrize(
     "size, limit, blocks",
-    [(0, 9, 0), (1, 9, 1), (4, 9, 1), (5, 9, 2), (8, 9, 2), (9, 2, 2), (9, 0, 0)],
+    [(0, 9, 0), (1, 9, 1), (BLOCK, 9, 1), (BLOCK + 1, 9, 2), (2 * BLOCK, 9, 2), (9 * BLOCK, 2, 2), (9, 0, 0)],
 )
-def test_a_partial_last_block_counts_and_the_limit_holds(size: int, limit: int, blocks: int) -> None:
-    assert len(hash_blocks(b"x" * size, 0, 4, limit)) == blocks
+def test_a_partial_last_block_counts_and_the_limit_holds(
+    contiguous: bool, size: int, limit: int, blocks: int
+) -> None:
+    chain = index_of(contiguous=contiguous).chain(b"x" * size, 0, limit)
+    assert (len(chain.hashes), chain.blocks) == (blocks, blocks)
 
 
-@given(a=st.binary(max_size=64), b=st.binary(max_size=64))
-def test_prompts_share_hashes_exactly_as_far_as_they_share_blocks(a: bytes, b: bytes) -> None:
-    shared = 0
-    for x, y in zip(hash_blocks(a, 1, 4, 99), hash_blocks(b, 1, 4, 99), strict=False):
-        if x != y:
-            break
-        shared += 1
-    blocks_a, blocks_b = ([p[i : i + 4] for i in range(0, len(p), 4)] for p in (a, b))
-    same = next((i for i, (x, y) in enumerate(zip(blocks_a, blocks_b, strict=False)) if x != y), None)
-    assert shared == (min(len(blocks_a), len(blocks_b)) if same is None else same)
+def test_pieces_are_blocks_at_first_and_never_more_than_a_64th_of_what_is_before() -> None:
+    assert GROWING[:128] == tuple(range(1, 129)) and GROWING[-1] >= MAX_BLOCKS
+    assert all(end < after <= end + max(1, end / 64) for end, after in pairwise(GROWING))
+
+
+def test_a_prompt_of_220_kb_is_a_third_of_the_hashes() -> None:
+    prompt = bytes(220_000)
+    pieces, singles = (index_of(contiguous=each).chain(prompt, 0, 2048) for each in (True, False))
+    assert (len(pieces.hashes), pieces.blocks) == (266, 860)
+    assert (len(singles.hashes), singles.blocks) == (860, 860)
+
+
+LENGTHS = st.integers(0, 3000) | st.integers(0, 300).map(lambda blocks: blocks * BLOCK)
+
+
+@given(a=LENGTHS, b=LENGTHS, common=LENGTHS, contiguous=st.booleans())
+def test_prompts_share_hashes_exactly_as_far_as_they_share_pieces(
+    a: int, b: int, common: int, contiguous: bool
+) -> None:
+    one, other = b"c" * common + b"a" * a, b"c" * common + b"b" * b
+    index = index_of(contiguous=contiguous)
+    hashes = [index.chain(prompt, 1, 9999).hashes for prompt in (one, other)]
+    ends = [end * BLOCK for end in (GROWING if contiguous else range(1, 1000))]
+    pieces = [(start, end) for start, end in pairwise([0, *ends]) if start < min(len(one), len(other))]
+    expected = [one[:end] == other[:end] for _, end in pieces]
+    assert [x == y for x, y in zip(*hashes, strict=False)] == expected
 
 
 def test_models_and_salts_begin_different_chains() -> None:
     seeds = {chain_seed("m", ""), chain_seed("m", "s"), chain_seed("n", ""), chain_seed("ms", "")}
     assert len(seeds) == 4
+
+
+# --- what one endpoint holds -------------------------------------------------------------------------
 
 
 @given(prompts=PROMPTS, probe=PROMPT, capacity=st.integers(1, 40))
@@ -68,12 +103,12 @@ def test_bisection_finds_what_counting_finds(
         held.record(hashes_of(prompt))
         for generation in (held.current, held.previous):
             assert len(generation) <= max(1, capacity // 2)
-        assert len(held) <= max(2, capacity)
+        assert held.blocks == len(held.current)
     for asked in [probe, *prompts]:
         hashes = hashes_of(asked)
         everything = held.current | held.previous
         counted = next((i for i, block in enumerate(hashes) if block not in everything), len(hashes))
-        assert held.match(hashes) == counted
+        assert held.match(hashes[::-1]) == counted
         assert not any(block in everything for block in hashes[counted:]), "a block without its beginning"
 
 
@@ -82,7 +117,7 @@ def test_the_last_prompt_is_held_as_far_as_it_fits(prompts: list[list[int]]) -> 
     held = Generations(16)
     for prompt in prompts:
         held.record(hashes_of(prompt))
-        assert held.match(hashes_of(prompt)) == min(len(prompt), 8)
+        assert held.match(hashes_of(prompt)[::-1]) == min(len(prompt), 8)
 
 
 def test_a_repeated_prompt_does_not_push_others_out() -> None:
@@ -91,7 +126,7 @@ def test_a_repeated_prompt_does_not_push_others_out() -> None:
     held.record(other)
     for _ in range(100):
         held.record(repeated)
-    assert held.match(other) == 3
+    assert held.match(other[::-1]) == 3
 
 
 @given(prompts=PROMPTS, capacity=st.integers(1, 20))
@@ -102,33 +137,76 @@ def test_lru_keeps_the_most_recently_used_blocks(prompts: list[list[int]], capac
         for block in hashes_of(prompt):
             used = [other for other in used if other != block] + [block]
     used = used[-capacity:] if prompts else []
-    assert list(held.blocks) == used
+    assert list(held.hashes) == used
 
 
-@given(prompts=st.lists(st.tuples(st.integers(0, 2), PROMPT), max_size=20), probe=PROMPT)
-def test_any_block_counting_is_upstreams_loop(prompts: list[tuple[int, list[int]]], probe: list[int]) -> None:
+@pytest.mark.parametrize("capacity, kept", [(1000, 0), (4000, 1720)], ids=["too-small", "large-enough"])
+def test_capacity_is_in_blocks_however_long_pieces_are(capacity: int, kept: int) -> None:
+    index, held = index_of(), Generations(capacity)
+    first, second = (index.chain(bytes([number]) * 860 * BLOCK, 0, 2048).hashes for number in (1, 2))
+    held.record(first)
+    held.record(second)
+    assert sum(GROWING[held.match(each[::-1]) - 1] for each in (first, second)) >= kept
+    assert held.blocks <= capacity // 2
+    assert held.match(second[::-1]) == (266 if kept else next(i for i, e in enumerate(GROWING) if e > 500))
+
+
+# --- all endpoints -----------------------------------------------------------------------------------
+
+WENT = st.lists(st.tuples(st.integers(0, 2), PROMPT), max_size=20)
+
+
+@given(went=WENT, probe=PROMPT, capacity=st.integers(1, 40))
+def test_each_endpoint_is_asked_on_its_own(
+    went: list[tuple[int, list[int]]], probe: list[int], capacity: int
+) -> None:
+    index, endpoints = index_of(capacity=capacity), endpoints_of(Load(), Load(), Load())
+    for which, prompt in went:
+        index.record(endpoints[which], chain_of(*prompt))
+    hashes = hashes_of(probe)
+    expected = {}
+    for endpoint in endpoints:
+        held = endpoint.memory.get(index, Generations(0))
+        everything = held.current | held.previous
+        if count := next((i for i, each in enumerate(hashes) if each not in everything), len(hashes)):
+            expected[endpoint] = count
+    assert index.matches(endpoints, chain_of(*probe)) == expected
+
+
+def test_a_match_is_counted_in_blocks_however_long_pieces_are() -> None:
+    index, (a, b, c) = index_of(), endpoints_of(Load(), Load(), Load())
+    prompt = bytes(860 * BLOCK)
+    index.record(a, index.chain(prompt, 0, 2048))
+    index.record(b, index.chain(prompt[: 500 * BLOCK] + b"another end", 0, 2048))
+    matches = index.matches((a, b, c), index.chain(prompt, 0, 2048))
+    assert matches == {a: 860, b: max(end for end in GROWING if end <= 500)}
+    assert matches[b] > 500 * 63 / 64
+
+
+@given(went=WENT, probe=PROMPT)
+def test_any_block_counting_is_upstreams_loop(went: list[tuple[int, list[int]]], probe: list[int]) -> None:
     index, endpoints = index_of(capacity=6, contiguous=False), endpoints_of(Load(), Load(), Load())
-    for which, prompt in prompts:
-        index.record(endpoints[which], hashes_of(prompt))
+    for which, prompt in went:
+        index.record(endpoints[which], chain_of(*prompt))
     expected: dict[Endpoint, int] = {}
     for block in hashes_of(probe):
-        holders = [e for e in endpoints if index in e.memory and block in e.memory[index].blocks]
+        holders = [e for e in endpoints if index in e.memory and block in e.memory[index].hashes]
         if not holders:
             break
         for endpoint in holders:
             expected[endpoint] = expected.get(endpoint, 0) + 1
-    assert index.matches(endpoints, hashes_of(probe)) == expected
+    assert index.matches(endpoints, chain_of(*probe)) == expected
 
 
 def test_the_two_ways_of_counting_differ_where_a_beginning_was_forgotten() -> None:
-    whole = hashes_of([1] * 8)
+    whole = chain_of(*[1] * 8)
     counts = {}
     for contiguous in (True, False):
         a, b = endpoints_of(Load(), Load())
         index = index_of(capacity=8, contiguous=contiguous)
         index.record(a, whole)
-        index.record(a, hashes_of([2, 2]))
-        index.record(b, whole[:4])
+        index.record(a, chain_of(2, 2))
+        index.record(b, chain_of(*[1] * 4))
         counts[contiguous] = index.matches((a, b), whole)
         assert counts[contiguous][b] == 4
         counts[contiguous] = counts[contiguous][a]
@@ -141,24 +219,23 @@ def test_the_two_ways_of_counting_differ_where_a_beginning_was_forgotten() -> No
 def test_a_restarted_server_holds_nothing(contiguous: bool) -> None:
     fleet = fleet_of([Load(started_at=1.0)])
     (endpoint,), index = fleet.endpoints, index_of(contiguous=contiguous)
-    index.record(endpoint, hashes_of([1, 2]))
-    assert index.matches([endpoint], hashes_of([1, 2])) == {endpoint: 2}
+    index.record(endpoint, chain_of(1, 2))
+    assert index.matches([endpoint], chain_of(1, 2)) == {endpoint: 2}
     fleet.reading(endpoint, Load(started_at=2.0), 1.0)
-    assert index.matches([endpoint], hashes_of([1, 2])) == {}
-    assert index.blocks_held(endpoint) == 0
-    index.record(endpoint, hashes_of([3]))
-    assert index.blocks_held(endpoint) == 1
-    assert index.matches([endpoint], hashes_of([1, 2])) == {}, "what it held before does not come back"
+    assert index.matches([endpoint], chain_of(1, 2)) == {}
+    index.record(endpoint, chain_of(3))
+    assert index.matches([endpoint], chain_of(3)) == {endpoint: 1}
+    assert index.matches([endpoint], chain_of(1, 2)) == {}, "what it held before does not come back"
 
 
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_a_server_that_was_lost_holds_nothing(contiguous: bool) -> None:
     fleet = fleet_of([Load(), Load()])
     endpoint, index = fleet.endpoints[0], index_of(contiguous=contiguous)
-    index.record(endpoint, hashes_of([1]))
+    index.record(endpoint, chain_of(1))
     fleet.lost(endpoint, "connection refused")
     fleet.answered(endpoint)
-    assert index.matches(fleet.endpoints, hashes_of([1])) == {}
+    assert index.matches(fleet.endpoints, chain_of(1)) == {}
 
 
 @pytest.mark.parametrize("contiguous", [True, False])
@@ -166,10 +243,10 @@ def test_what_is_known_of_an_endpoint_goes_with_it(contiguous: bool) -> None:
     fleet, index = Fleet(), index_of(contiguous=contiguous)
     spec = EndpointSpec(name="e", ip="10.0.0.1", port=1)
     fleet.replace([spec])
-    index.record(fleet.endpoints[0], hashes_of([1]))
+    index.record(fleet.endpoints[0], chain_of(1))
     fleet.replace([])
     fleet.replace([spec])
-    assert index.matches(fleet.endpoints, hashes_of([1])) == {}
+    assert index.matches(fleet.endpoints, chain_of(1)) == {}
 
 
 def cache(tokens: int, blocks: int) -> Load:
@@ -178,41 +255,48 @@ def cache(tokens: int, blocks: int) -> Load:
 
 def test_capacity_is_the_engines_cache_in_tokens() -> None:
     (endpoint,), index = endpoints_of(cache(16, 1000)), index_of(auto_tune=True)
-    index.record(endpoint, [1])
+    index.record(endpoint, chain_of(1))
     assert endpoint.memory[index].capacity == 250  # 16,000 tokens in blocks of 64, not 1,000 blocks
 
 
 def test_capacity_stays_known_when_the_reading_is_gone() -> None:
     fleet = fleet_of([cache(16, 1000)], stale_after=2.0)
     (endpoint,), index = fleet.endpoints, index_of(auto_tune=True)
-    index.record(endpoint, [1])
+    index.record(endpoint, chain_of(1))
     fleet.candidates(10.0)
     assert endpoint.load.cache_blocks is None
-    index.record(endpoint, [2])
+    index.record(endpoint, chain_of(2))
     assert endpoint.memory[index].capacity == 250
 
 
 def test_an_absurd_cache_size_is_not_believed() -> None:
     (endpoint,), index = endpoints_of(cache(16, 10**12)), index_of(auto_tune=True)
-    index.record(endpoint, [1])
+    index.record(endpoint, chain_of(1))
     assert endpoint.memory[index].capacity == 1_000_000
 
 
 def test_without_auto_tune_the_configured_sizes_hold() -> None:
     (endpoint,), index = endpoints_of(cache(256, 1000)), index_of(capacity=77)
-    index.record(endpoint, [1])
+    index.record(endpoint, chain_of(1))
     assert (index.block_tokens, endpoint.memory[index].capacity) == (64, 77)
 
 
 def test_block_size_follows_the_smallest_engine_and_changing_it_forgets() -> None:
     a, b = endpoints_of(cache(128, 100), cache(16, 100))
     index = index_of(auto_tune=True)
-    index.record(a, [1])  # hashed with the size of before: not kept
-    assert (index.block_tokens, index.blocks_held(a)) == (128, 0)
-    index.record(a, [2])
-    assert index.blocks_held(a) == 1
-    index.record(b, [3])
-    assert (index.block_tokens, index.blocks_held(a), index.blocks_held(b)) == (64, 0, 0)
-    index.record(a, [4])
-    assert (index.block_tokens, index.blocks_held(a)) == (64, 1)
-    assert index.matches((a, b), [4]) == {a: 1}
+
+    def told(endpoint: Endpoint) -> tuple[int, dict[Endpoint, int]]:
+        index.record(endpoint, chain_of(1))
+        return index.block_tokens, index.matches((a, b), chain_of(1))
+
+    assert told(a) == (128, {}), "hashed with the size of before: not kept"
+    assert told(a) == (128, {a: 1})
+    assert told(b) == (64, {}), "everything was forgotten"
+    assert told(a) == (64, {a: 1})
+
+
+def test_another_block_size_cuts_otherwise() -> None:
+    (endpoint,), index = endpoints_of(cache(128, 100)), index_of(auto_tune=True)
+    assert index.chain(bytes(1024), 0, 99).blocks == 4
+    index.record(endpoint, chain_of(1))
+    assert index.chain(bytes(1024), 0, 99).blocks == 2

@@ -47,6 +47,8 @@ class Abuse:
 
     sent: Bytes
     code: Error
+    acknowledged: bool = True
+    """False: while the server's SETTINGS are not acknowledged, so that its table has the usual size."""
 
 
 def _one(*parts: bytes) -> Bytes:
@@ -94,6 +96,9 @@ CONNECTION: Mapping[str, Abuse] = {
     # RFC 9113, 4: frames and header blocks
     "a frame over the limit": Abuse(_one(frame(Kind.DATA, 0, 1, length=2**24 - 1)), Error.FRAME_SIZE_ERROR),
     "rubbish for a header block": Abuse(_one(headers(1, b"\xff" * 20)), Error.COMPRESSION_ERROR),
+    "a table that was given up": Abuse(
+        lambda path: (headers(1, hpack.Encoder().encode(request(path)) + b"\xbe"),), Error.COMPRESSION_ERROR
+    ),
     "index 0": Abuse(_one(headers(1, b"\x80")), Error.COMPRESSION_ERROR),
     "an index beyond the table": Abuse(_one(headers(1, b"\xfe")), Error.COMPRESSION_ERROR),
     "an integer that never ends": Abuse(_one(headers(1, b"\x7f" + b"\xff" * 40)), Error.COMPRESSION_ERROR),
@@ -171,7 +176,7 @@ CONNECTION: Mapping[str, Abuse] = {
         lambda path: _in_pieces(1, block(_huge_list(path)), 16_000), Error.ENHANCE_YOUR_CALM
     ),
     "a small block that is a large list": Abuse(
-        lambda path: (headers(1, _bomb(path)),), Error.ENHANCE_YOUR_CALM
+        lambda path: (headers(1, _bomb(path)),), Error.ENHANCE_YOUR_CALM, acknowledged=False
     ),
     "CONTINUATION without end": Abuse(
         lambda path: (
@@ -243,7 +248,8 @@ STREAM: Mapping[str, Abuse] = {
         _on_call(headers(1, block([(":path", "/")]), ended=True)), Error.PROTOCOL_ERROR
     ),
     "more DATA than announced": Abuse(
-        lambda path: (call(1, path, ("content-length", "3")), data(1, message(b""))), Error.PROTOCOL_ERROR
+        lambda path: (call(1, path, ("content-length", "3")), data(1, message(b""), ended=True)),
+        Error.PROTOCOL_ERROR,
     ),
     "less DATA than announced": Abuse(
         lambda path: (call(1, path, ("content-length", "7")), data(1, message(b""), ended=True)),

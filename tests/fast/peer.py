@@ -19,8 +19,8 @@ class EchoCall:
     """Answers as each message asks in its first byte, and remembers what was said on both sides.
 
     ``e``: the message's length and its reverse. ``n``: nothing. ``l`` and a number: so many bytes.
-    ``s`` and a number: so many answers. ``p``: later, when the test calls ``push_next``. ``o``: an answer, and
-    the call is over. ``f``: the call fails. ``x``: a defect.
+    ``s`` and a number: so many answers. ``p``: later, when the test calls ``push_next``. ``o``: an answer,
+    and the call is over. ``f``: the call fails. ``x``: a defect.
     """
 
     def __init__(self, push: Push) -> None:
@@ -147,6 +147,7 @@ class Talk:
         limits: Limits = LIMITS,
         services: Services | None = None,
         begun: bool = True,
+        acknowledged: bool = True,
         settings: dict[int, int] | None = None,
     ) -> None:
         self.clock = Clock()
@@ -156,7 +157,8 @@ class Talk:
         served = self.service.services() if services is None else services
         self.connection = Connection(served, limits, later=self.clock.later, wake=self._wake)
         if begun:
-            self.say(frames.PREFACE, frames.settings(settings), frames.settings(ack=True))
+            ack = frames.settings(ack=True) if acknowledged else b""
+            self.say(frames.PREFACE, frames.settings(settings), ack)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -210,7 +212,6 @@ def held_bytes(connection: Connection) -> int:
     """Bytes that wait in a connection, in either direction."""
     held: Any = connection
     streams = held._streams.values()
-    block = len(held._block[2]) if held._block else 0
     waiting = sum(len(piece) for stream in streams for piece in stream.backlog)
     assert waiting == held._backlog_bytes == sum(stream.backlog_bytes for stream in streams)
-    return waiting + block + sum(len(stream.partial) for stream in streams)
+    return waiting + sum(len(stream.partial) for stream in streams)

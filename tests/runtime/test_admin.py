@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import gzip
 import json
 import random
 import ssl
@@ -11,6 +12,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Lora, Reservation
 from epp.core.request import Payload, Request
@@ -31,8 +34,10 @@ class Halves:
 
 
 class Best:
-    def pick(self, cycle: Cycle, scored: Sequence[tuple[Endpoint, float]]) -> Sequence[Endpoint]:
-        return [max(scored, key=lambda each: each[1])[0]]
+    def pick(
+        self, cycle: Cycle, endpoints: Sequence[Endpoint], totals: Sequence[float]
+    ) -> Sequence[Endpoint]:
+        return [endpoints[totals.index(max(totals))]]
 
 
 @pytest.fixture
@@ -86,6 +91,58 @@ async def test_the_metrics_page_is_what_the_metrics_say(site: str, state: admin.
     status, text = await get(site, "/metrics")
     assert status == 200
     assert "\nllm_d_epp_extproc_streams_inflight 1.0\n" in text
+
+
+@pytest.mark.parametrize("method, is_empty", [("GET", False), ("HEAD", True)])
+async def test_the_metrics_page_is_compressed_for_who_asks(
+    method: str, is_empty: bool, site: str, state: admin.AdminState
+) -> None:
+    headers = {"accept-encoding": "gzip"}
+    async with (
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        session.request(method, site + "/metrics", headers=headers) as response,
+    ):
+        assert response.headers["content-encoding"] == "gzip"
+        assert response.headers["vary"] == "accept-encoding"
+        content = await response.read()
+    assert (content == b"") == is_empty
+    if not is_empty:
+        whole = gzip.decompress(content)
+        assert len(content) < len(whole) / 2
+        assert [line for line in whole.splitlines() if not line.startswith(b"process_")] == [
+            line for line in state.metrics.page().splitlines() if not line.startswith(b"process_")
+        ]
+
+
+async def test_the_metrics_page_is_plain_for_who_does_not(site: str) -> None:
+    async with (
+        aiohttp.ClientSession(headers={"accept-encoding": "identity"}) as session,
+        session.get(site + "/metrics") as response,
+    ):
+        assert "content-encoding" not in response.headers
+        assert (await response.text()).startswith("# HELP ")
+
+
+@pytest.mark.parametrize(
+    "header, accepted",
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5, br", True),
+        ("gzip;q=1.0,*;q=0", True),
+        ("", False),
+        ("identity", False),
+        ("gzip;q=0, deflate", False),
+        ("gzip; q=0.000", False),
+        ("xgzip, gzipx", False),
+    ],
+)
+def test_gzip_is_accepted_when_named(header: str, accepted: bool) -> None:
+    assert admin.accepts_gzip(header) == accepted
+
+
+@given(parts=st.lists(st.binary(max_size=300), max_size=6))
+def test_packing_loses_nothing(parts: list[bytes]) -> None:
+    assert gzip.decompress(b"".join(admin.gzipped(parts))) == b"".join(parts)
 
 
 async def test_readyz_follows_readiness_and_tells_details(site: str, state: admin.AdminState) -> None:

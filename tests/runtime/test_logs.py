@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -90,6 +91,52 @@ def test_a_refused_request_says_why() -> None:
     assert "endpoint" not in fields and "ttft_ms" not in fields and "incomplete" not in fields
 
 
+EVERYTHING = {
+    "request": Request(id="r1", path="/v1/x?key=secret", payload=Payload(model="m"), target_model="n"),
+    "served": "10.0.0.9:1",
+    "response_complete": False,
+    "usage": Usage(100, 20, 50),
+    "finish": "stop",
+    "error": 'out "of" memory',
+}
+
+
+def test_every_fact_has_its_place_in_the_line() -> None:
+    assert line(outcome(**EVERYTHING)) == (
+        '{"level":"info","ts":"2026-11-19T12:00:00.123Z","logger":"epp.request","msg":"request",'
+        '"request_id":"r1","path":"/v1/x","model":"m","target_model":"n","endpoint":"gpu-0",'
+        '"address":"10.0.0.1:8000","served":"10.0.0.9:1","status":200,"ttft_ms":50.0,"duration_ms":1500.0,'
+        '"prompt_tokens":100,"cached_tokens":50,"completion_tokens":20,"finish":"stop",'
+        '"error":"out \\"of\\" memory","incomplete":true}\n'
+    )
+    assert line(outcome(**EVERYTHING), CONSOLE) == (
+        "12:00:00.123 INFO  request request_id=r1 path=/v1/x model=m target_model=n endpoint=gpu-0"
+        " address=10.0.0.1:8000 served=10.0.0.9:1 status=200 ttft_ms=50.0 duration_ms=1500.0"
+        " prompt_tokens=100 cached_tokens=50 completion_tokens=20 finish=stop"
+        ' error="out \\"of\\" memory" incomplete=True\n'
+    )
+
+
+def test_what_never_became_a_request_has_its_refusal_where_the_answer_would_be() -> None:
+    refused = outcome(
+        request=None, request_id="r2", path="/x", decision=None, usage=None, rejection=NO_CANDIDATES
+    )
+    refused.status, refused.first_token_at = None, None
+    assert line(refused) == (
+        '{"level":"info","ts":"2026-11-19T12:00:00.123Z","logger":"epp.request","msg":"request",'
+        '"request_id":"r2","path":"/x","status":503,"code":"ServiceUnavailable",'
+        '"reason":"failed to find endpoint candidates for serving the request","duration_ms":1500.0}\n'
+    )
+
+
+@given(seconds=st.floats(0, 1e6))
+def test_durations_are_milliseconds_with_one_decimal(seconds: float) -> None:
+    made = outcome(received_at=0.0, ended_at=seconds, first_token_at=seconds)
+    fields = json.loads(line(made))
+    assert fields["duration_ms"] == fields["ttft_ms"] == pytest.approx(seconds * 1000, abs=0.0501)
+    assert len(repr(fields["duration_ms"]).partition(".")[2]) == 1
+
+
 @pytest.mark.parametrize(
     "facts, expected",
     [
@@ -152,6 +199,12 @@ def test_levels_come_from_the_command_line(argument: str, level: int, enabled: b
     assert RequestLog(settings, -1).enabled is enabled
 
 
+def test_lines_of_one_second_and_of_many_tell_their_own_time() -> None:
+    log, half = RequestLog(JSON, -1), NOON_NS + 500_000_000
+    told = [json.loads(log.line(outcome(), ns))["ts"] for ns in (NOON_NS, half, NOON_NS, NOON_NS + 10**9)]
+    assert [ts[17:] for ts in told] == ["00.123Z", "00.623Z", "00.123Z", "01.123Z"]
+
+
 def test_a_line_that_cannot_be_written_is_counted_and_fails_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -159,6 +212,23 @@ def test_a_line_that_cannot_be_written_is_counted_and_fails_nothing() -> None:
     log.finished(outcome())
     os.close(writer)
     assert log.lost == 1
+
+
+def test_of_lines_that_were_written_in_part_the_rest_is_lost() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    room = os.write(writer, b"x" * (1 << 20))  # what the pipe holds; half of it is read again
+    os.read(reader, room // 2)
+    log = RequestLog(JSON, writer, lambda seconds, flush: None)
+    size, told = len(log.line(outcome(), NOON_NS)), 0
+    while log.lost == 0:
+        log.finished(outcome())
+        told += 1
+        assert told <= room // size
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        written = stream.read().count(b"\n")
+    assert written + log.lost == told and written > 0
 
 
 def test_lines_that_come_together_leave_together_and_none_waits_long(tmp_path: Path) -> None:
@@ -176,18 +246,33 @@ def test_lines_that_come_together_leave_together_and_none_waits_long(tmp_path: P
         assert len(due) == 2, "the next line asks for its own writing"
 
 
-def test_held_lines_are_bounded(tmp_path: Path) -> None:
+def test_held_lines_are_bounded_and_one_timer_is_enough_for_all(tmp_path: Path) -> None:
+    due: list[Callable[[], None]] = []
     with (tmp_path / "log").open("wb") as file:
-        log = RequestLog(JSON, file.fileno(), lambda seconds, flush: None)
+        log = RequestLog(JSON, file.fileno(), lambda seconds, flush: due.append(flush))
         size = len(log.line(outcome(), NOON_NS))
         for _ in range(FLUSH_BYTES // size + 1):
             log.finished(outcome())
-        assert (tmp_path / "log").stat().st_size >= FLUSH_BYTES
+        written = (tmp_path / "log").stat().st_size
+        assert written >= FLUSH_BYTES
+        log.finished(outcome())
+        assert len(due) == 1
+        due[0]()
+        assert (tmp_path / "log").stat().st_size == written + size
 
 
-def test_a_disabled_line_is_not_written() -> None:
+def test_at_the_end_everything_is_written(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        log = RequestLog(JSON, file.fileno(), lambda seconds, flush: None)
+        for _ in range(3):
+            log.finished(outcome())
+        log.flush()
+        assert len((tmp_path / "log").read_bytes().splitlines()) == 3
+
+
+def test_nothing_is_made_of_a_line_that_nobody_wants() -> None:
     log = RequestLog(LogSettings(level=logging.ERROR, encoder=Encoder.JSON), -1)
-    log.finished(outcome())
+    log.finished(cast("Outcome", object()))  # whatever would be read of it is not there
     assert log.lost == 0
 
 

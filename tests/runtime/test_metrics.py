@@ -181,14 +181,36 @@ def test_clients_cannot_make_series_without_end() -> None:
     assert len(families["llm_d_epp_scheduler_attempts_total"]) == MAX_LABEL_VALUES + 1
 
 
-def test_a_long_family_is_written_in_pieces_that_make_one_page() -> None:
+def test_a_long_page_is_written_in_pieces() -> None:
     metrics = Metrics()
     for number in range(50):
         serve(metrics, request(f"model-{number}"))
     pieces = list(metrics.pages())
-    assert sum(b"llm_d_epp_request_duration_seconds_bucket" in piece for piece in pieces) == 3
+    assert sum(b"llm_d_epp_request_duration_seconds_bucket" in piece for piece in pieces) > 3
+    assert max(map(len, pieces)) < PIECE_CHARACTERS + 10_000, "one series more at most"
     assert b"".join(pieces).count(b"# TYPE llm_d_epp_request_duration_seconds histogram") == 1
     assert sum(name == "llm_d_epp_request_total" for name, _ in page(metrics)) == 50
+
+
+def test_what_comes_while_the_page_is_read_spoils_nothing() -> None:
+    metrics = Metrics()
+    fleet = Fleet()
+    metrics.add(FleetMetrics(fleet, pool="pool", clock=lambda: 10.0))
+    for number in range(60):
+        serve(metrics, request(f"model-{number}"))
+    endpoints, *_ = fleet.replace(
+        EndpointSpec(name=f"e{n}", ip="10.0.0.1", port=n) for n in range(1, 600)
+    )
+    pieces = []
+    for piece in metrics.pages():  # between two pieces anything may happen
+        pieces.append(piece)
+        serve(metrics, request(f"later-{len(pieces)}"))
+        for endpoint in endpoints:
+            fleet.reading(endpoint, Load(waiting=1), 10.0 + len(pieces))
+        fleet.replace(each.spec for each in endpoints[len(pieces) :])
+    for family in text_string_to_metric_families(b"".join(pieces).decode()):
+        for sample in family.samples:
+            assert sample.value >= 0
 
 
 @pytest.mark.parametrize(
@@ -222,6 +244,70 @@ def buckets_of(metrics: Metrics, name: str) -> Iterator[tuple[float, float]]:
     for (found, labels), count in page(metrics).items():
         if found == name:
             yield float(dict(labels)["le"]), count
+
+
+class Given:
+    """A source with these families."""
+
+    def __init__(self, *families: Family) -> None:
+        self._families = families
+
+    def families(self) -> Iterator[Family]:
+        yield from self._families
+
+
+def library_text(family: Family) -> str:
+    """What prometheus-client makes of the family."""
+    exported: CoreMetric
+    if isinstance(family, Histograms):
+        exported = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+        for labels, histogram in family.values.items():
+            bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+            cumulated = zip(bounds, map(float, accumulate(histogram.counts)), strict=True)
+            exported.add_metric(labels, list(cumulated), histogram.total)
+    else:
+        made = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+        exported = made(family.name, family.help, labels=family.labels)
+        for labels, number in family.values.items():
+            exported.add_metric(labels, number)
+    registry = CollectorRegistry()
+    registry.register(cast("Collector", SimpleNamespace(collect=lambda: [exported])))
+    return generate_latest(registry).decode()
+
+
+def our_text(family: Family) -> str:
+    metrics = Metrics()
+    metrics.add(Given(family))
+    head = f"# HELP {family.name} "
+    return head + metrics.page().decode().partition(head)[2].partition("# HELP process_")[0]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', "\\", "a\nb"])
+NAMES = st.sampled_from(["a", "fairness_id", "lb", "lf", "model_name", "namespace", "z"])
+
+
+@st.composite
+def families(draw: st.DrawFn) -> Family:
+    labels = tuple(draw(st.lists(NAMES, max_size=4, unique=True)))
+    keys = draw(st.lists(st.tuples(*(TEXTS for _ in labels)), min_size=1, max_size=3, unique=True))
+    if draw(st.booleans()):
+        counted = draw(st.sampled_from([LATENCY, TOKENS, REQUEST_BYTES, HIT_RATIO]))
+        histograms = {}
+        for key in keys:
+            histograms[key] = Histogram(counted)
+            for number in draw(st.lists(st.floats(0, 1e12) | st.integers(0, 1 << 40), max_size=5)):
+                histograms[key].observe(number)
+            histograms[key].counts[3] += draw(st.sampled_from([0, 999_999, 1_000_000, 123_456_789]))
+        return Histograms("some_seconds", draw(TEXTS), labels, histograms)
+    numbers = {key: draw(st.floats() | st.integers(-(10**18), 10**18)) for key in keys}
+    if draw(st.booleans()):
+        return Values("some_total", "counter", draw(TEXTS), labels, numbers)
+    return Values("some", "gauge", draw(TEXTS), labels, numbers)
+
+
+@given(family=families())
+def test_the_text_is_what_prometheus_client_writes(family: Family) -> None:
+    assert our_text(family) == library_text(family)
 
 
 def test_a_value_on_a_bound_belongs_below_it() -> None:

@@ -17,15 +17,15 @@ from tests.picking import cycle_of, endpoints_of
 PICKERS = [MaxScorePicker, RandomPicker, WeightedRandomPicker]
 
 
-def scored(*totals: float) -> list[tuple[Endpoint, float]]:
-    return list(zip(endpoints_of(*[Load()] * len(totals)), totals, strict=True))
+def rated(totals: Sequence[float]) -> tuple[tuple[Endpoint, ...], Sequence[float]]:
+    return endpoints_of(*[Load()] * len(totals)), totals
 
 
 def shares(picker: Picker, totals: Sequence[float], rounds: int = 4000) -> list[float]:
     """How often each is picked first."""
-    pairs, cycle = scored(*totals), cycle_of(seed=1)
-    counts = Counter(picker.pick(cycle, pairs)[0] for _ in range(rounds))
-    return [counts[endpoint] / rounds for endpoint, _ in pairs]
+    (endpoints, totals), cycle = rated(totals), cycle_of(seed=1)
+    counts = Counter(picker.pick(cycle, endpoints, totals)[0] for _ in range(rounds))
+    return [counts[endpoint] / rounds for endpoint in endpoints]
 
 
 def test_max_score_takes_the_best() -> None:
@@ -37,8 +37,7 @@ def test_max_score_breaks_ties_evenly() -> None:
 
 
 def test_max_score_gives_the_next_best_in_order() -> None:
-    pairs = scored(1.0, 3.0, 2.0, 0.0)
-    picked = MaxScorePicker(max_num_of_endpoints=3).pick(cycle_of(), pairs)
+    picked = MaxScorePicker(max_num_of_endpoints=3).pick(cycle_of(), *rated([1.0, 3.0, 2.0, 0.0]))
     assert [endpoint.name for endpoint in picked] == ["e1", "e2", "e0"]
 
 
@@ -66,9 +65,9 @@ def test_weighted_random_takes_a_random_zero_for_a_small_number() -> None:
         def random(self) -> float:
             return 0.0
 
-    pairs = scored(0.0, 5.0)
+    endpoints, totals = rated([0.0, 5.0])
     cycle = Cycle(Request(), now=0.0, chance=Zero())
-    assert WeightedRandomPicker().pick(cycle, pairs) == [pairs[1][0]]
+    assert WeightedRandomPicker().pick(cycle, endpoints, totals) == [endpoints[1]]
 
 
 @pytest.mark.parametrize("picker", PICKERS)
@@ -80,11 +79,13 @@ def test_weighted_random_takes_a_random_zero_for_a_small_number() -> None:
 def test_picks_are_distinct_candidates_and_repeat_with_the_seed(
     picker: type, totals: list[float], most: int, seed: int
 ) -> None:
-    pairs = scored(*totals)
-    once, again = (picker(max_num_of_endpoints=most).pick(cycle_of(seed=seed), pairs) for _ in range(2))
+    endpoints, _ = rated(totals)
+    once, again = (
+        picker(max_num_of_endpoints=most).pick(cycle_of(seed=seed), endpoints, totals) for _ in range(2)
+    )
     assert list(once) == list(again)
     assert len(set(once)) == len(once) == min(most, len(totals))
-    assert set(once) <= {endpoint for endpoint, _ in pairs}
+    assert set(once) <= set(endpoints)
 
 
 @pytest.mark.parametrize("picker", PICKERS)

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from epp.core.fleet import Load
+from epp.core.fleet import Endpoint, Load
 from epp.core.request import Payload, Request
-from epp.core.scoring import Cycle, PrefixMatch
+from epp.core.scoring import PrefixMatch
 from scorers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from scorers.inflight_load_producer import InflightLoadProducer
 from tests.picking import cycle_of, endpoints_of, prompt_of
@@ -12,28 +12,33 @@ from tests.picking import cycle_of, endpoints_of, prompt_of
 NAME = "approx-prefix-cache-producer"
 
 
-def ask(producer: ApproxPrefixCacheProducer, request: Request, *endpoints: Any) -> tuple[Cycle, PrefixMatch]:
+def ask(producer: ApproxPrefixCacheProducer, request: Request, *endpoints: Any) -> PrefixMatch:
+    """What the producer tells others."""
     cycle = cycle_of(request)
     producer.produce(cycle, endpoints, NAME)
     match = cycle.facts[NAME]
     assert isinstance(match, PrefixMatch)
-    return cycle, match
+    return match
+
+
+def send(producer: ApproxPrefixCacheProducer, request: Request, endpoint: Endpoint) -> None:
+    """The request goes there."""
+    cycle = cycle_of(request)
+    producer.picked(cycle, endpoint, producer.produce(cycle, [endpoint], NAME))
 
 
 def test_a_prompt_is_found_where_it_went() -> None:
     producer, (a, b) = ApproxPrefixCacheProducer(), endpoints_of(Load(), Load())
-    cycle, match = ask(producer, prompt_of("x" * 1000), a, b)
+    match = ask(producer, prompt_of("x" * 1000), a, b)
     assert (match.total_blocks, match.block_tokens, dict(match.blocks)) == (4, 64, {})
-    producer.picked(cycle, b, NAME)
-    _, match = ask(producer, prompt_of("x" * 1000), a, b)
-    assert dict(match.blocks) == {b: 4}
+    send(producer, prompt_of("x" * 1000), b)
+    assert ask(producer, prompt_of("x" * 1000), a, b).blocks == {b: 4}
 
 
 def test_a_conversation_that_went_on_keeps_its_whole_blocks() -> None:
     producer, (a,) = ApproxPrefixCacheProducer(), endpoints_of(Load())
-    cycle, _ = ask(producer, prompt_of("x" * 1000), a)  # 3 whole blocks of 256 bytes and a part
-    producer.picked(cycle, a, NAME)
-    _, match = ask(producer, prompt_of("x" * 1000 + "and more"), a)
+    send(producer, prompt_of("x" * 1000), a)  # 3 whole blocks of 256 bytes and a part
+    match = ask(producer, prompt_of("x" * 1000 + "and more"), a)
     assert (dict(match.blocks), match.total_blocks) == ({a: 3}, 4)
 
 
@@ -48,11 +53,10 @@ def test_a_conversation_that_went_on_keeps_its_whole_blocks() -> None:
 )
 def test_other_prompts_share_nothing(other: Request) -> None:
     producer, (a,) = ApproxPrefixCacheProducer(), endpoints_of(Load())
-    cycle, _ = ask(producer, prompt_of("x" * 1000), a)
-    producer.picked(cycle, a, NAME)
-    cycle, match = ask(producer, other, a)
-    assert dict(match.blocks) == {}
-    producer.picked(cycle, a, NAME)
+    send(producer, prompt_of("x" * 1000), a)
+    assert ask(producer, other, a).blocks == {}
+    send(producer, other, a)
+    assert ask(producer, prompt_of("x" * 1000), a).blocks == {a: 4}
 
 
 @pytest.mark.parametrize(
@@ -66,10 +70,9 @@ def test_a_cache_is_of_the_model_that_serves_not_of_the_one_asked_for(
     asked: str, target: str, held: dict[str, int]
 ) -> None:
     producer, (a,) = ApproxPrefixCacheProducer(), endpoints_of(Load())
-    cycle, _ = ask(producer, prompt_of("x" * 1000, model="m"), a)
-    producer.picked(cycle, a, NAME)
+    send(producer, prompt_of("x" * 1000, model="m"), a)
     payload = Payload(model=asked, prompt=b"x" * 1000)
-    _, match = ask(producer, Request(payload=payload, target_model=target), a)
+    match = ask(producer, Request(payload=payload, target_model=target), a)
     assert {endpoint.name: blocks for endpoint, blocks in match.blocks.items()} == held
 
 
@@ -90,8 +93,7 @@ def test_a_cache_is_of_the_model_that_serves_not_of_the_one_asked_for(
 )
 def test_parameters_bound_what_is_looked_at(parameters: dict[str, Any], blocks: int) -> None:
     producer = ApproxPrefixCacheProducer(**parameters)
-    _, match = ask(producer, prompt_of("x" * 10240))
-    assert match.total_blocks == blocks
+    assert ask(producer, prompt_of("x" * 10240)).total_blocks == blocks
 
 
 @pytest.mark.parametrize(
@@ -117,13 +119,12 @@ def test_inflight_load_books_the_uncached_tokens(parameters: dict[str, Any], hel
     cycle = cycle_of(Request(payload=Payload(prompt=b"x" * 1024, max_output_tokens=500)))
     cycle.facts[NAME] = PrefixMatch({endpoint: held}, 4, 64)
     producer = InflightLoadProducer(**parameters)
-    producer.produce(cycle, [endpoint], "inflight-load-producer")
-    producer.picked(cycle, endpoint, "inflight-load-producer")
+    producer.picked(cycle, endpoint, producer.produce(cycle, [endpoint], "inflight-load-producer"))
     assert cycle.charge == charge
 
 
 def test_inflight_load_books_all_where_nothing_is_known_of_prefixes() -> None:
     (endpoint,) = endpoints_of(Load())
     cycle = cycle_of(prompt_of("x" * 1001))
-    InflightLoadProducer().picked(cycle, endpoint, "inflight-load-producer")
+    InflightLoadProducer().picked(cycle, endpoint, None)
     assert cycle.charge == 251

@@ -17,7 +17,7 @@ from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
 from bench.rig.process import Process
 from epp.config.flags import parse
-from tests.system.listeners import LISTENERS
+from tests.system.listeners import HINTED, LISTENERS
 
 _logs = pytest.StashKey[Path]()
 _DEFAULT = parse(["--endpoints-file=servers.yaml"], {}).server
@@ -86,7 +86,7 @@ def _plain_picker(logs: Path, driver: str, _servers: list[LlamaServer]) -> Itera
 @pytest.fixture(scope="session")
 def _gateway(logs: Path, _servers: list[LlamaServer], _picker: Picker) -> Iterator[Envoy]:
     addresses = [server.address for server in _servers]
-    with Envoy(logs=logs, servers=addresses, picker=_picker.address, listeners=LISTENERS) as envoy:
+    with Envoy(logs=logs, servers=addresses, picker=_picker.address, listeners=LISTENERS | HINTED) as envoy:
         yield envoy
 
 

@@ -13,3 +13,13 @@ LISTENERS = {
     "response_only": Listener(route=Route.OVERRIDE_HOST, request_phase=False),
 }
 """Every dialect of the shared gateway, by the name to give ``gateway.url``."""
+HINTED = {
+    "hinted": Listener(route=Route.OVERRIDE_HOST, subset_hint=True),
+    "hinted_buffered": Listener(
+        route=Route.OVERRIDE_HOST, subset_hint=True, request_body=Body.BUFFERED, response_body=Body.BUFFERED
+    ),
+    "hinted_streamed": Listener(
+        route=Route.OVERRIDE_HOST, subset_hint=True, request_body=Body.STREAMED, response_body=Body.STREAMED
+    ),
+}
+"""Those that send a subset hint with the request."""

@@ -55,6 +55,7 @@ async def channel(picker: Picker) -> AsyncIterator[grpc.aio.Channel]:
         await asyncio.to_thread(wait_at_rest, picker)
         assert not any(one["requests_in_flight"] for one in endpoints(picker).values())
         await asyncio.to_thread(wait_footprint, picker, before)
+        assert "Traceback" not in picker.log.read_text()
 
 
 async def ask(stream: Stream, body: bytes, *, pieces: int = 1) -> str:
@@ -194,7 +195,7 @@ async def hear_answer(stream: Stream) -> bytes:
 async def test_who_does_not_read_is_not_read_from(
     channel: grpc.aio.Channel, picker: Picker, servers: list[LlamaServer]
 ) -> None:
-    """200 MB of answer are to be shown, none is taken back: soon the picker takes no more, and holds little."""
+    """200 MB of answer are shown, and none is taken back: soon the picker takes no more, and holds little."""
     stream = opened(channel)
     await ask(stream, chat())
     await say(stream, response_headers())
@@ -346,10 +347,8 @@ async def test_a_deadline_that_passes_ends_the_stream_and_leaves_nothing(
     "method", ["/envoy.service.ext_proc.v3.ExternalProcessor/Nothing", "/grpc.health.v1.Health/Watch"]
 )
 async def test_a_method_that_is_not_served_is_unimplemented(channel: grpc.aio.Channel, method: str) -> None:
-    call = channel.stream_stream(method)(timeout=DEADLINE)
     with pytest.raises(grpc.aio.AioRpcError) as failure:
-        await call.write(b"")
-        await call.read()
+        await channel.unary_unary(method)(b"", timeout=DEADLINE)
     assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

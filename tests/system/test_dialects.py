@@ -1,21 +1,24 @@
 """Each way in which a gateway shows a request to the picker, on each driver, with real parts at both ends."""
 
+import base64
 import json
 import random
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Value
 
-from bench.rig.envoy import Envoy, Listener, Route
+from bench.rig.envoy import SUBSET_HINT, Envoy, Listener, Route
 from bench.rig.llama import LlamaServer
 from bench.rig.model import text
 from bench.rig.picker import Picker
 from bench.rig.process import free_port, http_post, wait_until
 from tests.system.gate import TOKENS, Gate
-from tests.system.listeners import LISTENERS
+from tests.system.listeners import HINTED, LISTENERS
 from tests.system.talk import (
     CHAT,
     Client,
@@ -26,6 +29,7 @@ from tests.system.talk import (
     endpoints,
     error_code,
     new_id,
+    pick_of,
     picked_address,
     picks,
     request_line,
@@ -312,6 +316,54 @@ def test_a_destination_from_the_client_is_never_followed(
     reply = ask(gateway.url(listener), path, body, headers=[(name, address) for name in names])
     assert reply.status == 200, reply
     assert reply.served_by in {server.address for server in servers}
+
+
+def _value(value: object) -> bytes:
+    """A google.protobuf.Value as the header takes it."""
+    return base64.b64encode(ParseDict(value, Value()).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "hint, number",
+    [
+        pytest.param(lambda addresses: addresses[2:], 1, id="list"),
+        pytest.param(lambda addresses: ",".join(addresses[:2]), 2, id="comma-string"),
+        pytest.param(lambda _: ["127.0.0.1"], 3, id="ip-without-port"),
+        pytest.param(lambda _: ["127.0.0.1:1"], 0, id="nobody"),
+        pytest.param(lambda _: [], 0, id="empty"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("listener", HINTED)
+def test_the_gateways_subset_is_chosen_from(
+    *,
+    listener: str,
+    method: str,
+    hint: Callable[[list[str]], object],
+    number: int,
+    gateway: Envoy,
+    picker: Picker,
+    servers: list[LlamaServer],
+) -> None:
+    addresses, request_id = [server.address for server in servers], new_id()
+    headers = [(SUBSET_HINT, _value(hint(addresses))), ("x-request-id", request_id)]
+    path, body = (CHAT, chat()) if method == "POST" else ("/v1/models", None)
+    reply = ask(gateway.url(listener), path, body, headers=headers)
+    if number:
+        allowed = {1: addresses[2:], 2: addresses[:2], 3: addresses}[number]
+        assert reply.status == 200, reply
+        assert {one["address"] for one in pick_of(picker, request_id)["candidates"]} == set(allowed)
+        assert reply.served_by in allowed
+    else:
+        assert reply.status == 503
+        assert error_code(reply) == "ServiceUnavailable"
+
+
+@pytest.mark.parametrize("listener", HINTED)
+def test_without_a_hint_all_are_chosen_from(listener: str, gateway: Envoy, picker: Picker) -> None:
+    reply, request_id = post(gateway, listener, chat())
+    assert reply.status == 200, reply
+    assert len(pick_of(picker, request_id)["candidates"]) == 3
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ Source:  RFC 9113; gRPC over HTTP/2 (PROTOCOL-HTTP2.md).
 import logging
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -26,7 +26,7 @@ PREFIX = struct.Struct(">BL")
 """In front of each gRPC message: compressed or not, length."""
 _HEAD_AND_PREFIX = struct.Struct(">HBBBLBL")
 _NOT_GRPC_TEXT = b"This is a gRPC service: fleet-epp, an endpoint picker for Envoy's ext_proc.\n"
-_REMEMBERED_RESETS = 1_000
+_REMEMBERED_STREAMS = 1_000
 
 
 class Timer(Protocol):
@@ -70,8 +70,7 @@ class _Stream:
     send_window: int
     announced: int | None
     """Bytes of DATA still to come, where the request has a content-length."""
-    is_grpc: bool
-    """Others are told what this is once they have ended."""
+    opening: headers.Opening
     call: Call | None = None
     """None: no gRPC, or the call is over while answers still wait."""
     timer: Timer | None = None
@@ -112,7 +111,9 @@ class Connection:
         self._services, self._limits, self._later, self._wake = services, limits, later, wake
         self._headers = headers.HeaderReader()
         self._streams: dict[int, _Stream] = {}
-        self._reset: dict[int, None] = {}  # the latest streams that we ended first: frames may still come
+        self._gone: dict[
+            int, bool
+        ] = {}  # the latest streams to end; True: the peer ended it, no frame may come
         self._last = 0
         self._last_served = frames.LARGEST  # what a GOAWAY promised
         self._is_draining = False
@@ -123,7 +124,7 @@ class Connection:
         self._send_window = self._peer_window = frames.DEFAULT_WINDOW
         self._max_frame = frames.MAX_FRAME_SIZES.start  # of those we send
         self._waiting: dict[int, _Stream] = {}  # streams with a backlog, in turn
-        self._backlog_bytes = 0
+        self._backlog_bytes = self._partial_bytes = 0
         self._nuisances = self._nuisance_at = self._now = 0.0
         self._timer: Timer | None = later(limits.handshake_seconds, self._too_slow)
         announced = {
@@ -206,10 +207,10 @@ class Connection:
             self._timer.cancel()
             self._timer = None
 
-    def _nuisance(self) -> None:
-        """Count a frame that costs us something and does nothing for the peer."""
+    def _nuisance(self, count: int = 1) -> None:
+        """Count what costs us something and does nothing for the peer."""
         passed, self._nuisance_at = self._now - self._nuisance_at, self._now
-        self._nuisances = max(self._nuisances - passed * self._limits.nuisances_per_second, 0.0) + 1.0
+        self._nuisances = max(self._nuisances - passed * self._limits.nuisances_per_second, 0.0) + count
         calm = self._nuisances <= self._limits.nuisances
         require(calm, ErrorCode.ENHANCE_YOUR_CALM, "too many frames without work in them")
 
@@ -279,6 +280,8 @@ class Connection:
             self._nuisance()
         if stream.announced is not None:
             stream.announced -= end - at
+            if stream.announced < 0:
+                raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
         if stream.call is not None:
             self._on_messages(stream, data, at, end)
         if flags & frames.END_STREAM:
@@ -288,10 +291,10 @@ class Connection:
 
     def _on_late(self, number: int) -> None:
         """DATA for a stream that is not open for it."""
-        if number not in self._reset:
-            self._check_seen(number)
-            self._nuisance()
+        self._check_seen(number)
+        if self._gone.get(number, True):
             raise StreamFault(number, ErrorCode.STREAM_CLOSED)
+        self._nuisance()
 
     def _check_seen(self, number: int) -> None:
         seen = 0 < number <= self._last and number % 2 == 1
@@ -300,41 +303,54 @@ class Connection:
     def _on_messages(self, stream: _Stream, data: bytes, at: int, end: int) -> None:
         """Hand over the whole messages, keep the rest."""
         if stream.partial:
-            stream.partial += data[at:end]
-            if len(stream.partial) < stream.wanted:
+            self._keep(stream, data[at:end])
+            if len(stream.partial) < stream.wanted or stream.call is None:
                 return
             data, at, end = bytes(stream.partial), 0, len(stream.partial)
             stream.partial = bytearray()
+            self._partial_bytes -= end
         stream.wanted = PREFIX.size
         while end - at >= 5 and (call := stream.call) is not None:
             compressed, length = PREFIX.unpack_from(data, at)
             stop = at + 5 + length
             try:
-                self._check_message(compressed, length)
+                if compressed or length > self._limits.max_receive_bytes:
+                    self._refuse_message(stream, length)
                 if stop > end:
                     stream.wanted = 5 + length
                     break
                 answers = call.receive(data[at + 5 : stop])
-                if answers:
+                if answers and stream.call is not None:
                     self._send(stream, answers)
-            except CallFailed as failure:
-                self._finish(stream, failure.code, str(failure))
-            except Exception:  # a defect of the service must not end its neighbours' streams
-                logger.exception("a call failed")
-                self._finish(stream, Code.INTERNAL, "the service failed")
-            else:
-                if call.is_over:
+                self._nuisances -= 1.0  # a stream with work in it may be reset
+                if call.is_over and stream.call is not None:
                     self._finish(stream)
+            except Exception as failure:  # a defect of the service must not end its neighbours' streams
+                self._on_failure(stream, failure)
             at = stop
         if at < end and stream.call is not None:
-            stream.partial += data[at:end]
+            self._keep(stream, data[at:end])
 
-    def _check_message(self, compressed: int, length: int) -> None:
+    def _keep(self, stream: _Stream, rest: bytes) -> None:
+        """The rest of a message is on its way."""
+        stream.partial += rest
+        self._partial_bytes += len(rest)
+        if self._partial_bytes > 2 * self._limits.max_receive_bytes:
+            self._finish(stream, Code.RESOURCE_EXHAUSTED, "too many messages are on their way in pieces")
+
+    def _refuse_message(self, stream: _Stream, length: int) -> None:
         most = self._limits.max_receive_bytes
         if length > most:
             raise CallFailed(Code.RESOURCE_EXHAUSTED, f"a message of {length} bytes; {most} are allowed")
-        if compressed:
-            raise CallFailed(Code.UNIMPLEMENTED, "compressed messages are not supported")
+        code = Code.UNIMPLEMENTED if stream.opening.names_encoding else Code.INTERNAL
+        raise CallFailed(code, "compressed messages are not supported")
+
+    def _on_failure(self, stream: _Stream, failure: Exception) -> None:
+        if isinstance(failure, CallFailed):
+            self._finish(stream, failure.code, str(failure))
+        else:
+            logger.error("a call failed", exc_info=failure)
+            self._finish(stream, Code.INTERNAL, "the service failed")
 
     def _on_headers(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
         require(number % 2 == 1, ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {number}")
@@ -365,20 +381,22 @@ class Connection:
 
     def _on_block(self, number: int, flags: int, block: bytes) -> None:
         """A whole header block. It is read in any case: blocks share a table."""
-        is_new, ended = number > self._last, bool(flags & frames.END_STREAM)
-        try:
-            if is_new:
-                self._last = number
-                self._open(number, self._headers.opening(block), ended=ended)
-                return
-            self._headers.trailers(block)
-        except headers.Malformed:
-            raise StreamFault(number, ErrorCode.PROTOCOL_ERROR) from None
+        read = self._headers.read(block)
         stream = self._streams.get(number)
-        if stream is None or stream.has_ended:
-            late = number in self._reset
-            require(late, ErrorCode.STREAM_CLOSED, f"HEADERS on stream {number}, which has ended")
-        elif not ended:
+        if number > self._last:
+            self._last = number
+            if read.opening is None:
+                raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
+            self._open(number, read.opening, ended=bool(flags & frames.END_STREAM))
+        elif stream is None or stream.has_ended:
+            require(number in self._gone, ErrorCode.PROTOCOL_ERROR, f"stream {number} after {self._last}")
+            require(
+                not self._gone[number],
+                ErrorCode.STREAM_CLOSED,
+                f"HEADERS on stream {number}, which has ended",
+            )
+            self._nuisance()
+        elif not flags & frames.END_STREAM or not read.are_trailers:
             raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
         else:
             self._on_end(stream)
@@ -389,30 +407,36 @@ class Connection:
         if len(self._streams) >= self._limits.streams:
             raise StreamFault(number, ErrorCode.REFUSED_STREAM)
         window, length = self._limits.stream_window, opening.content_length
-        stream = _Stream(number, window, self._peer_window, length, opening.is_grpc)
+        stream = _Stream(number, window, self._peer_window, length, opening)
         self._streams[number] = stream
         if opening.is_grpc:
-            opened = self._services.get(opening.path)
-            if opened is None:
-                self._finish(stream, Code.UNIMPLEMENTED, f"unknown method {opening.path}")
-                return
-            stream.call = opened(partial(self._push, stream))
-            if opening.timeout is not None:
-                stream.timer = self._later(opening.timeout, partial(self._expired, stream))
+            self._begin(stream, opening)
         if ended:
             self._on_end(stream)
+
+    def _begin(self, stream: _Stream, opening: headers.Opening) -> None:
+        try:
+            opened = self._services.get(opening.path)
+            if opened is None:
+                raise CallFailed(Code.UNIMPLEMENTED, f"unknown method {opening.path}")
+            stream.call = opened(partial(self._push, stream))
+        except Exception as failure:  # as in _on_messages
+            self._on_failure(stream, failure)
+        else:
+            if opening.timeout is not None:
+                stream.timer = self._later(opening.timeout, partial(self._expired, stream))
 
     def _on_end(self, stream: _Stream) -> None:
         """The peer has said all it will say."""
         stream.has_ended = True
         if stream.announced:
             raise StreamFault(stream.number, ErrorCode.PROTOCOL_ERROR)
-        if not stream.is_grpc:
+        if not stream.opening.is_grpc:  # told only now: whoever asks may not listen before
             self._out.append(frame(frames.HEADERS, frames.END_HEADERS, stream.number, headers.NOT_GRPC))
             self._put_off(stream, _NOT_GRPC_TEXT)
             stream.ending = frame(frames.DATA, frames.END_STREAM, stream.number)
             self._flush(stream)
-        elif stream.partial:
+        elif stream.partial and stream.call is not None:
             self._finish(stream, Code.INTERNAL, "the stream ended inside a message")
         elif stream.call is not None:
             self._finish(stream)
@@ -426,37 +450,37 @@ class Connection:
 
     def _on_reset(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
         self._check_seen(number)
+        self._nuisance()  # a stream opened only to be reset costs us more than it costs the peer
         stream = self._streams.get(number)
         if stream is not None:
+            stream.has_ended = True
             self._forget(stream)
-            self._nuisance()  # a stream opened only to be reset costs us more than it costs the peer
 
     def _on_settings(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
         if flags & frames.ACK:
             require(at == end, ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings")
+            self._nuisance()
             self._headers.table_is_gone()
             return
         require((end - at) % 6 == 0, ErrorCode.FRAME_SIZE_ERROR, "SETTINGS")
-        self._nuisance()
-        for name, value in frames.SETTING.iter_unpack(data[at:end]):
-            self._set(name, value)
+        values = list(frames.SETTING.iter_unpack(data[at:end]))
+        self._nuisance(1 + len(values))
+        for setting in values:
+            frames.check_setting(*setting)
+        self._adopt(dict(values))
         # A peer enforces its old windows until it reads this: what the new ones allow comes behind it.
         self._out.append(frame(frames.SETTINGS, frames.ACK, 0))
         self._flush_all()
 
-    def _set(self, name: int, value: int) -> None:
-        if name == frames.INITIAL_WINDOW_SIZE:
-            change, self._peer_window = value - self._peer_window, value
-            highest = max((stream.send_window for stream in self._streams.values()), default=0)
-            fits = max(value, highest + change) <= frames.LARGEST
-            require(fits, ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE")
+    def _adopt(self, settings: Mapping[int, int]) -> None:
+        self._max_frame = min(settings.get(frames.MAX_FRAME_SIZE, self._max_frame), self._limits.max_frame)
+        before = self._peer_window
+        self._peer_window = settings.get(frames.INITIAL_WINDOW_SIZE, before)
+        if self._peer_window != before:
             for stream in self._streams.values():
-                stream.send_window += change
-        elif name == frames.MAX_FRAME_SIZE:
-            require(value in frames.MAX_FRAME_SIZES, ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE")
-            self._max_frame = min(value, self._limits.max_frame)
-        elif name == frames.ENABLE_PUSH:
-            require(value <= 1, ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH")
+                stream.send_window += self._peer_window - before
+                fits = stream.send_window <= frames.LARGEST
+                require(fits, ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE")
 
     def _on_ping(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
         self._nuisance()
@@ -475,7 +499,8 @@ class Connection:
             require(self._send_window <= frames.LARGEST, ErrorCode.FLOW_CONTROL_ERROR, "connection window")
             self._flush_all()
         elif (stream := self._streams.get(number)) is None:
-            self._check_seen(number)  # it may have ended while this was on its way
+            self._check_seen(number)
+            self._nuisance()  # it may have ended while this was on its way
         else:
             stream.send_window += increment
             if not increment:
@@ -561,11 +586,10 @@ class Connection:
         if stream.call is not None:
             try:
                 self._send(stream, answers)
-            except CallFailed as failure:
-                self._finish(stream, failure.code, str(failure))
-            else:
                 if stream.call.is_over:
                     self._finish(stream)
+            except CallFailed as failure:
+                self._on_failure(stream, failure)
             self._wake()
 
     # --- the end of a stream ---
@@ -584,7 +608,7 @@ class Connection:
             return
         self._out.append(ending)
         if not stream.has_ended:  # we need nothing more of it: the peer may stop sending
-            self._send_reset(stream.number, ErrorCode.NO_ERROR)
+            self._out.append(numbers(frames.RST_STREAM, stream.number, ErrorCode.NO_ERROR))
         self._forget(stream)
 
     def _expired(self, stream: _Stream) -> None:
@@ -594,21 +618,25 @@ class Connection:
 
     def _refuse(self, fault: StreamFault) -> None:
         """Reset a stream for its peer's fault."""
-        self._send_reset(fault.stream, fault.code)
+        self._nuisance()
+        self._out.append(numbers(frames.RST_STREAM, fault.stream, fault.code))
         stream = self._streams.get(fault.stream)
-        if stream is not None:
+        if stream is None:
+            self._remember(fault.stream, ended_by_peer=False)
+        else:
             self._forget(stream)
 
-    def _send_reset(self, number: int, code: ErrorCode) -> None:
-        self._out.append(numbers(frames.RST_STREAM, number, code))
-        self._reset[number] = None
-        if len(self._reset) > _REMEMBERED_RESETS:
-            del self._reset[next(iter(self._reset))]
+    def _remember(self, number: int, *, ended_by_peer: bool) -> None:
+        self._gone[number] = ended_by_peer
+        if len(self._gone) > _REMEMBERED_STREAMS:
+            del self._gone[next(iter(self._gone))]
 
     def _forget(self, stream: _Stream) -> None:
         self._close_call(stream)
+        self._remember(stream.number, ended_by_peer=stream.has_ended)
         self._waiting.pop(stream.number, None)
         self._backlog_bytes -= stream.backlog_bytes
+        self._partial_bytes -= len(stream.partial)
         del self._streams[stream.number]
         self._close_if_drained()
 

@@ -106,7 +106,18 @@ def check(kind: int, stream: int, size: int) -> None:
     """Whether a frame of this kind may have this stream and size. Raises ConnectionFault."""
     on_stream = _ON_STREAM.get(kind)
     require(on_stream is None or on_stream == bool(stream), ErrorCode.PROTOCOL_ERROR, f"stream {stream}")
-    require(size == _SIZE.get(kind, size), ErrorCode.FRAME_SIZE_ERROR, f"{size} bytes in frame type {kind}")
+    fits = size >= 8 if kind == GOAWAY else size == _SIZE.get(kind, size)
+    require(fits, ErrorCode.FRAME_SIZE_ERROR, f"{size} bytes in a frame of type {kind}")
+
+
+def check_setting(name: int, value: int) -> None:
+    """Whether a setting may have this value. Raises ConnectionFault."""
+    if name == INITIAL_WINDOW_SIZE:
+        require(value <= LARGEST, ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE")
+    elif name == MAX_FRAME_SIZE:
+        require(value in MAX_FRAME_SIZES, ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE")
+    elif name == ENABLE_PUSH:
+        require(value <= 1, ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH")
 
 
 def unpadded(flags: int, data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ Source:  RFC 7541; RFC 9113, section 8; gRPC over HTTP/2 (PROTOCOL-HTTP2.md).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import hpack
@@ -25,11 +25,14 @@ _REQUEST_PSEUDO = {":method", ":scheme", ":path", ":authority"}
 _CONNECTION_SPECIFIC = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_NAME = re.compile(r"[!-9;-@\[-~]+")  # what can be seen, no colon and no capital
+_VALUE = re.compile(r"[^\0\r\n]*")
+_GRPC = re.compile(r"application/grpc([+;]|$)")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
-class Malformed(Exception):
-    """A request that breaks the rules of HTTP: its stream is reset."""
+class _Malformed(Exception):
+    """A header list that breaks the rules of HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,20 @@ class Opening:
 
     path: str
     is_grpc: bool
+    names_encoding: bool = False
+    """Messages may be compressed, it says."""
     content_length: int | None = None
     """Bytes of all DATA, where the peer says so."""
     timeout: float | None = None
     """Seconds until the stream ends with DEADLINE_EXCEEDED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a block can stand for; neither: it breaks the rules of HTTP."""
+
+    opening: Opening | None
+    are_trailers: bool
 
 
 class HeaderReader:
@@ -49,7 +62,7 @@ class HeaderReader:
 
     def __init__(self) -> None:
         self._decoder = hpack.Decoder(MAX_LIST_BYTES)
-        self._known: dict[bytes, Opening] = {}
+        self._known: dict[bytes, Block] = {}
 
     def table_is_gone(self) -> None:
         """The peer has acknowledged our table size of 0.
@@ -59,23 +72,16 @@ class HeaderReader:
         """
         self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
 
-    def opening(self, block: bytes) -> Opening:
-        """A request. Raises Malformed, or ConnectionFault when the table may be out of step."""
+    def read(self, block: bytes) -> Block:
+        """What a block says. Raises ConnectionFault when the table may be out of step."""
         known = self._known.get(block)
         if known is None:
-            known = _opening(self._decode(block))
+            known = _block(self._decode(block))
             if self._decoder.header_table_size == 0 and len(block) < 4096:
                 if len(self._known) >= _REMEMBERED:
                     self._known.clear()
                 self._known[block] = known
         return known
-
-    def trailers(self, block: bytes) -> None:
-        """What follows a request's messages; nothing in it matters. Raises as ``opening``."""
-        for name, _ in self._decode(block):
-            if name.startswith(":"):
-                raise Malformed(f"{name} in trailers")
-            _check_name(name)
 
     def _decode(self, block: bytes) -> list[tuple[str, str]]:
         try:
@@ -87,52 +93,56 @@ class HeaderReader:
         return [(bytes(pair[0]).decode("latin-1"), bytes(pair[1]).decode("latin-1")) for pair in pairs]
 
 
-def _opening(pairs: Sequence[tuple[str, str]]) -> Opening:
-    """Check a request's header list and take from it what a gRPC server wants to know."""
+def _block(pairs: Sequence[tuple[str, str]]) -> Block:
+    try:
+        fields = _checked(pairs)
+        if not any(name.startswith(":") for name in fields):
+            return Block(None, are_trailers=True)
+        return Block(_opening(fields), are_trailers=False)
+    except _Malformed:
+        return Block(None, are_trailers=False)
+
+
+def _checked(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     fields: dict[str, str] = {}
     regular = False
     for name, value in pairs:
         if name.startswith(":"):
             if regular or name in fields or name not in _REQUEST_PSEUDO:
-                raise Malformed(f"{name} where it may not be")
+                raise _Malformed
         else:
             regular = True
-            _check_name(name)
+            if name in _CONNECTION_SPECIFIC or (name == "te" and value != "trailers"):
+                raise _Malformed
+            _match(_NAME, name)
+        _match(_VALUE, value)
         fields[name] = value
-    if (
-        not all(map(fields.get, (":method", ":scheme", ":path")))
-        or fields.get("te", "trailers") != "trailers"
-    ):
-        raise Malformed("a request needs :method, :scheme and :path, and te may only say trailers")
+    return fields
+
+
+def _opening(fields: Mapping[str, str]) -> Opening:
+    """What a gRPC server wants to know of a request."""
+    if not all(map(fields.get, (":method", ":scheme", ":path"))):
+        raise _Malformed
     length, timeout = fields.get("content-length"), fields.get("grpc-timeout")
     return Opening(
         path=fields[":path"],
-        is_grpc=fields[":method"] == "POST" and _is_grpc(fields.get("content-type", "")),
+        is_grpc=fields[":method"] == "POST" and _GRPC.match(fields.get("content-type", "")) is not None,
+        names_encoding=fields.get("grpc-encoding", "identity") != "identity",
         content_length=None if length is None else int(_match(_LENGTH, length)[0]),
         timeout=None if timeout is None else _seconds(_match(_TIMEOUT, timeout)),
     )
 
 
-def _match(pattern: re.Pattern[str], value: str) -> re.Match[str]:
-    match = pattern.fullmatch(value)
+def _match(pattern: re.Pattern[str], text: str) -> re.Match[str]:
+    match = pattern.fullmatch(text)
     if match is None:
-        raise Malformed(f"{value!r} cannot be read")
+        raise _Malformed
     return match
 
 
 def _seconds(timeout: re.Match[str]) -> float:
     return int(timeout[1]) * _UNITS[timeout[2]]
-
-
-def _is_grpc(content_type: str) -> bool:
-    return content_type == "application/grpc" or content_type.startswith(
-        ("application/grpc+", "application/grpc;")
-    )
-
-
-def _check_name(name: str) -> None:
-    if not name or name != name.lower() or name in _CONNECTION_SPECIFIC:
-        raise Malformed(f"{name!r} may not be a header's name here")
 
 
 # --- what we send ------------------------------------------------------------------------------
