@@ -81,7 +81,7 @@ class Plan:
         ours_and_versus = [one for one in chosen if one.is_picker]
         each = self.rounds * len(self.loads) + self.chunk_rounds * len(self.chunk_rates)
         fleets = 2 * self.fleet_pairs * len(self.fleet_loads)
-        rest = sum(len(_at_rest_too(self.rest, one, chosen)) for one in ours_and_versus)
+        rest = sum(len(fleets_of(one, chosen, self.rest)) for one in ours_and_versus)
         return len(chosen) * each + len(ours_and_versus) * (fleets + self.starts + 1) + rest
 
 
@@ -102,8 +102,8 @@ QUICK = Plan(
 )
 
 
-def _at_rest_too(
-    wanted: Sequence[tuple[int, int]], contender: Contender, chosen: Sequence[Contender]
+def fleets_of(
+    contender: Contender, chosen: Sequence[Contender], wanted: Sequence[tuple[int, int]]
 ) -> Sequence[tuple[int, int]]:
     """Which fleets one picker is left alone with.
 
@@ -113,7 +113,7 @@ def _at_rest_too(
     if contender.kind is Kind.VERSUS:
         return [one for one in wanted if one[0] < MOST]
     first = next(one for one in chosen if one.kind is contender.kind)
-    return wanted if contender is first else ()
+    return wanted if contender is first else []
 
 
 # --- a run ---------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Bench:
 
     def _engines(self, page_kb: int) -> Engines:
         most = max([FEW, *(endpoints for endpoints, size in self.plan.rest if size == page_kb)])
-        if page_kb == PAGE_KB and self.plan.fleet_pairs:
+        if page_kb == PAGE_KB and self.plan.fleet_loads:
             most = max(most, MANY)
         chunks = round(STREAM_SECONDS / CHUNK_SECONDS)
         return Engines(self.logs, most, page_kb=page_kb, chunks=chunks, chunk_seconds=CHUNK_SECONDS)
@@ -227,7 +227,7 @@ class Bench:
                     engines = running.enter_context(self._engines(page_kb))
                 for one in self.chosen:
                     if one.is_picker:
-                        wanted = _at_rest_too(self.plan.rest, one, self.chosen)
+                        wanted = fleets_of(one, self.chosen, self.plan.rest)
                         self._rest_with(one, [n for n, size in wanted if size == page_kb], engines)
 
     def _rest_with(self, contender: Contender, fleets: Sequence[int], engines: Engines) -> None:

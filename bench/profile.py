@@ -172,13 +172,13 @@ def instructions(talk: Talk, path: Path, more: int = 2) -> float | None:
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         return None
-    once, often = (_collected(valgrind, path, times) for times in (1, 1 + more))
+    once, often = (_collected(valgrind, path, times, ready=1 + more) for times in (1, 1 + more))
     return (often - once) / more / talk.count(Recording.load(path))
 
 
-def _collected(valgrind: str, path: Path, times: int) -> int:
+def _collected(valgrind: str, path: Path, times: int, *, ready: int) -> int:
     command = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    command += [sys.executable, "-m", "bench.replay", str(path), "--times", str(times)]
+    command += [sys.executable, "-m", "bench.replay", str(path), "--times", str(times), "--ready", str(ready)]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": ROOT}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     found = re.search(r"Collected\s*:\s*(\d+)", done.stderr)

@@ -82,27 +82,24 @@ class Replay:
     def close(self) -> None:
         os.close(self._sink)
 
-    def once(self, before: Callable[[], None] = lambda: None) -> float:
-        """CPU seconds of one time; ``before`` is called when all is made ready."""
+    def ready(self) -> Connection:
+        """A connection to a pool of its own, nothing said yet."""
         services = pool(self._endpoints, self._sink)
-        connection = Connection(
-            services, self._limits, later=lambda seconds, late: _NoTimer(), wake=lambda: None
-        )
+        return Connection(services, self._limits, later=lambda seconds, late: _NoTimer(), wake=lambda: None)
+
+    def say(self, connection: Connection, before: Callable[[], None] = lambda: None) -> float:
+        """Once, on a connection that is ready; returns CPU seconds. ``before`` is called just before."""
         with _no_collections():
             before()
             began = time.process_time()
-            _say(connection, self.recording.reads)
+            for number, data in enumerate(self.recording.reads):
+                connection.receive(data, number / 1_000)
+                connection.take()
             took = time.process_time() - began
         if connection.is_closing:
             raise RuntimeError(f"the driver closed the recorded connection: {connection.fault}")
         connection.lost()
         return took
-
-
-def _say(connection: Connection, reads: Sequence[bytes]) -> None:
-    for number, data in enumerate(reads):
-        connection.receive(data, number / 1_000)
-        connection.take()
 
 
 @contextmanager
@@ -120,12 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.replay", description=__doc__.partition("\n")[0])
     parser.add_argument("file", type=Path, help="made by python -m bench.profile")
     parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--ready", type=int, default=1, help="as often it is made ready, said or not")
     options = parser.parse_args(arguments)
     try:
         replay = Replay(Recording.load(options.file))
     except (OSError, ValueError) as problem:
         parser.exit(1, f"bench.replay: {problem}\n")
-    took = min(replay.once() for _ in range(options.times))
+    connections = [replay.ready() for _ in range(max(options.times, options.ready))]
+    took = min(replay.say(connection) for connection in connections[: options.times])
     print(f"{took / replay.recording.requests * 1e6:.1f} µs a request, the best of {options.times} times")
 
 

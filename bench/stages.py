@@ -98,13 +98,13 @@ class Stopwatch:
 
 def of_replay(replay: Replay, repetitions: int) -> dict[str, float]:
     """CPU seconds of one time, by stage; the best of so many times."""
-    whole = min(replay.once() for _ in range(repetitions))
+    whole = min(replay.say(replay.ready()) for _ in range(repetitions))
     watch = Stopwatch(len(STAGES))
     within, around = _own_cost(watch)
     best = [float("inf")] * len(STAGES)
     with _watched(watch):
         for _ in range(repetitions):
-            replay.once(before=watch.start)
+            replay.say(replay.ready(), before=watch.start)
             watch.stop()
             for number in range(len(STAGES)):
                 stage = number + 1

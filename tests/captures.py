@@ -34,6 +34,7 @@ def capture(name: str) -> Capture:
     status_line, *lines = head.decode().split("\r\n")
     headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     chunked = headers.get("transfer-encoding") == "chunked"
+    assert chunked or int(headers["content-length"]) == len(rest), f"{name} is as long as it says"
     return Capture(int(status_line.split()[1]), headers, _chunks(rest) if chunked else (rest,))
 
 

@@ -259,8 +259,27 @@ def _decode(form: _Form, body: bytes) -> _Body:
     except msgspec.ValidationError as error:
         raise _wrong_type(form, str(error)) from error
     except msgspec.DecodeError as error:
-        raise bad_request(f"{_NOT_JSON}{error}") from error
+        raise bad_request(f"{_NOT_JSON}{_what_else(body) or error}") from error
     return fields
+
+
+_COMPRESSED = "the body is compressed ({}), send it without content-encoding"
+_BEGINNINGS = {
+    b"\x1f\x8b": _COMPRESSED.format("gzip"),
+    b"\x28\xb5\x2f\xfd": _COMPRESSED.format("zstd"),
+    b"x\x01": _COMPRESSED.format("deflate"),
+    b"x\x5e": _COMPRESSED.format("deflate"),
+    b"x\x9c": _COMPRESSED.format("deflate"),
+    b"x\xda": _COMPRESSED.format("deflate"),
+    b"\xef\xbb\xbf": "the body begins with a byte order mark, send UTF-8 without one",
+    b"\xff\xfe": "the body is UTF-16, send UTF-8",
+    b"\xfe\xff": "the body is UTF-16, send UTF-8",
+}
+
+
+def _what_else(body: bytes) -> str:
+    """What a body that is no JSON is by its first bytes, and the remedy; empty: nobody knows."""
+    return next((text for beginning, text in _BEGINNINGS.items() if body.startswith(beginning)), "")
 
 
 def _wrong_type(form: _Form, reason: str) -> Rejected:

@@ -33,6 +33,14 @@ class _Said(msgspec.Struct, frozen=True, gc=False):
     600 ns), and a request is some twenty of them; none is part of a reference cycle."""
 
 
+class ResponsePhase(enum.Enum):
+    """How much of the responses the picker asks to be shown."""
+
+    FULL = "full"
+    HEADERS = "headers"
+    NONE = "none"
+
+
 class End(enum.Enum):
     """What carried the end of a request or response."""
 
@@ -148,8 +156,18 @@ class Finished(_Said, frozen=True):
 # --- actions: answers to the gateway -------------------------------------------------------------
 
 
+class Override(_Said, frozen=True):
+    """Part of an answer to headers: the gateway need not show the response's body any more, nor its headers
+    unless ``response_headers``. ``request_mode`` stays as it is; the protocol wants it said again."""
+
+    request_mode: BodyMode
+    response_headers: bool
+
+
 class ContinueRequestHeaders(_Said, frozen=True):
     """Go on without a decision yet (BUFFERED: the pick rides on the body's answer)."""
+
+    override: Override | None = None
 
 
 class AnswerRequestHeaders(_Said, frozen=True):
@@ -159,6 +177,7 @@ class AnswerRequestHeaders(_Said, frozen=True):
     content_length: int | None = None
     request_id: str | None = None
     """Set on the upstream request where the client sent none."""
+    override: Override | None = None
 
 
 class AnswerBufferedBody(_Said, frozen=True):
@@ -186,6 +205,8 @@ class AnswerRequestTrailers(_Said, frozen=True):
 
 class AnswerResponseHeaders(_Said, frozen=True):
     """Let the response's headers pass."""
+
+    override: Override | None = None
 
 
 class AnswerResponseBody(_Said, frozen=True):
@@ -249,9 +270,12 @@ class Outcome:
     """Streamed responses only: when the first generated token passed."""
     ended_at: float = 0.0
     response_complete: bool = False
-    """False: the stream was closed before the response's end (or there was no response phase)."""
+    """The response was seen to its end; where its body is not shown, its headers were."""
+    is_unseen: bool = False
+    """It was not to be seen to its end: --response-phase. The gateway left it out, or we left the stream."""
     response_streaming: bool = False
-    response_bytes: int = 0
+    response_bytes: int | None = 0
+    """None: the body was not shown."""
     usage: Usage | None = None
     finish: str | None = None
     """Why the engine stopped, in its own word (``stop``, ``length``, …)."""

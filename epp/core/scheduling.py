@@ -72,6 +72,15 @@ class PickRecord(NamedTuple):
     result: Decision | Rejection
 
 
+class _Hinted(NamedTuple):
+    """What a gateway's subset hint came to: it gives the same one with each request, mostly."""
+
+    version: int
+    """Of the fleet."""
+    subset: Sequence[str]
+    candidates: Sequence[Endpoint]
+
+
 class _Standing(NamedTuple):
     """What follows from readings alone: the same for every request until the fleet changes."""
 
@@ -118,6 +127,7 @@ class Scheduler:
         self._standing_scorers = tuple(compress(profile.scorers, standing))
         self._scorers = tuple(compress(profile.scorers, map(not_, standing)))
         self._standing = _Standing(-1, (), (), {}, ())
+        self._hinted = _Hinted(-1, (), ())
 
     def pick(self, request: Request, now: float) -> Decision | Rejection:
         """Where ``request`` goes, reserved there; or why nowhere."""
@@ -155,7 +165,13 @@ class Scheduler:
     def _candidates(self, request: Request, now: float) -> Sequence[Endpoint]:
         if request.subset is None or not self._honour_subset:
             return self._fleet.candidates(now)
-        return self._fleet.candidates(now, among=addressed(self._fleet.endpoints, request.subset))
+        fleet, hinted = self._fleet, self._hinted
+        fleet.expire(now)
+        if hinted.version != fleet.version or hinted.subset != request.subset:
+            among = addressed(fleet.endpoints, request.subset)
+            hinted = _Hinted(fleet.version, request.subset, fleet.candidates(now, among=among))
+            self._hinted = hinted
+        return hinted.candidates
 
     def _stand(self, cycle: Cycle, among: Sequence[Endpoint]) -> _Standing:
         """What readings alone say about ``among``, worked out once until the fleet changes."""

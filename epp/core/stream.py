@@ -9,6 +9,10 @@ Source:  envoy/service/ext_proc/v3/external_processor.proto
 Three ways a request reaches the point of choosing, by the gateway's body mode:
 FULL_DUPLEX collects the body and answers everything after the pick; BUFFERED lets the headers go on
 and puts the decision on the body's answer; STREAMED and NONE must choose on the headers alone.
+
+Where less of the response is wanted (ResponsePhase), the gateway is asked to leave it out, and a stream on
+which it comes all the same is left, but never one whose response body is FULL_DUPLEX: those bytes are in
+our hands, and Envoy sends none of them to the client (200 with an empty body, 20 times in 20).
 """
 
 import enum
@@ -36,6 +40,7 @@ from epp.core.events import (
     Event,
     Finished,
     Outcome,
+    Override,
     Pick,
     Picked,
     Prefilled,
@@ -47,6 +52,7 @@ from epp.core.events import (
     RequestTrailers,
     ResponseBody,
     ResponseHeaders,
+    ResponsePhase,
     ResponseTrailers,
     StreamClosed,
 )
@@ -120,6 +126,7 @@ TRANSITIONS: Mapping[tuple[State, type[Step]], State] = {
     (State.FORWARDED, RequestBody): State.FORWARDED,
     (State.FORWARDED, RequestTrailers): State.FORWARDED,
     (State.FORWARDED, ResponseHeaders): State.RESPONDING,
+    (State.FORWARDED, ResponseTrailers): State.RESPONDING,  # all else was left out
     (State.RESPONDING, RequestBody): State.RESPONDING,  # the server may answer before it read all
     (State.RESPONDING, RequestTrailers): State.RESPONDING,
     (State.RESPONDING, ResponseBody): State.RESPONDING,
@@ -150,6 +157,7 @@ class StreamSettings:
     budget: Budget
     new_id: Callable[[], str]
     """Makes an ``x-request-id`` where the client sent none."""
+    response_phase: ResponsePhase = ResponsePhase.FULL
 
 
 class Stream:

@@ -60,8 +60,8 @@ class DiscoverySettings:
     resolve_interval: float = 30.0
     """Between two lookups of a name that resolves."""
     retry_interval: float = 2.0
-    """Before the second lookup of one that does not, doubling up to ``resolve_interval``; and the
-    shortest time between two lookups that ``recheck`` asks for."""
+    """Before the second lookup of one that does not, or to which a connection was lost, doubling up to
+    ``resolve_interval``; and the shortest time between two lookups that ``recheck`` asks for."""
     resolve_timeout: float = 5.0
     start_timeout: float = 2.0
     """For the lookups of ``start``, which others wait for."""
@@ -83,14 +83,21 @@ class _Name:
     address stays the endpoint it was.
     """
 
-    __slots__ = ("due", "error", "failures", "looked_up_at", "slots")
+    __slots__ = ("due", "error", "is_doubted", "looked_up_at", "slots", "tries")
 
     def __init__(self) -> None:
         self.slots: list[str | None] = []
         self.due = float("-inf")
         self.looked_up_at = float("-inf")
         self.error = ""
-        self.failures = 0
+        self.is_doubted = False
+        """A connection to an address was lost, and the addresses are the same since."""
+        self.tries = 0
+        """Lookups since then, or since they fail, that brought nothing new."""
+
+    @property
+    def addresses(self) -> set[str]:
+        return {address for _, address in self.numbered()}
 
     def take(self, addresses: Iterable[str]) -> None:
         """These are the addresses now."""
@@ -164,17 +171,21 @@ class FileDiscovery:
             group.create_task(self._follow_names(), name="discovery: names")
 
     def reread(self) -> None:
-        """Take the file over as it is now, followed or not, changed or not."""
+        """Take the file over as it is now, followed or not, changed or not, and look up its names."""
         self._asked_for = True
         self._look.set()
+        for name in self._names.values():
+            name.due = self._clock()
+        self._names_due.set()
 
     def recheck(self, host_name: str) -> None:
-        """A connection to this name was lost: its addresses may have changed."""
+        """A connection to this name was lost: its addresses may have changed, or are about to."""
         now = self._clock()
         for (host, _), name in self._names.items():
-            # however many connections break, and whether or not the name is being looked up just now
-            if host == host_name and now - name.looked_up_at >= self._settings.retry_interval:
-                name.due = now
+            if host == host_name:
+                name.is_doubted, name.tries = True, 0
+                # however many connections break, and whether or not the name is being looked up just now
+                name.due = min(name.due, max(now, name.looked_up_at + self._settings.retry_interval))
                 self._names_due.set()
 
     def detail(self) -> str:
@@ -304,8 +315,9 @@ class FileDiscovery:
             error = f"no answer within {timeout:g} s"
         except (OSError, UnicodeError) as fault:  # UnicodeError: no such name can exist
             error = getattr(fault, "strerror", None) or str(fault)
-        name.failures = name.failures + 1 if error else 0
-        wait = self._settings.retry_interval * 2 ** min(name.failures - 1, 16) if error else float("inf")
+        name.is_doubted &= bool(error) or name.addresses == set(addresses)
+        name.tries = name.tries + 1 if error or name.is_doubted else 0
+        wait = self._settings.retry_interval * 2 ** min(name.tries - 1, 16) if name.tries else float("inf")
         name.due = self._clock() + min(wait, self._settings.resolve_interval)
         if error and error != name.error:
             kept = "its last addresses stay" if name.slots else "it is tried again"

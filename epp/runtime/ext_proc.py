@@ -7,13 +7,12 @@ Rule:    a whole message is worked off at once, the pick and its reservation inc
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from epp.core.events import (
     Action,
-    Answer,
     Event,
     Finished,
     Outcome,
@@ -89,7 +88,7 @@ class Conversation:
     def receive(self, message: bytes) -> list[bytes]:
         """The answers to one ProcessingRequest."""
         try:
-            return [ext_proc.encode(answer) for answer in self._react(ext_proc.events(message))]
+            return self._react(ext_proc.events(message))
         except (PeerError, ext_proc.WireError) as fault:
             raise CallFailed(Code.INVALID_ARGUMENT, str(fault)) from fault
 
@@ -102,28 +101,34 @@ class Conversation:
         finally:
             self._pool.observer.closed()
 
-    def _react(self, events: Iterable[Event]) -> list[Answer]:
+    def _react(self, events: Iterable[Event]) -> list[bytes]:
         """Feed events and carry out what concerns us; returns what the gateway is to be told."""
         now = self._pool.clock()
-        answers: list[Answer] = []
+        answers: list[bytes] = []
         for event in events:
-            self._carry_out(self._stream.receive(event, now), now, answers)
+            self._feed(event, now, answers)
         return answers
 
-    def _carry_out(self, actions: Iterable[Action], now: float, answers: list[Answer]) -> None:
-        for action in actions:
-            match action:
-                case Pick(request):
-                    placed = self._choose(request, now)
-                    self._carry_out(self._stream.receive(placed, now), now, answers)
-                case Prefilled(decision):
-                    decision.reservation.prefilled()
-                case Release(decision):
-                    decision.reservation.release()
-                case Finished(outcome):
-                    self._pool.observer.finished(outcome)
-                case _:
-                    answers.append(action)
+    def _feed(self, event: Event, now: float, answers: list[bytes]) -> None:
+        for action in self._stream.receive(event, now):
+            # By type, not by match: 0.1 us an action, where four patterns take 0.7.
+            carry_out = _OURS.get(type(action))
+            if carry_out is None:
+                answers.append(ext_proc.encode(action))  # type: ignore[arg-type] # nothing else is left
+            else:
+                carry_out(self, action, now, answers)
+
+    def _pick(self, action: Pick, now: float, answers: list[bytes]) -> None:
+        self._feed(self._choose(action.request, now), now, answers)
+
+    def _prefilled(self, action: Prefilled, now: float, answers: list[bytes]) -> None:
+        action.decision.reservation.prefilled()
+
+    def _release(self, action: Release, now: float, answers: list[bytes]) -> None:
+        action.decision.reservation.release()
+
+    def _finished(self, action: Finished, now: float, answers: list[bytes]) -> None:
+        self._pool.observer.finished(action.outcome)
 
     def _choose(self, request: Request, now: float) -> Picked | Refused:
         pool = self._pool
@@ -137,3 +142,12 @@ class Conversation:
         except Exception:  # what is reserved must reach the machine, which gives it back
             logger.exception("counting a pick failed", extra={"fields": {"request_id": request.id}})
         return Refused(result) if isinstance(result, Rejection) else Picked(result)
+
+
+_OURS: Mapping[type[Action], Callable[..., None]] = {
+    Pick: Conversation._pick,
+    Prefilled: Conversation._prefilled,
+    Release: Conversation._release,
+    Finished: Conversation._finished,
+}
+"""What is not told to the gateway."""

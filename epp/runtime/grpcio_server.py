@@ -122,6 +122,8 @@ async def _run(opened: Open, _requests: Any, context: Context) -> None:
             call.delivered()
     except CallFailed as failure:
         await context.abort(_STATUS[failure.code], str(failure))
+    except grpc.aio.InternalError:
+        pass  # the peer left while answers were on their way to it
     finally:
         try:
             call.close()

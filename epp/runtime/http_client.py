@@ -149,7 +149,9 @@ def _connect_error(server: Server, error: Exception, timeout: float) -> FetchErr
             reason = getattr(error, "verify_message", "") or error.reason or str(error)
             return FetchError(Failure.TLS, f"TLS with {server.address} failed: {reason}")
         case TimeoutError():
-            return FetchError(Failure.TIMEOUT, f"no connection to {server.address} within {timeout:g} s")
+            tls, hint = ("TLS ", ": see whether it speaks TLS") if server.tls else ("", "")
+            message = f"no {tls}connection to {server.address} within {timeout:g} s{hint}"
+            return FetchError(Failure.TIMEOUT, message)
         case ConnectionRefusedError():
             return FetchError(Failure.REFUSED, f"{server.address} refuses connections")
         case ConnectionError():

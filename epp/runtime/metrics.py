@@ -225,7 +225,8 @@ class RequestMetrics:
     def _answered(series: _Series, outcome: Outcome, duration: float) -> None:
         """A whole, good answer: sizes, times and what the engine counted."""
         series.duration.observe(duration)
-        series.response_bytes.observe(outcome.response_bytes)
+        if outcome.response_bytes is not None:
+            series.response_bytes.observe(outcome.response_bytes)
         ttft = None
         if not outcome.response_streaming:
             series.ttft_whole.observe(duration)
@@ -605,11 +606,11 @@ def _texts(family: Family) -> Iterator[str]:
     help_text = family.help.replace("\\", "\\\\").replace("\n", "\\n")
     yield f"# HELP {family.name} {help_text}\n# TYPE {family.name} {kind}\n"
     if isinstance(family, Histograms):
-        for values, histogram in list(family.values.items()):
+        for values, histogram in family.values.items():
             yield _histogram_text(family.name, dict(zip(family.labels, values, strict=True)), histogram)
         return
     alphabetical = sorted((label, position) for position, label in enumerate(family.labels))
-    for values, number in list(family.values.items()):
+    for values, number in family.values.items():
         pairs = [f'{label}="{_escaped(values[position])}"' for label, position in alphabetical]
         yield f"{family.name}{_braced(pairs)} {_number(number)}\n"
 

@@ -6,17 +6,22 @@ Rule:    what was found out by looking is forgotten when the server is lost: ano
          listen there next.
 """
 
+import asyncio
 import logging
 import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from epp.core.engines import ENGINE_LABELS, ENGINES, Adapter, detect, read_busy_slots, read_load, read_slots
 from epp.core.fleet import Endpoint, Load
+from epp.runtime import files
+from epp.runtime.files import FileFault
 from epp.runtime.http_client import Connection, Failure, FetchError, Response, Server
 
+T = TypeVar("T")
 _log = logging.getLogger("epp.scrape")
 
 _REMEDIES = {
@@ -78,31 +83,66 @@ class TlsContexts:
         self._settings = settings
         self._contexts: dict[str | None, ssl.SSLContext] = {}
 
-    def get(self, ca_file: str | None) -> ssl.SSLContext:
+    async def get(self, ca_file: str | None) -> ssl.SSLContext:
         """For a server whose certificate ``ca_file`` has signed; None: as the settings say."""
-        ca_file = ca_file or self._settings.ca_file
+        field, ca_file = ("caFile", ca_file) if ca_file else ("caCertPath", self._settings.ca_file)
         context = self._contexts.get(ca_file)
         if context is None:
-            context = self._contexts[ca_file] = self._make(ca_file)
+            try:
+                made = _aside(lambda: self._make(field, ca_file), self._settings.timeout)
+                context = self._contexts[ca_file] = await made
+            except FileFault as fault:
+                raise FetchError(Failure.TLS, str(fault)) from fault
         return context
 
-    def _make(self, ca_file: str | None) -> ssl.SSLContext:
+    def _make(self, field: str, ca_file: str | None) -> ssl.SSLContext:
+        settings, authorities = self._settings, ca_file and _pem(field, ca_file)
         try:
-            context = ssl.create_default_context(cafile=ca_file)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; no file can have such a name
-            message = f"CA file {ca_file} cannot be used ({error}): give a PEM file with certificates"
-            raise FetchError(Failure.TLS, message) from error
-        if self._settings.client_certificate is not None:
-            certificate, key = self._settings.client_certificate
+            context = ssl.create_default_context(cadata=authorities)
+        except ssl.SSLError as error:
+            raise FileFault(f"{field} {ca_file} {_NO_PEM} ({error.reason})") from error
+        if settings.client_certificate is not None:
+            certificate, key = settings.client_certificate
+            for name, file in (("clientCertPath", certificate), ("clientKeyPath", key)):
+                _pem(name, file)
             try:
-                context.load_cert_chain(certificate, key)
-            except (OSError, ValueError) as error:
-                message = f"client certificate {certificate} with {key} cannot be used ({error})"
-                raise FetchError(Failure.TLS, message) from error
-        if not self._settings.verify_tls and ca_file is None:
+                context.load_cert_chain(certificate, key, password="")  # without one it would ask for it
+            except OSError as error:  # ssl.SSLError is one
+                reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+                message = f"clientCertPath {certificate} with clientKeyPath {key} cannot be used ({reason})"
+                raise FileFault(f"{message}: give a certificate and its own key, not encrypted") from error
+        if not settings.verify_tls and ca_file is None:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+_NO_PEM = "holds nothing in PEM form: give a PEM file, with a block that begins with -----BEGIN"
+
+
+def _pem(field: str, file: str) -> str:
+    text = _content(field, file).decode("ascii", "ignore")  # comments may have other letters
+    if "-----BEGIN" not in text:
+        raise FileFault(f"{field} {file} {_NO_PEM}")
+    return text
+
+
+def _content(field: str, file: str) -> bytes:
+    try:
+        return files.read(Path(file))[0]
+    except FileFault as fault:
+        raise FileFault(f"{field} {file} {fault}") from fault
+
+
+async def _aside(work: Callable[[], T], timeout: float) -> T:
+    """``work``, which reads files; FileFault when they cannot be read in time."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await files.aside(work, name="probe's files")
+    except TimeoutError as fault:
+        raise FileFault(
+            f"its files cannot be read (their file system is silent for {timeout:g} s)"
+        ) from fault
 
 
 class Probe:
@@ -272,7 +312,7 @@ class Probe:
     async def _get(self, path: str) -> Response:
         if self._connection is None:
             self._connection = Connection(
-                self._server(), max_body=self._settings.max_page, on_idle_close=self._on_idle_close
+                await self._server(), max_body=self._settings.max_page, on_idle_close=self._on_idle_close
             )
         page = await self._connection.get(path, self._settings.timeout)
         if page.status in (502, 503, 504):
@@ -280,7 +320,7 @@ class Probe:
             raise Unavailable("loading model" if loading else f"it answers {page.status} to {path}")
         return page
 
-    def _server(self) -> Server:
+    async def _server(self) -> Server:
         spec, settings = self._endpoint.spec, self._settings
         scheme, host, port = settings.scheme or spec.scheme, spec.ip, settings.port or spec.port
         host_name = spec.host_name
@@ -290,22 +330,23 @@ class Probe:
             host=host,
             port=port,
             host_header=f"{host_name}:{port}" if host_name else "",
-            tls=self._contexts.get(spec.ca_file) if scheme == "https" else None,
+            tls=await self._contexts.get(spec.ca_file) if scheme == "https" else None,
             server_name=host_name,
-            bearer=self._api_key(),
+            bearer=await self._api_key(),
         )
 
-    def _api_key(self) -> str:
+    async def _api_key(self) -> str:
         file = self._endpoint.spec.api_key_file
         if file is None:
             return ""
         try:
-            key = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:  # not UTF-8, or a name that no file can have
-            self._remark(f"its API key file {file} cannot be read ({error}): asking without a key")
+            content = await _aside(lambda: _content("apiKeyFile", file), self._settings.timeout)
+        except FileFault as fault:
+            self._remark(f"{fault}; asking without a key")
             return ""
+        key = content.decode(errors="replace").strip()
         if not (key.isascii() and key.isprintable()):
-            self._remark(f"its API key file {file} must hold one line of ASCII: asking without a key")
+            self._remark(f"apiKeyFile {file} must hold one line of ASCII: asking without a key")
             return ""
         return key
 

@@ -66,6 +66,12 @@ class WireError(Exception):
 
 def events(data: bytes) -> Sequence[Event]:
     """The event of one ProcessingRequest; none for a message kind that we do not know."""
+    event = _quick_headers(data) if data.startswith(_HEADERS) else None
+    return (event,) if event is not None else _events(data)
+
+
+def _events(data: bytes) -> Sequence[Event]:
+    """The same, whatever the message's form."""
     try:
         message = pb.ProcessingRequest.FromString(data)
     except DecodeError as failure:
@@ -105,6 +111,84 @@ _READERS: Mapping[str, Callable[[pb.ProcessingRequest], Event]] = {
     "response_body": _response_body,
     "response_trailers": lambda message: ResponseTrailers(),
 }
+
+
+# Headers are read here without making a protobuf message of each: most came like this many times before
+# (ten of them: 2.9 against 6.3 us). Every other form is left to ``_events``.
+
+_FIELD_1 = 0x0A
+_HEADERS = (b"\x12", b"\x1a")
+"""How a message with request or response headers begins."""
+
+
+def _quick_headers(data: bytes) -> Event | None:
+    """Headers, entry by entry; None for a form that only ``_events`` reads."""
+    try:
+        outer, at = _length(data, 1)
+        outer += at
+        inner, at = _length(data, at + 1)
+        if data[at - (2 if inner < 0x80 else 3)] != _FIELD_1:
+            return None
+        end = at + inner
+        read: dict[str, str] = {}
+        count = 0
+        while at < end:
+            size = data[at + 1]
+            begin = at + 2
+            if size > 0x7F:
+                size, begin = _length(data, at + 1)
+            if data[at] != _FIELD_1:
+                return None
+            at = begin + size
+            name, value = _header(data[begin:at])
+            read[name] = value
+            count += 1
+    except (IndexError, DecodeError):
+        return None
+    if at != end or end > outer or outer > len(data) or outer - end >= 1 << 14 or count != len(read):
+        return None
+    return _headers_event(read, data[:1], data[end:outer], data[outer:])
+
+
+def _length(data: bytes, at: int) -> tuple[int, int]:
+    """A length, and where what it counts begins."""
+    size, more = data[at], data[at + 1]
+    if size < 0x80:
+        return size, at + 1
+    if more < 0x80:
+        return size & 0x7F | more << 7, at + 2
+    raise IndexError  # of 16 KB or more: not usual
+
+
+@lru_cache(maxsize=4096)
+def _header(entry: bytes) -> tuple[str, str]:
+    """A HeaderValue: most come again and again."""
+    one = pb.HeaderValue.FromString(entry)
+    return one.key.lower(), (one.raw_value or one.value).decode("utf-8", "replace")
+
+
+def _headers_event(read: dict[str, str], tag: bytes, inner: bytes, outer: bytes) -> Event | None:
+    rest = _rest(tag, inner, outer)
+    if isinstance(rest, RequestHeaders):
+        return RequestHeaders(read, rest.subset, rest.request_mode, rest.response_mode, rest.ended)
+    if isinstance(rest, ResponseHeaders):
+        return ResponseHeaders(read, rest.served, rest.ended, rest.response_mode)
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _rest(tag: bytes, inner: bytes, outer: bytes) -> Event | None:
+    """What a message says beside its headers: the same each time, but for subset hints."""
+    try:
+        (event,) = _events(tag + _varint(len(inner)) + inner + outer)
+    except (WireError, ValueError):
+        return None
+    plain = isinstance(event, RequestHeaders | ResponseHeaders) and not event.headers
+    return event if plain else None
+
+
+def _varint(number: int) -> bytes:
+    return bytes((number,)) if number < 0x80 else bytes((number & 0x7F | 0x80, number >> 7))
 
 
 def _headers(headers: pb.HeaderMap) -> dict[str, str]:

@@ -13,6 +13,7 @@ from bench.engine import (
     Behaviour,
     Endpoint,
     Server,
+    framed,
     json_answer,
     page_from_file,
     sse_events,
@@ -32,7 +33,7 @@ vllm:more 1.0
 
 @pytest.fixture
 def endpoint() -> Endpoint:
-    return Endpoint(8001, Behaviour(json_answer(1024), sse_events(CHUNKS), 0.01, synthetic_page()))
+    return Endpoint(8001, Behaviour(json_answer(1024), framed(sse_events(CHUNKS)), 0.01, synthetic_page()))
 
 
 @pytest.fixture
@@ -108,9 +109,10 @@ async def test_it_has_the_pages_of_an_engine(target: Target, path: str, status: 
     assert (await get(target, path))[0] == status
 
 
-def test_the_synthetic_page_is_as_big_as_a_real_one_and_well_formed() -> None:
-    page = synthetic_page().render(5).decode()
-    assert abs(len(page) - PAGE_BYTES) < 2_000
+@pytest.mark.parametrize("size", [2_000, 10_000, PAGE_BYTES, 200_000])
+def test_the_synthetic_page_is_as_big_as_it_should_be_and_well_formed(size: int) -> None:
+    page = synthetic_page(size).render(5).decode()
+    assert abs(len(page) - size) < 1_100
     series = [line for line in page.splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9_:]+(\{[^{}]+\})? [-+.e0-9]+", line) for line in series)
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "cache_config_info"):

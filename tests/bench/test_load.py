@@ -206,6 +206,17 @@ async def test_an_open_loop_does_not_wait_for_answers_and_counts_from_the_due_ti
     assert first.latency >= 0.09  # it waited for the twentieth
 
 
+async def test_an_exact_open_loop_sends_at_the_moment_and_never_before() -> None:
+    async with server(says(response(b"{}"))) as target:
+        result = await open_loop(target, itertools.repeat(CALL), rate=200, seconds=0.1, exact=True)
+    assert result.summary().requests == 20 and not result.summary().failures
+    assert all(sample.sent is not None and sample.sent >= sample.due for sample in result.samples)
+    gaps = {
+        round(b.due - a.due, 6) for a, b in itertools.pairwise(sorted(result.samples, key=lambda s: s.due))
+    }
+    assert gaps == {0.005}
+
+
 async def test_an_open_loop_counts_what_it_could_not_send() -> None:
     async with server(says(b"")) as target:
         options = Options(timeout_seconds=0.3)

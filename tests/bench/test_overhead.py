@@ -1,109 +1,69 @@
-import itertools
-import json
-import os
-import random
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
 
 from bench import overhead
-from bench.overhead import Contender, Plan, bodies, contenders
-from bench.report import NO_PICKER, OURS, Cell
-from bench.rig.process import Process
-
-
-def first(count: int, size: int, *, streaming: bool) -> list[bytes]:
-    calls = bodies(size, streaming=streaming, rng=random.Random(1))
-    return [b"".join(call.parts) for call in itertools.islice(calls, count)]
-
-
-@pytest.mark.parametrize("size", [1024, 8192, 220 * 1024])
-@pytest.mark.parametrize("streaming", [True, False], ids=["stream", "json"])
-def test_bodies_have_the_size_asked_for_and_none_is_like_another(size: int, streaming: bool) -> None:
-    made = first(70, size, streaming=streaming)
-    assert {len(body) for body in made} == {size}
-    assert len(set(made)) == 70
-    assert {json.loads(body)["stream"] for body in made} == {streaming}
-
-
-def test_bodies_share_a_beginning_with_all_and_more_with_some() -> None:
-    made = first(64, 8192, streaming=False)
-    messages = [json.loads(body)["messages"] for body in made]
-    assert len({one[0]["content"] for one in messages}) == 1
-    assert len({one[1]["content"] for one in messages}) == overhead.GROUPS
-    assert len({body[: 8192 // 5] for body in made}) == 1
-    assert len({one[-1]["content"] for one in messages}) == 64
-
-
-BURN = "import time\nwhile time.process_time() < 0.2: pass\nprint(1, flush=True)\ntime.sleep(30)"
-FAMILY = f"""
-import subprocess, sys, threading, time
-def burn():
-    while time.thread_time() < 0.15: pass
-thread = threading.Thread(target=burn)
-thread.start(); thread.join()
-child = subprocess.Popen([sys.executable, "-c", {BURN!r}], stdout=subprocess.PIPE)
-child.stdout.readline()
-print(time.process_time(), flush=True)
-sys.stdin.readline()
-child.kill()
-"""
-
-
-def test_cpu_time_counts_threads_that_ended_and_children() -> None:
-    command = [sys.executable, "-c", FAMILY]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        own = float(parent.stdout.readline())
-        counted = overhead.cpu_seconds(parent.pid)
-        memory = overhead.rss_bytes(parent.pid)
-        parent.communicate(b"\n")
-    assert own >= 0.15
-    assert own + 0.2 <= counted < own + 2.0
-    assert memory > 10_000_000
-
-
-def test_a_paused_process_uses_nothing_and_goes_on_afterwards(tmp_path: Path) -> None:
-    with Process("busy", [sys.executable, "-c", "while True: pass"], log=tmp_path / "busy.log") as busy:
-        with overhead.paused(busy):
-            before = overhead.cpu_seconds(busy.pid)
-            deadline = time.monotonic() + 0.1
-            while time.monotonic() < deadline:
-                os.sched_yield()
-            assert overhead.cpu_seconds(busy.pid) - before < 0.02
-        paused_at = overhead.cpu_seconds(busy.pid)
-        deadline = time.monotonic() + 10
-        while overhead.cpu_seconds(busy.pid) - paused_at < 0.02:
-            assert time.monotonic() < deadline
-
-
-@pytest.mark.parametrize(
-    "versus, names",
-    [
-        pytest.param(None, [NO_PICKER, OURS], id="none"),
-        pytest.param("/opt/epp/llm-epp --tracing=false", [NO_PICKER, OURS, "llm-epp"], id="another"),
-        pytest.param("fleet-epp", [NO_PICKER, OURS, "versus fleet-epp"], id="same-name"),
-    ],
-)
-def test_contenders_have_different_names(versus: str | None, names: list[str]) -> None:
-    assert [one.name for one in contenders(versus)] == names
+from bench.findings import NO_PICKER, Load
+from bench.overhead import FULL, QUICK, Plan
+from bench.stations import Contender, Kind, contenders
 
 
 def test_the_command_in_a_report_names_no_folder_of_this_machine() -> None:
     chosen = contenders("/opt/epp/llm-epp --tracing=false")
-    assert overhead.said(chosen, quick=False) == 'make bench VERSUS=".../llm-epp"'
-    assert overhead.said(chosen[:2], quick=True) == "python -m bench.overhead --quick"
+    assert overhead.said(chosen, [], quick=False) == 'make bench VERSUS=".../llm-epp"'
+    assert overhead.said(chosen[:3], [], quick=True) == "python -m bench.overhead --quick"
+    both = overhead.said(contenders("llm-epp", ["fast", "grpcio"]), ["fast", "grpcio"], quick=False)
+    assert both == 'make bench SERVERS="fast grpcio" VERSUS=".../llm-epp"'
+
+
+def test_at_rest_ours_is_measured_on_one_driver_and_another_picker_spared_the_largest_fleet() -> None:
+    chosen = contenders("llm-epp", ["fast", "grpcio"])
+    fleets = [(2, 50), (100, 50), (1_000, 50)]
+    wanted = {one.name: overhead.fleets_of(one, chosen, fleets) for one in chosen if one.is_picker}
+    assert wanted == {
+        "fleet-epp fast": fleets,
+        "fleet-epp grpcio": [],
+        "llm-epp": [(2, 50), (100, 50)],
+    }
+
+
+@pytest.mark.parametrize("plan", [FULL, QUICK], ids=["full", "quick"])
+def test_a_plan_counts_its_steps(plan: Plan) -> None:
+    alone = [Contender(NO_PICKER, Kind.NOTHING)]
+    assert plan.steps(alone) == plan.rounds * len(plan.loads) + plan.chunk_rounds * len(plan.chunk_rates)
+    with_ours = [*alone, Contender("fleet-epp", Kind.OURS, ("epp",))]
+    fleets = 2 * plan.fleet_pairs * len(plan.fleet_loads)
+    assert plan.steps(with_ours) - 2 * plan.steps(alone) == fleets + plan.starts + 1 + len(plan.rest)
 
 
 def test_a_run_through_envoy_without_a_picker_measures_envoy(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = Plan(cells=[Cell("json", 1, 4), Cell("sse", 1, 2)], rounds=1, load_seconds=0.2, warm_seconds=0.05)
-    found = overhead.run(plan, [Contender(NO_PICKER, None)], "a test")
-    plain, stream = found.rounds
-    assert (plain.failures, stream.failures) == (0, 0)
-    assert plain.picker_cpu_us is None and 5 < plain.envoy_cpu_us < 50_000
-    assert stream.pieces == overhead.SSE_CHUNKS + 1
+    plan = Plan(
+        loads=[Load(1, 4), Load(1, rate=50)],
+        rounds=1,
+        load_seconds=0.2,
+        even_seconds=0.2,
+        warm_seconds=0.05,
+        chunk_rates=[100],
+        chunk_rounds=1,
+        chunk_window=0.3,
+        rest=[],
+        fleet_loads=[],
+    )
+    found = overhead.run(plan, [Contender(NO_PICKER, Kind.NOTHING)], "a test")
+    closed, even = found.rounds
+    assert (closed.failures, even.failures) == (0, 0)
+    assert closed.picker_cpu_us is None and 5 < closed.envoy_cpu_us < 50_000
+    assert even.requests == 10
+    (streaming,) = found.streaming
+    assert (streaming.failures, streaming.streams, streaming.aimed) == (0, 2, 100)
+    assert streaming.chunks > 0 and set(streaming.cores) == {"Envoy", "servers", "load"}
     overhead.show(found)
-    assert "| 1 KB JSON c=4 | no picker |" in capsys.readouterr().out
+    assert "| 1 KB, 4 clients | no picker |" in capsys.readouterr().out
+
+
+def test_an_echo_is_measured_as_a_picker_is() -> None:
+    plan = Plan(loads=[Load(1, 2)], rounds=1, load_seconds=0.2, chunk_rates=[], rest=[], fleet_loads=[])
+    chosen = [one for one in contenders() if one.kind is Kind.ECHO]
+    found = overhead.run(plan, chosen, "a test")
+    assert [one.contender for one in found.rounds] == ["bare echo", "echo"]
+    for one in found.rounds:
+        assert one.failures == 0 and one.requests > 0
+        assert one.picker_cpu_us is not None and one.picker_rss_bytes is not None

@@ -1,138 +1,109 @@
-import dataclasses
 import json
 from pathlib import Path
 
-import pytest
-
 from bench import report
-from bench.load import Percentiles
-from bench.report import NO_PICKER, OURS, AtRest, Cell, Report, Round, Start
-
-KB1 = Cell("json", 1, 100)
-
-
-def measured(contender: str = OURS, cell: Cell = KB1, **given: object) -> Round:
-    base = Round(
-        contender=contender,
-        cell=cell,
-        endpoints=2,
-        requests=100,
-        failures=0,
-        failures_by_kind={},
-        requests_per_second=1_000.0,
-        latency=Percentiles(0.01, 0.02, 0.03),
-        pieces=1.0,
-        picker_cpu_us=None if contender == NO_PICKER else 500.0,
-        envoy_cpu_us=50.0,
-    )
-    return dataclasses.replace(base, **given)  # type: ignore[arg-type]
+from bench.findings import BARE, ECHO, NO_PICKER, OURS, Load, Report
+from bench.report import Table
+from tests.bench.measured import KB1, a_report, a_round, a_streaming
 
 
-def made(*rounds: Round, fleet: list[Round] | None = None) -> Report:
-    return Report(
-        command="make bench",
-        date="2026-01-01",
-        machine={"CPU": "abacus"},
-        contenders=[NO_PICKER, OURS],
-        rounds=list(rounds),
-        fleet_rounds=fleet or [],
-        at_rest=[
-            AtRest(
-                contender=OURS, endpoints=n, after_load=False, seconds=10, cores=0.01, rss_bytes=50_000_000
-            )
-            for n in (2, 100)
-        ],
-        starts=[Start(OURS, 0.3, 0.2), Start(OURS, 0.5, None), Start(OURS, 0.4, 0.4)],
-    )
+def everything() -> Report:
+    fleet = [a_round(load=Load(1, 20), endpoints=endpoints) for endpoints in (2, 100)]
+    costs = {BARE: 20.0, ECHO: 35.0, OURS: 100.0, "llm-epp": 260.0}
+    rounds = [a_round(name, picker_cpu_us=cost) for name, cost in costs.items()]
+    streaming = [a_streaming(name) for name in (NO_PICKER, *costs)]
+    return a_report(a_round(NO_PICKER), *rounds, fleet_rounds=fleet, streaming=streaming)
 
 
-def test_rounds_become_medians_and_failures_add_up() -> None:
-    costs = [(400.0, {}), (900.0, {"http 503": 2}), (500.0, {"http 503": 1, "timeout": 1})]
-    rounds = [
-        measured(picker_cpu_us=cost, failures=sum(kinds.values()), failures_by_kind=kinds)
-        for cost, kinds in costs
-    ]
-    merged = report.merge(rounds)
-    assert merged.picker_cpu_us == 500.0
-    assert (merged.requests, merged.failures) == (300, 4)
-    assert merged.failures_by_kind == {"http 503": 3, "timeout": 1}
-
-
-def test_a_load_that_never_got_an_answer_has_no_latency() -> None:
-    assert report.merge([measured(latency=None), measured(latency=None)]).latency is None
-
-
-def test_the_unit_is_envoys_cost_without_a_picker_under_the_same_load() -> None:
-    other = measured(NO_PICKER, Cell("json", 8, 100), envoy_cpu_us=1.0)
-    rows = report.medians([measured(NO_PICKER), measured(), other])
-    assert report.unit(measured(), rows) == 10.0
-    assert report.unit(measured(NO_PICKER), rows) is None
-    assert report.unit(measured(), {}) is None
-
-
-def test_a_chunk_costs_what_a_stream_costs_more_than_a_json_answer() -> None:
-    stream = measured(cell=Cell("sse", 1, 100), picker_cpu_us=2_100.0, pieces=17.0)
-    rows = report.medians([measured(), stream])
-    assert report.chunk_cpu_us(stream, rows) == 100.0
-    assert report.chunk_cpu_us(measured(), rows) is None
-    assert report.chunk_cpu_us(stream, {}) is None
-
-
-def test_throughput_is_compared_pair_by_pair_between_the_fewest_and_the_most_endpoints() -> None:
-    rates = [(1_000.0, 900.0), (500.0, 250.0), (10.0, 9.5)]  # the machine slows down
-    fleet = [
-        measured(endpoints=endpoints, requests_per_second=rate)
-        for pair in rates
-        for endpoints, rate in zip((2, 100), pair, strict=True)
-    ]
-    assert report.throughput_ratio(made(fleet=fleet), OURS) == 0.9
-    assert report.throughput_ratio(made(), OURS) is None
-    assert report.throughput_ratio(made(fleet=[measured()]), OURS) is None
-
-
-@pytest.mark.parametrize(
-    "cost, is_met", [(600.0, True), (601.0, False), (None, None)], ids=["reached", "missed", "not-measured"]
-)
-def test_a_goal_is_reached_missed_or_not_measured(cost: float | None, is_met: bool | None) -> None:
-    found = report.goals(made(*([] if cost is None else [measured(picker_cpu_us=cost)])))
-    assert found[0].is_met is is_met
-
-
-def test_all_goals_come_from_the_measurements() -> None:
-    found = made(
-        measured(NO_PICKER),
-        measured(),
-        measured(cell=Cell("json", 220, 100), picker_cpu_us=1_300.0),
-        fleet=[measured(), measured(endpoints=100)],
-    )
-    assert [goal.value for goal in report.goals(found)] == [500.0, 10.0, 1_300.0, 0.01, 0.01, 1.0, 50.0, 0.4]
+def table(found: Report, title: str) -> Table:
+    return next(one for one in report.tables(found) if one.title.startswith(title))
 
 
 def test_the_markdown_has_every_table_with_rows_of_one_width() -> None:
-    text = report.markdown(made(measured(NO_PICKER), measured(), fleet=[measured(), measured(endpoints=100)]))
-    for title in ("Goals", "Through Envoy", "At rest", "Few and many endpoints", "Start"):
+    text = report.markdown(everything())
+    titles = ("Goals", "Side by side", "How far from the bound", "Through Envoy", "Streamed answers")
+    for title in (*titles, "At rest", "Few and many endpoints", "Start"):
         assert f"### {title}" in text
-    for table in text.split("### ")[1:]:
-        widths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
+    for one in text.split("### ")[1:]:
+        widths = {line.count("|") for line in one.splitlines() if line.startswith("|")}
         assert len(widths) == 1
     assert "`make bench`, 2026-01-01; CPU abacus." in text
-    assert "| 1 KB JSON c=100 | fleet-epp | 1,000 | 10 | 20 | 30 | 500 | 50 | 10.0 | 100 | 0 |" in text
+    row = "| 1 KB, 100 clients | fleet-epp | 1,000 | 10 | 20 | 30 | 100 | 50 | 2.00 | 60 | 100 | 0 |"
+    assert row in text
+
+
+def test_a_goal_is_shown_in_its_unit_and_in_what_travels() -> None:
+    cost, rate, *_ = table(everything(), "Goals").rows
+    assert cost == ["1 KB at 100: CPU a request", "≤ 110 µs", "100 µs", "yes", "≤ 2.73 units", "2.00", "yes"]
+    assert rate == [
+        *("1 KB at 100: requests/s", "≥ 7,000 /s", "1,000 /s", "**no**"),
+        *("≥ 0.28 of no picker's", "0.10", "**no**"),
+    ]
+
+
+def test_the_goals_say_whose_they_are_where_there_are_two_drivers() -> None:
+    found = a_report(contenders=[NO_PICKER, "fleet-epp fast", "fleet-epp grpcio"])
+    assert table(found, "Goals").title == "Goals: fleet-epp fast"
+    assert table(everything(), "Goals").title == "Goals"
+
+
+def test_contenders_stand_side_by_side_with_upstream_where_the_goals_were_set() -> None:
+    found = table(everything(), "Side by side")
+    assert found.columns[1:] == [NO_PICKER, BARE, ECHO, OURS, "llm-epp", "upstream, where the goals were set"]
+    assert found.rows[0] == ["1 KB at 100: CPU a request [µs]", "-", "20.00", "35", "100", "260", "263"]
+    assert not any("220 KB at 100: CPU" in row[0] for row in found.rows)  # nobody measured it
+
+
+def test_a_request_is_split_into_bound_driver_and_picking() -> None:
+    found = table(everything(), "How far from the bound")
+    assert found.rows[0] == ["1 KB, 100 clients: a request", OURS, "20.00", "15.00", "65", "100"]
+    assert found.rows[1][0] == "2,000 chunks/s: a chunk"
+
+
+def test_without_an_echo_nothing_is_split() -> None:
+    found = report.tables(a_report(a_round(NO_PICKER), a_round()))
+    assert "How far from the bound" not in {one.title for one in found}
+
+
+def test_streams_are_shown_with_what_each_process_used() -> None:
+    row = table(everything(), "Streamed answers").rows[-1]
+    costs = ["2,000", "20.0", "100.0", "0.04", "0.20", "0.10", "0.10", "0"]
+    assert row == ["40, 2,000 chunks/s sent", "llm-epp", *costs]
+
+
+def test_the_larger_fleet_is_compared_with_the_smaller() -> None:
+    few, many = table(everything(), "Few and many").rows
+    assert few[3:] == ["-", "500", "-", "0"]
+    assert many[3:] == ["100%", "500", "+0", "0"]
 
 
 def test_failures_are_marked() -> None:
-    text = report.markdown(made(measured(failures=3, failures_by_kind={"http 503": 3})))
+    text = report.markdown(a_report(a_round(failures=3, failures_by_kind={"http 503": 3})))
     assert "**3 FAILED** (3 http 503)" in text
 
 
 def test_a_report_is_written_as_json_markdown_and_plot(tmp_path: Path) -> None:
-    found = made(measured(NO_PICKER), measured(), measured(cell=Cell("json", 220, 100), latency=None))
+    found = a_report(a_round(NO_PICKER), a_round(), a_round(load=Load(220, 100), latency=None))
     paths = report.write(found, tmp_path)
     assert [path.name for path in paths] == ["overhead.json", "overhead.md", "overhead.png", "overhead.svg"]
     assert all(path.stat().st_size for path in paths)
     data = json.loads(paths[0].read_text())
     assert data["rounds"][0]["contender"] == NO_PICKER
-    assert data["goals"][0]["is_met"] is True
+    assert data["goals"][0]["is_met"] is False
+    assert data["goals"][0]["relative_value"] == 10.0
+
+
+def test_a_run_without_a_closed_loop_has_no_plot(tmp_path: Path) -> None:
+    found = a_report(a_round(load=Load(1, rate=300)))
+    assert [path.suffix for path in report.write(found, tmp_path)] == [".json", ".md"]
 
 
 def test_every_table_can_be_shown_at_a_terminal() -> None:
-    assert [table.rich().row_count for table in report.tables(made(measured()))] == [8, 1, 2, 1]
+    shown = {one.title: one.rich().row_count for one in report.tables(a_report(a_round(load=KB1)))}
+    assert shown == {
+        "Goals": 20,
+        "Side by side": 6,
+        "Through Envoy, 2 endpoints": 1,
+        "At rest": 2,
+        "Start": 1,
+    }

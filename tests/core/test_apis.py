@@ -1,8 +1,12 @@
 """Which API a path belongs to, and what bodies say."""
 
 import contextlib
+import gzip
 import itertools
 import json
+import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -168,6 +172,35 @@ NO_MODEL = "model not found in request body"
 )
 def test_what_is_no_json_object_is_refused(body: bytes, start: str) -> None:
     assert refusal(CHAT, body).startswith(start)
+
+
+COMPRESSED = "the body is compressed ({}), send it without content-encoding"
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        pytest.param(gzip.compress, COMPRESSED.format("gzip"), id="gzip"),
+        *(
+            pytest.param(
+                partial(zlib.compress, level=level), COMPRESSED.format("deflate"), id=f"zlib-{level}"
+            )
+            for level in (0, 5, 6, 9)
+        ),
+        pytest.param(lambda body: b"\x28\xb5\x2f\xfd" + body, COMPRESSED.format("zstd"), id="zstd"),
+        pytest.param(
+            lambda body: body.decode().encode("utf-8-sig"),
+            "the body begins with a byte order mark, send UTF-8 without one",
+            id="byte-order-mark",
+        ),
+        pytest.param(
+            lambda body: body.decode().encode("utf-16"), "the body is UTF-16, send UTF-8", id="utf-16"
+        ),
+    ],
+)
+@pytest.mark.parametrize("api", [CHAT, RESPONSES, Api.GENERATE], ids=lambda api: api.name.lower())
+def test_a_body_in_another_form_is_named(api: Api, change: Callable[[bytes], bytes], named: str) -> None:
+    assert refusal(api, change(b'{"model":"m"}')) == NOT_JSON + named
 
 
 @pytest.mark.parametrize("model", [None, "", 5, ["m"], {"name": "m"}, ...], ids=repr)

@@ -73,7 +73,7 @@ def test_a_recorded_page_is_read(name: str) -> None:
     assert read_load(ENGINES[engine], recorded.body, recorded.headers, NOW) == RECORDED[name]
 
 
-@pytest.mark.parametrize("name", ["GET_health", "GET_props", "GET_slots"])
+@pytest.mark.parametrize("name", ["GET_health", "GET_props", "GET_slots", "GET_v1_models"])
 def test_llamacpp_gives_itself_away_without_metrics(name: str) -> None:
     assert detect(b"", capture(f"llama-server/{name}.txt").headers) == "llamacpp"
 

@@ -1,5 +1,6 @@
 """Who an endpoint is, what stays when something is said differently of it, and who may serve."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +156,41 @@ def test_readings_of_different_ages_are_forgotten_one_by_one() -> None:
     assert young.load == Load(waiting=4)
     fleet.candidates(3.0)
     assert (young.load, young.load_at) == (Load(), None)
+
+
+def test_a_reading_grows_old_without_a_request_too() -> None:
+    fleet, endpoint = used()
+    fleet.expire(2.9)
+    assert endpoint.load == Load(waiting=3)
+    fleet.expire(3.0)
+    assert (endpoint.load, endpoint.load_at) == (Load(), None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda fleet, endpoint: fleet.reading(endpoint, Load(waiting=3), 2.0), id="reading"),
+        pytest.param(lambda fleet, endpoint: fleet.answered(endpoint), id="answered"),
+        pytest.param(lambda fleet, endpoint: fleet.lost(endpoint, "gone"), id="lost"),
+        pytest.param(lambda fleet, endpoint: fleet.replace([replace(SPEC, labels={"a": "b"})]), id="label"),
+        pytest.param(lambda fleet, endpoint: fleet.replace([]), id="left"),
+        pytest.param(lambda fleet, endpoint: fleet.candidates(3.0), id="too-old"),
+    ],
+)
+def test_the_version_grows_with_every_look_and_every_list(change: Callable[[Fleet, Endpoint], Any]) -> None:
+    fleet, endpoint = used()
+    before = fleet.version
+    fleet.candidates(1.5)
+    Reservation(endpoint, 1)
+    assert fleet.version == before, "neither a pick nor a reservation is news"
+    change(fleet, endpoint)
+    assert fleet.version > before
+
+
+def test_what_is_remembered_of_a_server_goes_when_it_leaves_the_list() -> None:
+    fleet, endpoint = used()
+    fleet.replace([replace(SPEC, name="b")])
+    assert endpoint.memory == {}, "whoever still holds the endpoint"
 
 
 def test_a_lost_server_has_no_load() -> None:

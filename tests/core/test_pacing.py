@@ -15,13 +15,13 @@ PACE = Pace()
     "standing, busy, quiet, failures, expected",
     [
         pytest.param(Standing.QUIET, 0, 2, 0, 1.0, id="at-rest"),
-        pytest.param(Standing.QUIET, 0, 390, 0, 1.3, id="many-at-rest-slow-down"),
+        pytest.param(Standing.QUIET, 0, 195, 0, 1.3, id="many-at-rest-slow-down"),
         pytest.param(Standing.QUIET, 0, 5000, 0, 1.5, id="but-never-become-unknown"),
         pytest.param(Standing.BUSY, 2, 0, 0, 0.05, id="busy"),
-        pytest.param(Standing.BUSY, 15, 0, 0, 0.05, id="the-floor-fits-for-15"),
-        pytest.param(Standing.BUSY, 100, 0, 0, 1 / 3, id="100-busy-share-the-budget"),
-        pytest.param(Standing.BUSY, 10, 200, 0, 0.1, id="quiet-ones-take-their-part"),
-        pytest.param(Standing.BUSY, 10, 1000, 0, 10 / 75, id="but-not-all"),
+        pytest.param(Standing.BUSY, 7, 0, 0, 0.05, id="the-floor-fits-for-7"),
+        pytest.param(Standing.BUSY, 100, 0, 0, 2 / 3, id="100-busy-share-the-budget"),
+        pytest.param(Standing.BUSY, 10, 100, 0, 0.2, id="quiet-ones-take-their-part"),
+        pytest.param(Standing.BUSY, 10, 1000, 0, 10 / 37.5, id="but-not-all"),
         pytest.param(Standing.BUSY, 2000, 0, 0, 1.5, id="busy-is-never-slower-than-quiet"),
         pytest.param(Standing.SILENT, 0, 1, 0, 4.0, id="silent"),
         pytest.param(Standing.LOST, 0, 1, 1, 0.25, id="first-failure"),
@@ -120,9 +120,9 @@ def looks_per_second(endpoints: int, busy: int, seconds: float = 10.0) -> tuple[
         pytest.param(2, 0, 3, 1.2, id="two-at-rest"),
         pytest.param(100, 0, 120, 1.2, id="hundred-at-rest"),
         pytest.param(2, 2, 42, 0.06, id="two-busy"),
-        pytest.param(100, 100, 330, 0.4, id="hundred-busy"),
-        pytest.param(100, 10, 330, 1.2, id="ten-of-hundred-busy"),
-        pytest.param(1000, 0, 1000, 1.75, id="thousand-are-known-nevertheless"),
+        pytest.param(100, 100, 150, 0.8, id="hundred-busy"),
+        pytest.param(100, 10, 150, 1.2, id="ten-of-hundred-busy"),
+        pytest.param(1000, 0, 700, 1.75, id="thousand-are-known-nevertheless"),
     ],
 )
 def test_the_budget_holds_and_no_reading_gets_old(
@@ -131,6 +131,22 @@ def test_the_budget_holds_and_no_reading_gets_old(
     rate, gap = looks_per_second(endpoints, busy)
     assert rate <= most
     assert gap <= longest + 1e-6
+
+
+@pytest.mark.parametrize(
+    "standing, busy, together",
+    [
+        pytest.param(Standing.QUIET, 0, True, id="at-rest"),
+        pytest.param(Standing.SILENT, 0, True, id="silent"),
+        pytest.param(Standing.BUSY, 100, True, id="busy-beyond-the-budget"),
+        pytest.param(Standing.BUSY, 2, False, id="busy-at-the-floor-is-not-delayed"),
+        pytest.param(Standing.LOST, 0, False, id="lost"),
+    ],
+)
+def test_looks_that_can_wait_are_made_together(standing: Standing, busy: int, together: bool) -> None:
+    moments = [7.0 + i / 1000 for i in range(50)]
+    dues = {PACE.next_due(standing, now, busy=busy, quiet=1, failures=1) for now in moments}
+    assert (len(dues) <= 2) is together
 
 
 STEPS = st.lists(

@@ -140,15 +140,20 @@ def test_lru_keeps_the_most_recently_used_blocks(prompts: list[list[int]], capac
     assert list(held.hashes) == used
 
 
-@pytest.mark.parametrize("capacity, kept", [(1000, 0), (4000, 1720)], ids=["too-small", "large-enough"])
-def test_capacity_is_in_blocks_however_long_pieces_are(capacity: int, kept: int) -> None:
-    index, held = index_of(), Generations(capacity)
-    first, second = (index.chain(bytes([number]) * 860 * BLOCK, 0, 2048).hashes for number in (1, 2))
-    held.record(first)
-    held.record(second)
-    assert sum(GROWING[held.match(each[::-1]) - 1] for each in (first, second)) >= kept
-    assert held.blocks <= capacity // 2
-    assert held.match(second[::-1]) == (266 if kept else next(i for i, e in enumerate(GROWING) if e > 500))
+@pytest.mark.parametrize(
+    "capacity, held",
+    [
+        pytest.param(1000, [0, 495, 495], id="a-generation-is-less-than-a-prompt"),
+        pytest.param(2000, [0, 860, 860], id="one-prompt-each"),
+        pytest.param(4000, [860, 860, 860], id="two-prompts-each"),
+    ],
+)
+def test_capacity_is_in_blocks_however_long_pieces_are(capacity: int, held: list[int]) -> None:
+    index, (endpoint,) = index_of(capacity=capacity), endpoints_of(Load())
+    chains = [index.chain(bytes([number]) * 860 * BLOCK, 0, 2048) for number in range(3)]
+    for chain in chains:
+        index.record(endpoint, chain)
+    assert [index.matches([endpoint], chain).get(endpoint, 0) for chain in chains] == held
 
 
 # --- all endpoints -----------------------------------------------------------------------------------
@@ -174,7 +179,7 @@ def test_each_endpoint_is_asked_on_its_own(
 
 
 def test_a_match_is_counted_in_blocks_however_long_pieces_are() -> None:
-    index, (a, b, c) = index_of(), endpoints_of(Load(), Load(), Load())
+    index, (a, b, c) = index_of(capacity=2000), endpoints_of(Load(), Load(), Load())
     prompt = bytes(860 * BLOCK)
     index.record(a, index.chain(prompt, 0, 2048))
     index.record(b, index.chain(prompt[: 500 * BLOCK] + b"another end", 0, 2048))

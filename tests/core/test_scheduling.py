@@ -76,6 +76,9 @@ def decided(outcome: Decision | Rejection) -> Decision:
         pytest.param([([0.5, 1.0], 2.0), ([1.0, 0.0], 3.0)], [4.0, 2.0], id="weighted-sum"),
         pytest.param([([-3.0, 7.0], 2.0)], [0.0, 2.0], id="clamped"),
         pytest.param([([float("nan"), 0.5], 1.0)], [0.0, 0.5], id="not-a-number-is-0"),
+        pytest.param([([0.5, float("nan")], 1.0)], [0.5, 0.0], id="wherever-it-stands"),
+        pytest.param([([None, float("nan")], 1.0)], [0.0, 0.0], id="and-unknown-is-no-better"),
+        pytest.param([([None, 0.0], 2.0), ([0.5, 0.0], 1.0)], [0.5, 0.0], id="unknown-beside-zero"),
         pytest.param([([None, 0.25], 2.0)], [0.5, 0.5], id="unknown-counts-as-the-lowest-known"),
         pytest.param(
             [([0.75, None], 1.0), ([None, None], 9.0)], [0.75, 0.75], id="nothing-known-is-left-out"
@@ -172,6 +175,20 @@ def test_a_subset_that_looks_dead_is_tried_all_the_same() -> None:
     assert decided(picks.pick(Request(subset=("10.0.0.1", "10.0.0.2")), 0.0)).endpoints[0].name == "e1"
 
 
+def test_the_same_hint_means_others_when_the_fleet_has_changed() -> None:
+    fleet = fleet_of([IDLE] * 3)
+    picks, hint = scheduler(fleet), Request(subset=("10.0.0.1", "10.0.0.2"))
+
+    def candidates() -> list[str]:
+        return [each.name for each in decided(picks.pick(hint, 0.0)).candidates]
+
+    assert candidates() == candidates() == ["e0", "e1"]
+    fleet.lost(fleet.endpoints[0], "connection refused")
+    assert candidates() == ["e1"]
+    fleet.replace([EndpointSpec(name="new", ip="10.0.0.2", port=8000)])
+    assert candidates() == ["new"]
+
+
 def test_filters_run_in_order_and_may_leave_nothing() -> None:
     fleet = fleet_of([IDLE] * 3)
     first, second = Fixed(keep=frozenset({"e0", "e1"})), Fixed(keep=frozenset({"e1", "e2"}))
@@ -221,6 +238,99 @@ def test_prefer_if_available_is_refused_where_only_a_loser_has_the_prefix() -> N
 
 def test_prefer_if_available_is_refused_where_nothing_is_known_of_prefixes() -> None:
     assert scheduler(fleet_of([IDLE])).pick(prompt_of("x", prefer="if-available"), 0.0) is NOT_CACHED
+
+
+# --- what readings alone say -------------------------------------------------------------------------
+
+
+@dataclass
+class Counted:
+    """Rates by queue length and keeps those with a label, and counts how often it was asked."""
+
+    from_readings: bool
+    asked: int = 0
+
+    def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
+        self.asked += 1
+        return QueueScorer().score(cycle, endpoints)
+
+    def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        self.asked += 1
+        return [endpoint for endpoint in endpoints if "out" not in endpoint.labels]
+
+
+def test_what_follows_from_readings_is_worked_out_once_until_the_next_look() -> None:
+    fleet = fleet_of([IDLE, IDLE])
+    scorer, each_time = Counted(from_readings=True), Counted(from_readings=False)
+    picks = scheduler(fleet, (scorer, 1.0), (each_time, 1.0))
+    for _ in range(3):
+        picks.pick(Request(), 0.0)
+    assert (scorer.asked, each_time.asked) == (1, 3)
+    fleet.reading(fleet.endpoints[0], Load(waiting=4), 0.0)
+    assert decided(picks.pick(Request(), 0.0)).endpoints[0] is fleet.endpoints[1]
+    assert (scorer.asked, each_time.asked) == (2, 4)
+
+
+def test_behind_a_filter_that_sees_the_request_nothing_stands() -> None:
+    fleet = fleet_of([Load(waiting=3), Load(waiting=1), Load(waiting=2)])
+    keep = Fixed(keep=frozenset({"e0", "e1", "e2"}))
+    before, behind, scorer = (Counted(from_readings=True) for _ in range(3))
+    picks = scheduler(fleet, (scorer, 1.0), filters=[before, keep, behind])
+    for _ in range(3):
+        assert decided(picks.pick(Request(), 0.0)).scores["scorer-0"] == [0.0, 1.0, 0.5]
+    assert (before.asked, behind.asked, scorer.asked) == (1, 3, 3)
+
+
+NEWS = st.one_of(
+    st.tuples(st.just("read"), st.integers(0, 2), st.integers(0, 3)),
+    st.tuples(st.sampled_from(["answer", "lose", "relabel", "leave", "pick", "hint"]), st.integers(0, 2)),
+    st.tuples(st.just("wait"), st.integers(0, 3)),
+)
+
+
+@given(news=st.lists(NEWS, max_size=30), narrowed=st.booleans())
+def test_what_stands_is_what_would_be_worked_out_anew(news: list[tuple[Any, ...]], narrowed: bool) -> None:
+    fleet, now = Fleet(stale_after=2.0), 0.0
+    specs = {i: EndpointSpec(name=f"e{i}", ip="10.0.0.1", port=i + 1) for i in range(3)}
+    fleet.replace(specs.values())
+
+    def both() -> list[Scheduler]:
+        return [
+            scheduler(
+                fleet,
+                (Counted(standing), 2.0),
+                filters=[Counted(standing), *([Fixed(keep=frozenset({"e0", "e2"}))] if narrowed else [])],
+            )
+            for standing in (True, False)
+        ]
+
+    kept, fresh = both()
+    for what, number, *more in news:
+        endpoint = {each.name: each for each in fleet.endpoints}.get(f"e{number}")
+        match what:
+            case "wait":
+                now += number
+            case "pick" | "hint":
+                request = Request(subset=("10.0.0.1:1", f"10.0.0.1:{number + 1}") if what == "hint" else None)
+                one, other = kept.pick(request, now), fresh.pick(request, now)
+                if isinstance(one, Rejection) or isinstance(other, Rejection):
+                    assert one is other
+                else:
+                    assert list(one.candidates) == list(other.candidates)
+                    assert (one.scores, list(one.totals)) == (other.scores, list(other.totals))
+                    assert one.endpoints == other.endpoints
+            case "relabel" | "leave":
+                labels = {"out": ""} if specs.get(number) is None or not specs[number].labels else {}
+                specs[number] = EndpointSpec(name=f"e{number}", ip="10.0.0.1", port=number + 1, labels=labels)
+                if what == "leave":
+                    del specs[number]
+                fleet.replace(specs.values())
+            case "read" if endpoint:
+                fleet.reading(endpoint, Load(waiting=more[0]), now)
+            case "answer" if endpoint:
+                fleet.answered(endpoint)
+            case "lose" if endpoint:
+                fleet.lost(endpoint, "gone")
 
 
 # --- reservations ------------------------------------------------------------------------------------

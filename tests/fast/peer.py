@@ -60,12 +60,11 @@ class EchoCall:
         self.said += answers
         return answers
 
-    def push_next(self) -> None:
+    def push_next(self) -> bytes:
         """Say the first of what was put off."""
         answer = self.later.pop(0)
-        if not self.closed:
-            self.said.append(answer)
         self._push([answer])
+        return answer
 
     def delivered(self) -> None:
         assert not self.closed

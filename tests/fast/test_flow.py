@@ -168,7 +168,7 @@ def test_whatever_the_windows_the_same_bytes_arrive_in_the_same_order(
 def test_windows_are_given_back_while_answers_are_taken() -> None:
     limits = Limits(max_receive_bytes=MIB, stream_window=50_000, connection_window=80_000)
     talk = Talk(limits=limits)
-    talk.say(window_update(0, MIB), window_update(1, MIB), call(1, ECHO))
+    talk.say(call(1, ECHO))
     given = {0: 80_000, 1: 50_000}
     for _ in range(100):
         for one in talk.say(data(1, message(b"n" * 9_990))):
@@ -184,14 +184,12 @@ def test_a_stream_whose_answers_are_not_taken_may_send_no_more_until_they_are() 
     limits = Limits(max_receive_bytes=MIB, stream_window=1_000, stream_backlog=5_000)
     talk = Talk(limits=limits, settings={Setting.INITIAL_WINDOW_SIZE: 0})
     talk.say(call(1, ECHO))
-    asked = message(b"l1000" + bytes(90))
-    while not any(one.stream == 1 for one in talk.say(data(1, asked))):
-        assert len(talk.service.calls[0].heard) < 10, "not more than one window"
-        if len(talk.service.calls[0].heard) == 9:
-            break
+    for _ in range(9):
+        assert not talk.say(data(1, message(b"l1000".ljust(100))))[1:], "answers wait, nothing is given back"
+    assert len(talk.service.calls[0].heard) == 9
     talk.say(window_update(0, MIB))
-    credits = [one for one in talk.say(window_update(1, MIB)) if one.kind == Kind.WINDOW_UPDATE]
-    assert [one.stream for one in credits] == [1]
+    given = [one for one in talk.say(window_update(1, MIB)) if one.kind == Kind.WINDOW_UPDATE]
+    assert [one.stream for one in given] == [1]
     assert held_bytes(talk.connection) == 0
     talk.end()
 
@@ -234,9 +232,8 @@ def test_draining_lets_open_streams_finish_and_streams_on_their_way_begin() -> N
     talk.say(call(3, ECHO), data(3, message(b"e")))  # it was sent before the GOAWAY came
     (last,) = talk.say(ping(probe.payload, ack=True))
     assert (last.kind, last.code, int.from_bytes(last.payload[:4], "big")) == (7, 0, 3)
-    assert not talk.say(call(5, ECHO), data(5, message(b"e"), ended=True)), (
-        "it is told nothing: it is not served"
-    )
+    talk.say(call(5, ECHO), data(5, message(b"e"), ended=True))
+    assert not talk[5].headers, "it may begin elsewhere"
     assert len(talk.service.calls) == 2
     talk.say(data(1, message(b"emore"), ended=True))
     assert talk[1].status == 0 and not talk.connection.is_closing

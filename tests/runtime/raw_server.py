@@ -66,6 +66,11 @@ class RawServer:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
+    def close_port(self) -> None:
+        """No listener any more; the connections stay."""
+        assert self._server is not None
+        self._server.close()
+
     async def kill(self) -> None:
         """No listener and no connection any more."""
         assert self._server is not None

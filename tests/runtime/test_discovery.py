@@ -81,6 +81,14 @@ class World:
             while expected not in self.discovery.detail():  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.001)
 
+    async def until_due(self, host: str) -> None:
+        """Time passes until the name is looked up again, and told."""
+        asked = self.names.asked
+        self.now = self.discovery._names[host, 80].due
+        self.discovery._names_due.set()
+        await eventually(lambda: self.names.asked > asked)
+        await eventually(lambda: self.discovery._names[host, 80].due > self.now)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         await self.discovery.start()
@@ -344,6 +352,14 @@ async def test_a_file_that_is_not_followed_is_read_again_when_asked_for(
     assert broken == "endpoints file not usable, the last good list stays"
 
 
+async def test_names_are_looked_up_again_when_asked_for(tmp_path: Path) -> None:
+    here = world(tmp_path, listed(a="studio"), studio=["10.0.0.1"])
+    async with here.running():
+        here.names.known["studio"] = ["10.0.0.2"]
+        here.discovery.reread()
+        assert await here.change() == {"a": "10.0.0.2:80"}
+
+
 async def test_every_address_of_a_name_is_an_endpoint_in_a_stable_order(tmp_path: Path) -> None:
     here = world(tmp_path, listed(a="studio"), studio=["10.0.0.1", "10.0.0.2", "10.0.0.3"])
     async with here.running():
@@ -431,6 +447,26 @@ async def test_broken_connections_cause_one_lookup_not_many(tmp_path: Path) -> N
             here.discovery.recheck("studio")
         await here.change()
         assert here.names.asked == 2
+
+
+async def test_after_a_loss_a_name_is_looked_up_until_it_changes(tmp_path: Path) -> None:
+    """A server that moves has its new address some time after the old one is dead."""
+    settings = DiscoverySettings(watch=False, resolve_interval=30.0, retry_interval=2.0)
+    here = world(tmp_path, listed(a="studio"), settings, studio=["10.0.0.1"])
+    async with here.running():
+        here.now = 1.0  # less than the interval after the first lookup
+        here.discovery.recheck("studio")
+        asked_at = []
+        for _ in range(6):
+            await here.until_due("studio")
+            asked_at.append(here.now)
+        assert asked_at == [2.0, 4.0, 8.0, 16.0, 32.0, 62.0]
+        here.names.known["studio"] = ["10.0.0.2"]
+        here.discovery.recheck("studio")
+        await here.until_due("studio")
+        assert here.told[-1] == {"a": "10.0.0.2:80"}
+        await here.until_due("studio")
+        assert here.now == 64.0 + 30.0, "no doubt is left"
 
 
 async def test_two_endpoints_never_share_a_name(tmp_path: Path) -> None:

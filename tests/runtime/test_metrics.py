@@ -2,12 +2,21 @@
 
 import math
 from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as CoreMetric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
@@ -16,7 +25,23 @@ from epp.core.request import Payload, Request
 from epp.core.response_reader import Usage
 from epp.core.scheduling import Decision
 from epp.core.scoring import PrefixMatch
-from epp.runtime.metrics import MAX_LABEL_VALUES, FleetMetrics, Histogram, Metrics, Single, Values
+from epp.runtime.logs import Encoder, LogSettings, RequestLog
+from epp.runtime.metrics import (
+    HIT_RATIO,
+    LATENCY,
+    MAX_LABEL_VALUES,
+    PIECE_CHARACTERS,
+    REQUEST_BYTES,
+    TOKENS,
+    Family,
+    FleetMetrics,
+    Histogram,
+    Histograms,
+    Metrics,
+    Single,
+    Values,
+)
+from epp.runtime.reporting import Reporter
 
 SPEC = EndpointSpec(name="gpu-0", namespace="team", ip="10.0.0.1", port=8000)
 
@@ -106,6 +131,13 @@ def test_the_first_token_counts_for_a_stream_and_the_end_for_a_whole_answer() ->
     assert value(metrics, "llm_d_epp_request_ttft_seconds_sum", **NEW, streaming="false") == 2.0
     assert value(metrics, "inference_objective_request_ttft_seconds_sum", **OLD) == 2.5
     assert value(metrics, "llm_d_epp_request_streaming_tpot_seconds_sum", **NEW) == pytest.approx(0.5)
+
+
+def test_a_body_that_was_not_shown_has_no_size() -> None:
+    metrics = Metrics()
+    serve(metrics, request(), response_bytes=None)
+    assert value(metrics, "llm_d_epp_response_size_bytes_count", **NEW) is None
+    assert value(metrics, "llm_d_epp_request_duration_seconds_count", **NEW) == 1
 
 
 @pytest.mark.parametrize(
@@ -198,9 +230,7 @@ def test_what_comes_while_the_page_is_read_spoils_nothing() -> None:
     metrics.add(FleetMetrics(fleet, pool="pool", clock=lambda: 10.0))
     for number in range(60):
         serve(metrics, request(f"model-{number}"))
-    endpoints, *_ = fleet.replace(
-        EndpointSpec(name=f"e{n}", ip="10.0.0.1", port=n) for n in range(1, 600)
-    )
+    endpoints, *_ = fleet.replace(EndpointSpec(name=f"e{n}", ip="10.0.0.1", port=n) for n in range(1, 600))
     pieces = []
     for piece in metrics.pages():  # between two pieces anything may happen
         pieces.append(piece)
@@ -246,7 +276,7 @@ def buckets_of(metrics: Metrics, name: str) -> Iterator[tuple[float, float]]:
             yield float(dict(labels)["le"]), count
 
 
-class Given:
+class Told:
     """A source with these families."""
 
     def __init__(self, *families: Family) -> None:
@@ -270,14 +300,12 @@ def library_text(family: Family) -> str:
         exported = made(family.name, family.help, labels=family.labels)
         for labels, number in family.values.items():
             exported.add_metric(labels, number)
-    registry = CollectorRegistry()
-    registry.register(cast("Collector", SimpleNamespace(collect=lambda: [exported])))
-    return generate_latest(registry).decode()
+    return generate_latest(cast("Collector", SimpleNamespace(collect=lambda: [exported]))).decode()
 
 
 def our_text(family: Family) -> str:
     metrics = Metrics()
-    metrics.add(Given(family))
+    metrics.add(Told(family))
     head = f"# HELP {family.name} "
     return head + metrics.page().decode().partition(head)[2].partition("# HELP process_")[0]
 
@@ -386,3 +414,29 @@ def test_others_add_single_series() -> None:
 
 def test_the_process_itself_is_on_the_page() -> None:
     assert (value(Metrics(), "process_resident_memory_bytes") or 0) > 1e6
+
+
+# --- who hears of a request
+
+
+def test_a_request_is_told_to_metrics_and_log_and_its_endpoints_are_looked_at(tmp_path: Path) -> None:
+    metrics = Metrics()
+    kicked: list[Endpoint] = []
+    first, second = Endpoint(SPEC), Endpoint(SPEC)
+    placed = msgspec.structs.replace(decision(first), endpoints=[first, second])
+    with (tmp_path / "log").open("wb") as file:
+        reporter = Reporter(
+            metrics, RequestLog(LogSettings(encoder=Encoder.JSON), file.fileno()), kicked.append
+        )
+        reporter.opened()
+        reporter.placed(request(), placed, 0.1)
+        assert kicked == [first, second]
+        assert value(metrics, "llm_d_epp_request_running", **NEW) == 1
+        reporter.placed(request(), NO_CANDIDATES, 0.1)
+        assert kicked == [first, second], "a refused request goes nowhere"
+        reporter.finished(Outcome(received_at=1.0, ended_at=2.0, request=request(), decision=placed))
+        assert value(metrics, "llm_d_epp_request_total", **NEW) == 1
+        assert (tmp_path / "log").read_bytes().count(b"\n") == 1
+        assert value(metrics, "llm_d_epp_extproc_streams_inflight") == 1
+        reporter.closed()
+        assert value(metrics, "llm_d_epp_extproc_streams_inflight") == 0

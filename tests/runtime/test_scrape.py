@@ -1,10 +1,13 @@
 """The scraper against real servers: what it tells the fleet, how soon, and what it leaves behind."""
 
 import asyncio
+import datetime as dt
 import json
 import logging
+import os
 import random
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from cryptography.hazmat.primitives import serialization
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +25,9 @@ from epp.config.endpoints_file import parse_endpoints
 from epp.core.addresses import MetricsUrl
 from epp.core.engines import ENGINE_LABELS, ENGINES, adapter_from_spec
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
+from epp.runtime import files
 from epp.runtime.scrape import Pace, ProbeSettings, Scraper, ScrapeSettings, scrape_settings
+from epp.runtime.tls import self_signed
 from scorers.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
 from scorers.metrics_data_source import MetricsDataSource
 from tests.captures import capture
@@ -412,7 +418,8 @@ async def test_an_api_key_is_read_again_when_it_is_refused(
         watching(spec(server, api_key_file=str(key))) as scene,
     ):
         await scene.until(Reachability.UP)
-        assert any(f"its API key file {key} cannot be read" in line for line in said(caplog))
+        missing = "(No such file or directory): check the path; asking without a key"
+        assert any(f"apiKeyFile {key} cannot be read {missing}" in line for line in said(caplog))
         key.write_text("old\n")
         await eventually(lambda: any(b"Bearer old" in request for request in server.requests))
         assert scene.endpoint.load_at is None
@@ -430,16 +437,62 @@ async def test_a_name_that_no_file_can_have_is_told(name: str, caplog: pytest.Lo
     ):
         key, ca = scene.fleet.endpoints
         await eventually(lambda: key.load == LOAD and ca.reachability is Reachability.DOWN)
-        assert "cannot be used" in ca.down_reason and set(scene.results) == {"ok", "tls"}
-    assert any("cannot be read" in line for line in said(caplog))
+        assert "is a name that no file can have" in ca.down_reason and set(scene.results) == {"ok", "tls"}
+    assert any("is a name that no file can have" in line for line in said(caplog))
 
 
-async def test_a_ca_file_that_is_none_is_the_reason(tmp_path: Path) -> None:
-    file = tmp_path / "ca.pem"
-    file.write_text("no certificate")
+@pytest.mark.parametrize(
+    "make, said_of_it",
+    [
+        pytest.param(lambda file: file.write_text("no certificate"), "give a PEM file", id="no-pem"),
+        pytest.param(
+            lambda file: file.write_text("-----BEGIN CERTIFICATE-----\nxx"), "give a PEM file", id="damaged"
+        ),
+        pytest.param(os.mkfifo, "is a pipe: give a regular file", id="pipe"),
+        pytest.param(Path.mkdir, "is a directory: give a file", id="directory"),
+    ],
+)
+async def test_a_ca_file_that_is_none_is_the_reason(
+    make: Callable[[Path], object], said_of_it: str, tmp_path: Path
+) -> None:
+    make(file := tmp_path / "ca.pem")
     async with watching(spec(9, scheme="https", ca_file=str(file))) as scene:
         reason = (await scene.until(Reachability.DOWN)).down_reason
-        assert str(file) in reason and "give a PEM file" in reason
+        assert reason.startswith(f"caFile {file} ") and said_of_it in reason
+
+
+async def test_a_pipe_for_a_key_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    os.mkfifo(pipe := tmp_path / "key")
+    async with (
+        serving(answering(answer(VLLM))) as server,
+        watching(spec(server, api_key_file=str(pipe))) as scene,
+    ):
+        await eventually(lambda: scene.endpoint.load == LOAD)
+    remark = f"apiKeyFile {pipe} is a pipe: give a regular file; asking without a key"
+    assert any(remark in line for line in said(caplog))
+
+
+async def test_files_that_never_come_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(files, "read", lambda path: held.wait(20))
+    async with watching(spec(9, scheme="https", ca_file="ca.pem"), timeout=0.05) as scene:
+        reason = (await scene.until(Reachability.DOWN)).down_reason
+    held.set()
+    assert reason == "its files cannot be read (their file system is silent for 0.05 s)"
+
+
+async def test_an_encrypted_client_key_is_not_asked_about(tmp_path: Path) -> None:
+    pair = self_signed(dt.datetime.now(dt.UTC))
+    key = serialization.load_pem_private_key(pair.key, None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    form = serialization.PrivateFormat.PKCS8
+    (tmp_path / "c").write_bytes(pair.chain)
+    (tmp_path / "k").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, secret))
+    shown = (str(tmp_path / "c"), str(tmp_path / "k"))
+    async with watching(spec(9, scheme="https"), client_certificate=shown) as scene:
+        reason = (await scene.until(Reachability.DOWN)).down_reason
+    assert reason.startswith(f"clientCertPath {tmp_path}/c with clientKeyPath {tmp_path}/k cannot be used (")
+    assert reason.endswith("give a certificate and its own key, not encrypted")
 
 
 # --- what cannot happen

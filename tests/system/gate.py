@@ -1,11 +1,12 @@
 """An inference server whose answers a test holds back, so that what is open stays open until it says so.
 
 Stands for vLLM where a real server would end too soon: it streams one token at once and the rest when the
-gate opens; an answer that is no stream waits altogether.
+gate opens; an answer that is no stream waits altogether. It can be told its words, over TLS as well.
 """
 
 import asyncio
 import json
+import ssl
 import threading
 from typing import Self, cast
 
@@ -25,6 +26,7 @@ def _token(number: int) -> bytes:
     return _event(choices=[{"index": 0, "delta": {"content": f" t{number}"}, "finish_reason": None}])
 
 
+_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _USAGE = {"prompt_tokens": 7, "completion_tokens": TOKENS, "total_tokens": 7 + TOKENS}
 _DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 _REST = b"".join([*(_token(n) for n in range(1, TOKENS)), _event(choices=[], usage=_USAGE), _DONE])
@@ -40,9 +42,12 @@ _WHOLE = json.dumps(
 class Gate:
     """``with Gate() as gate:`` serves on its own thread. Closed at first."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None, port: int | None = None
+    ) -> None:
         self.host = host
-        self.port = free_port()
+        self.tls = tls
+        self.port = port or free_port()
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self.held: set[_Connection] = set()
         """Requests that are here and wait."""
@@ -50,7 +55,13 @@ class Gate:
         """POSTs answered completely."""
         self.received: list[tuple[bytes, bytes]] = []
         """Head and body of each POST."""
+        self.heads: list[bytes] = []
+        """Head of each GET."""
         self.is_open = False
+        self.page: bytes | None = None
+        """The metrics, in place of vLLM's."""
+        self.streams: dict[bytes, bytes] = {}
+        """By path, the server-sent events that answer a POST, in place of a chat completion."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="gate")
         self._connections: set[_Connection] = set()
@@ -86,7 +97,9 @@ class Gate:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Connection(self), self.host, self.port, backlog=2_048)
+        server = await loop.create_server(
+            lambda: _Connection(self), self.host, self.port, backlog=2_048, ssl=self.tls
+        )
         self._listening.set()
         await self._stop.wait()
         server.close()
@@ -101,6 +114,8 @@ class Gate:
         self.held.discard(connection)
 
     def metrics(self) -> bytes:
+        if self.page is not None:
+            return self.page
         values = {"num_requests_running": len(self.held), "num_requests_waiting": 0, "kv_cache_usage_perc": 0}
         return "".join(f"vllm:{name}{{{_LABELS}}} {value}.0\n" for name, value in values.items()).encode()
 
@@ -112,12 +127,13 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._head = b""
         self._body = b""
-        self._streaming = False
+        self._rest = b""
+        """What is held back."""
 
     def let_out(self) -> None:
         self._gate.held.discard(self)
         self._gate.served += 1
-        self._write(_REST if self._streaming else _json(_WHOLE))
+        self._write(self._rest)
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -148,13 +164,18 @@ class _Connection(asyncio.Protocol):
     def on_end(self) -> None:
         method, path, _ = self._head.partition(b"\r\n")[0].split(b" ")
         if method != b"POST":
-            self._write(_json(self._gate.metrics() if path == b"/metrics" else b"{}"))
+            self._gate.heads.append(self._head)
+            self._write(_json(self._gate.metrics() if path.startswith(b"/metrics") else b"{}"))
             return
         self._gate.received.append((self._head, self._body))
-        self._streaming = b'"stream": true' in self._body or b'"stream":true' in self._body
-        if self._streaming:
-            head = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-            self._write(b"HTTP/1.1 200 OK\r\n" + head + _token(0))
+        events = self._gate.streams.get(path)
+        if events is not None:
+            self._rest = _STREAM + b"%x\r\n%s\r\n0\r\n\r\n" % (len(events), events)
+        elif b'"stream": true' in self._body or b'"stream":true' in self._body:
+            self._rest = _REST
+            self._write(_STREAM + _token(0))
+        else:
+            self._rest = _json(_WHOLE)
         self._gate.held.add(self)
         if self._gate.is_open:
             self.let_out()

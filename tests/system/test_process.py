@@ -7,6 +7,7 @@ pages, log lines, choosing.
 import contextlib
 import datetime as dt
 import json
+import os
 import random
 import re
 import socket
@@ -260,6 +261,103 @@ def test_the_command_explains_itself(arguments: list[str], status: int, said: st
     assert end.status == status
     assert said in (end.output if status == 0 else end.errors)
     assert not (end.errors if status == 0 else end.output)
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["version", "--x"], 'epp version: unexpected argument "--x": see epp help'),
+        (["--version", "x"], 'epp --version: unexpected argument "x": see epp help'),
+        (["help", "sreve"], 'epp help: unexpected argument "sreve": see epp help'),
+        (["Serve"], 'epp: unknown command "Serve": there are serve, version and help'),
+        ([""], 'epp: unknown command "": there are serve, version and help'),
+        (["--", "x"], 'epp serve: unexpected argument "x"'),
+        (["-"], 'epp serve: unexpected argument "-": there are flags only, see epp serve --help'),
+        (["serve", "version"], 'epp serve: unexpected argument "version": there are flags only'),
+    ],
+)
+def test_a_command_says_what_it_does_not_take(arguments: list[str], line: str) -> None:
+    end = run(*arguments)
+    assert (end.status, end.output) == (2, "")
+    assert end.errors.startswith(line) and end.errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["version", "--help"], ["help"], ["help", "serve"]])
+def test_help_is_never_far(arguments: list[str]) -> None:
+    end = run(*arguments)
+    assert (end.status, end.errors) == (0, "")
+    assert end.output.startswith("usage: epp")
+
+
+MISSING = "cannot be read (No such file or directory): check the path"
+
+
+@pytest.mark.parametrize(
+    "flag, name, said",
+    [
+        pytest.param("config-file", "nothing", MISSING, id="config-missing"),
+        pytest.param("config-file", "nothing/x", MISSING, id="config-below-nothing"),
+        pytest.param(
+            "config-file",
+            "servers.yaml/x",
+            "cannot be read (Not a directory): check the path",
+            id="config-below-a-file",
+        ),
+        pytest.param("config-file", "good", "is a directory: give a file", id="config-directory"),
+        pytest.param(
+            "config-file",
+            "good/tls.der",
+            "is not UTF-8 text (byte 1): save it as UTF-8",
+            id="config-binary",
+        ),
+        pytest.param("endpoints-file", "nothing", MISSING, id="list-missing"),
+        pytest.param("endpoints-file", "good", "is a directory: give a file", id="list-directory"),
+        pytest.param("endpoints-file", "pipe", "is a pipe: give a regular file", id="list-pipe"),
+        pytest.param("metrics-client-ca-file", "nothing", MISSING, id="ca-missing"),
+        pytest.param("metrics-client-ca-file", "good", "is a directory: give a file", id="ca-directory"),
+        pytest.param(
+            "metrics-client-ca-file",
+            "servers.yaml",
+            "is not a PEM certificate: it must have a whole block that begins with"
+            " -----BEGIN CERTIFICATE-----",
+            id="ca-text",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_its_flag_and_the_remedy(
+    flag: str, name: str, said: str, files: Path
+) -> None:
+    os.mkfifo(files / "pipe")
+    (files / "good" / "tls.der").write_bytes(b"\x30\x82")
+    others = [f"--endpoints-file={files}/servers.yaml", f"--metrics-cert-dir={files}/good"]
+    message = refused(*others, f"--{flag}={files}/{name}")
+    assert message == f"epp serve: --{flag}: {files}/{name} {said}"
+
+
+def test_a_list_named_in_the_configuration_is_named_by_its_field(files: Path) -> None:
+    config = files / "discovery.yaml"
+    config.write_text(
+        "apiVersion: llm-d.ai/v1alpha1\n"
+        "kind: EndpointPickerConfig\n"
+        "plugins: [{type: file-discovery, parameters: {path: nothing.yaml}}, {type: queue-scorer}]\n"
+        "dataLayer: {discovery: {pluginRef: file-discovery}}\n"
+    )
+    assert refused(f"--config-file={config}") == (
+        f"epp serve: {config}:3: plugins[0].parameters.path: nothing.yaml {MISSING},"
+        f" it is looked for in {ROOT}"
+    )
+
+
+def test_a_configuration_may_come_out_of_a_pipe(files: Path) -> None:
+    """As the shell's ``<(command)``."""
+    os.mkfifo(files / "pipe")
+    writer = threading.Thread(target=(files / "pipe").write_text, args=("kind: Pod\n",))
+    writer.start()
+    message = refused(f"--endpoints-file={files}/servers.yaml", f"--config-file={files}/pipe")
+    writer.join()
+    assert (
+        message == f'epp serve: {files}/pipe:1: "apiVersion" is missing, write apiVersion: llm-d.ai/v1alpha1'
+    )
 
 
 # --- upstream's command line -------------------------------------------------------------------------

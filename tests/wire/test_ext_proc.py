@@ -1,5 +1,7 @@
 """Every gateway's spelling becomes the same event, and every answer is what gateways read."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 from google.protobuf.json_format import MessageToDict
 from hypothesis import given
@@ -198,6 +200,51 @@ def test_any_bytes_are_events_or_a_wire_error(data: bytes) -> None:
         assert len(ext_proc.events(data)) <= 1
     except ext_proc.WireError:
         pass
+
+
+_NAMES = st.sampled_from(["a", ":path", "X-Mixed", "x-" + "n" * 200]) | st.text(max_size=5)
+_VALUES = st.binary(max_size=20) | st.sampled_from([b"v" * 120, b"v" * 300, b"v" * 17_000])
+
+
+@st.composite
+def header_messages(draw: st.DrawFn) -> bytes:
+    """Messages with headers as gateways write them, and as none would."""
+    part = draw(st.sampled_from(["request_headers", "response_headers"]))
+    pairs = draw(st.lists(st.tuples(_NAMES, _VALUES), max_size=6))
+    message = pb.ProcessingRequest()
+    http = getattr(message, part)
+    http.headers.CopyFrom(headers(*pairs))
+    http.end_of_stream = draw(st.booleans())
+    if draw(st.booleans()):
+        with_modes(message, 4, draw(st.sampled_from([0, 2, 4, 77])))
+    if draw(st.booleans()):
+        with_metadata(message, "envoy.lb.subset_hint", HINT, draw(st.text(max_size=10)))
+    data = message.SerializeToString()
+    if draw(st.booleans()):  # two messages in a row are one message, says protobuf
+        data += request_headers(("b", b"later"), ended=draw(st.booleans())).SerializeToString()
+    if draw(st.integers(0, 3)) == 0:
+        at = draw(st.integers(0, len(data)))
+        data = data[:at] + draw(st.binary(max_size=2)) + data[at + draw(st.integers(0, 2)) :]
+    return data
+
+
+@given(header_messages())
+def test_the_quick_reading_is_the_whole_reading(data: bytes) -> None:
+    def read(by: Callable[[bytes], Sequence[Event]]) -> Sequence[Event] | str:
+        try:
+            return by(data)
+        except ext_proc.WireError as fault:
+            return str(fault)
+
+    assert read(ext_proc.events) == read(ext_proc._events)
+
+
+def test_usual_headers_are_read_quickly() -> None:
+    """Else the test before this one would compare the whole reading with itself."""
+    usual = with_modes(request_headers((":path", b"/v1"), ("authorization", b"t" * 900)), 4, 4)
+    data = usual.SerializeToString()
+    assert ext_proc._quick_headers(data) is not None
+    assert ext_proc._quick_headers(data[:-1]) is None
 
 
 def set_headers(mutation: pb.HeaderMutation) -> dict[str, bytes]:

@@ -153,10 +153,13 @@ def block(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
     return hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*pair) for pair in pairs], huffman=False)
 
 
-RESPONSE = block(
+_NO_TABLE = b"\x20"
+"""We keep no table, whatever the peer allows: said in the first block of each stream, and so in the first of
+all, as RFC 7541, 4.2 wants it of a peer that allows less than the usual."""
+RESPONSE = _NO_TABLE + block(
     [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity")]
 )
-NOT_GRPC = block([(b":status", b"415"), (b"content-type", b"text/plain; charset=utf-8")])
+NOT_GRPC = _NO_TABLE + block([(b":status", b"415"), (b"content-type", b"text/plain; charset=utf-8")])
 OK = block([(b"grpc-status", b"0")])
 
 

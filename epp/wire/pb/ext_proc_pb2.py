@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65pp/wire/pb/ext_proc.proto\x12\x11\x66leet_epp.wire.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa7\x05\n\x11ProcessingRequest\x12\x39\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x1e.fleet_epp.wire.v1.HttpHeadersH\x00\x12:\n\x10response_headers\x18\x03 \x01(\x0b\x32\x1e.fleet_epp.wire.v1.HttpHeadersH\x00\x12\x33\n\x0crequest_body\x18\x04 \x01(\x0b\x32\x1b.fleet_epp.wire.v1.HttpBodyH\x00\x12\x34\n\rresponse_body\x18\x05 \x01(\x0b\x32\x1b.fleet_epp.wire.v1.HttpBodyH\x00\x12;\n\x10request_trailers\x18\x06 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.HttpTrailersH\x00\x12<\n\x11response_trailers\x18\x07 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.HttpTrailersH\x00\x12\x35\n\x10metadata_context\x18\x08 \x01(\x0b\x32\x1b.fleet_epp.wire.v1.Metadata\x12H\n\nattributes\x18\t \x03(\x0b\x32\x34.fleet_epp.wire.v1.ProcessingRequest.AttributesEntry\x12\x1a\n\x12observability_mode\x18\n \x01(\x08\x12\x41\n\x0fprotocol_config\x18\x0b \x01(\x0b\x32(.fleet_epp.wire.v1.ProtocolConfiguration\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x42\t\n\x07request\"\xc7\x01\n\x15ProtocolConfiguration\x12:\n\x11request_body_mode\x18\x01 \x01(\x0e\x32\x1f.fleet_epp.wire.v1.BodySendMode\x12;\n\x12response_body_mode\x18\x02 \x01(\x0e\x32\x1f.fleet_epp.wire.v1.BodySendMode\x12\x35\n-send_body_without_waiting_for_header_response\x18\x03 \x01(\x08\"S\n\x0bHttpHeaders\x12-\n\x07headers\x18\x01 \x01(\x0b\x32\x1c.fleet_epp.wire.v1.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\">\n\x0cHttpTrailers\x12.\n\x08trailers\x18\x01 \x01(\x0b\x32\x1c.fleet_epp.wire.v1.HeaderMap\"<\n\tHeaderMap\x12/\n\x07headers\x18\x01 \x03(\x0b\x32\x1e.fleet_epp.wire.v1.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xa4\x01\n\x08Metadata\x12H\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32/.fleet_epp.wire.v1.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\x8c\x04\n\x12ProcessingResponse\x12=\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\".fleet_epp.wire.v1.HeadersResponseH\x00\x12>\n\x10response_headers\x18\x02 \x01(\x0b\x32\".fleet_epp.wire.v1.HeadersResponseH\x00\x12\x37\n\x0crequest_body\x18\x03 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.BodyResponseH\x00\x12\x38\n\rresponse_body\x18\x04 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.BodyResponseH\x00\x12?\n\x10request_trailers\x18\x05 \x01(\x0b\x32#.fleet_epp.wire.v1.TrailersResponseH\x00\x12@\n\x11response_trailers\x18\x06 \x01(\x0b\x32#.fleet_epp.wire.v1.TrailersResponseH\x00\x12\x42\n\x12immediate_response\x18\x07 \x01(\x0b\x32$.fleet_epp.wire.v1.ImmediateResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\n\n\x08response\"F\n\x0fHeadersResponse\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.fleet_epp.wire.v1.CommonResponse\"C\n\x0c\x42odyResponse\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.fleet_epp.wire.v1.CommonResponse\"N\n\x10TrailersResponse\x12:\n\x0fheader_mutation\x18\x01 \x01(\x0b\x32!.fleet_epp.wire.v1.HeaderMutation\"\x9b\x02\n\x0e\x43ommonResponse\x12@\n\x06status\x18\x01 \x01(\x0e\x32\x30.fleet_epp.wire.v1.CommonResponse.ResponseStatus\x12:\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32!.fleet_epp.wire.v1.HeaderMutation\x12\x36\n\rbody_mutation\x18\x03 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.BodyMutation\x12\x19\n\x11\x63lear_route_cache\x18\x05 \x01(\x08\"8\n\x0eResponseStatus\x12\x0c\n\x08\x43ONTINUE\x10\x00\x12\x18\n\x14\x43ONTINUE_AND_REPLACE\x10\x01\"c\n\x0eHeaderMutation\x12\x39\n\x0bset_headers\x18\x01 \x03(\x0b\x32$.fleet_epp.wire.v1.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\"\x92\x02\n\x11HeaderValueOption\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.fleet_epp.wire.v1.HeaderValue\x12N\n\rappend_action\x18\x03 \x01(\x0e\x32\x37.fleet_epp.wire.v1.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\x86\x01\n\x0c\x42odyMutation\x12\x0e\n\x04\x62ody\x18\x01 \x01(\x0cH\x00\x12\x14\n\nclear_body\x18\x02 \x01(\x08H\x00\x12\x44\n\x11streamed_response\x18\x03 \x01(\x0b\x32\'.fleet_epp.wire.v1.StreamedBodyResponseH\x00\x42\n\n\x08mutation\";\n\x14StreamedBodyResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"\xc9\x01\n\x11ImmediateResponse\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.fleet_epp.wire.v1.HttpStatus\x12\x32\n\x07headers\x18\x02 \x01(\x0b\x32!.fleet_epp.wire.v1.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x32\n\x0bgrpc_status\x18\x04 \x01(\x0b\x32\x1d.fleet_epp.wire.v1.GrpcStatus\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\"\x1c\n\nGrpcStatus\x12\x0e\n\x06status\x18\x01 \x01(\r*d\n\x0c\x42odySendMode\x12\x08\n\x04NONE\x10\x00\x12\x0c\n\x08STREAMED\x10\x01\x12\x0c\n\x08\x42UFFERED\x10\x02\x12\x14\n\x10\x42UFFERED_PARTIAL\x10\x03\x12\x18\n\x14\x46ULL_DUPLEX_STREAMED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65pp/wire/pb/ext_proc.proto\x12\x11\x66leet_epp.wire.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa7\x05\n\x11ProcessingRequest\x12\x39\n\x0frequest_headers\x18\x02 \x01(\x0b\x32\x1e.fleet_epp.wire.v1.HttpHeadersH\x00\x12:\n\x10response_headers\x18\x03 \x01(\x0b\x32\x1e.fleet_epp.wire.v1.HttpHeadersH\x00\x12\x33\n\x0crequest_body\x18\x04 \x01(\x0b\x32\x1b.fleet_epp.wire.v1.HttpBodyH\x00\x12\x34\n\rresponse_body\x18\x05 \x01(\x0b\x32\x1b.fleet_epp.wire.v1.HttpBodyH\x00\x12;\n\x10request_trailers\x18\x06 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.HttpTrailersH\x00\x12<\n\x11response_trailers\x18\x07 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.HttpTrailersH\x00\x12\x35\n\x10metadata_context\x18\x08 \x01(\x0b\x32\x1b.fleet_epp.wire.v1.Metadata\x12H\n\nattributes\x18\t \x03(\x0b\x32\x34.fleet_epp.wire.v1.ProcessingRequest.AttributesEntry\x12\x1a\n\x12observability_mode\x18\n \x01(\x08\x12\x41\n\x0fprotocol_config\x18\x0b \x01(\x0b\x32(.fleet_epp.wire.v1.ProtocolConfiguration\x1aJ\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x42\t\n\x07request\"\xc7\x01\n\x15ProtocolConfiguration\x12:\n\x11request_body_mode\x18\x01 \x01(\x0e\x32\x1f.fleet_epp.wire.v1.BodySendMode\x12;\n\x12response_body_mode\x18\x02 \x01(\x0e\x32\x1f.fleet_epp.wire.v1.BodySendMode\x12\x35\n-send_body_without_waiting_for_header_response\x18\x03 \x01(\x08\"S\n\x0bHttpHeaders\x12-\n\x07headers\x18\x01 \x01(\x0b\x32\x1c.fleet_epp.wire.v1.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"/\n\x08HttpBody\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\">\n\x0cHttpTrailers\x12.\n\x08trailers\x18\x01 \x01(\x0b\x32\x1c.fleet_epp.wire.v1.HeaderMap\"<\n\tHeaderMap\x12/\n\x07headers\x18\x01 \x03(\x0b\x32\x1e.fleet_epp.wire.v1.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xa4\x01\n\x08Metadata\x12H\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32/.fleet_epp.wire.v1.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\"\xc6\x04\n\x12ProcessingResponse\x12=\n\x0frequest_headers\x18\x01 \x01(\x0b\x32\".fleet_epp.wire.v1.HeadersResponseH\x00\x12>\n\x10response_headers\x18\x02 \x01(\x0b\x32\".fleet_epp.wire.v1.HeadersResponseH\x00\x12\x37\n\x0crequest_body\x18\x03 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.BodyResponseH\x00\x12\x38\n\rresponse_body\x18\x04 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.BodyResponseH\x00\x12?\n\x10request_trailers\x18\x05 \x01(\x0b\x32#.fleet_epp.wire.v1.TrailersResponseH\x00\x12@\n\x11response_trailers\x18\x06 \x01(\x0b\x32#.fleet_epp.wire.v1.TrailersResponseH\x00\x12\x42\n\x12immediate_response\x18\x07 \x01(\x0b\x32$.fleet_epp.wire.v1.ImmediateResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x38\n\rmode_override\x18\t \x01(\x0b\x32!.fleet_epp.wire.v1.ProcessingModeB\n\n\x08response\"\xdd\x02\n\x0eProcessingMode\x12N\n\x14response_header_mode\x18\x02 \x01(\x0e\x32\x30.fleet_epp.wire.v1.ProcessingMode.HeaderSendMode\x12:\n\x11request_body_mode\x18\x03 \x01(\x0e\x32\x1f.fleet_epp.wire.v1.BodySendMode\x12;\n\x12response_body_mode\x18\x04 \x01(\x0e\x32\x1f.fleet_epp.wire.v1.BodySendMode\x12O\n\x15response_trailer_mode\x18\x06 \x01(\x0e\x32\x30.fleet_epp.wire.v1.ProcessingMode.HeaderSendMode\"1\n\x0eHeaderSendMode\x12\x0b\n\x07\x44\x45\x46\x41ULT\x10\x00\x12\x08\n\x04SEND\x10\x01\x12\x08\n\x04SKIP\x10\x02\"F\n\x0fHeadersResponse\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.fleet_epp.wire.v1.CommonResponse\"C\n\x0c\x42odyResponse\x12\x33\n\x08response\x18\x01 \x01(\x0b\x32!.fleet_epp.wire.v1.CommonResponse\"N\n\x10TrailersResponse\x12:\n\x0fheader_mutation\x18\x01 \x01(\x0b\x32!.fleet_epp.wire.v1.HeaderMutation\"\x9b\x02\n\x0e\x43ommonResponse\x12@\n\x06status\x18\x01 \x01(\x0e\x32\x30.fleet_epp.wire.v1.CommonResponse.ResponseStatus\x12:\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32!.fleet_epp.wire.v1.HeaderMutation\x12\x36\n\rbody_mutation\x18\x03 \x01(\x0b\x32\x1f.fleet_epp.wire.v1.BodyMutation\x12\x19\n\x11\x63lear_route_cache\x18\x05 \x01(\x08\"8\n\x0eResponseStatus\x12\x0c\n\x08\x43ONTINUE\x10\x00\x12\x18\n\x14\x43ONTINUE_AND_REPLACE\x10\x01\"c\n\x0eHeaderMutation\x12\x39\n\x0bset_headers\x18\x01 \x03(\x0b\x32$.fleet_epp.wire.v1.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\"\x92\x02\n\x11HeaderValueOption\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.fleet_epp.wire.v1.HeaderValue\x12N\n\rappend_action\x18\x03 \x01(\x0e\x32\x37.fleet_epp.wire.v1.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\x86\x01\n\x0c\x42odyMutation\x12\x0e\n\x04\x62ody\x18\x01 \x01(\x0cH\x00\x12\x14\n\nclear_body\x18\x02 \x01(\x08H\x00\x12\x44\n\x11streamed_response\x18\x03 \x01(\x0b\x32\'.fleet_epp.wire.v1.StreamedBodyResponseH\x00\x42\n\n\x08mutation\";\n\x14StreamedBodyResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x15\n\rend_of_stream\x18\x02 \x01(\x08\"\xc9\x01\n\x11ImmediateResponse\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.fleet_epp.wire.v1.HttpStatus\x12\x32\n\x07headers\x18\x02 \x01(\x0b\x32!.fleet_epp.wire.v1.HeaderMutation\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x32\n\x0bgrpc_status\x18\x04 \x01(\x0b\x32\x1d.fleet_epp.wire.v1.GrpcStatus\x12\x0f\n\x07\x64\x65tails\x18\x05 \x01(\t\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\"\x1c\n\nGrpcStatus\x12\x0e\n\x06status\x18\x01 \x01(\r*d\n\x0c\x42odySendMode\x12\x08\n\x04NONE\x10\x00\x12\x0c\n\x08STREAMED\x10\x01\x12\x0c\n\x08\x42UFFERED\x10\x02\x12\x14\n\x10\x42UFFERED_PARTIAL\x10\x03\x12\x18\n\x14\x46ULL_DUPLEX_STREAMED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
-  _globals['_BODYSENDMODE']._serialized_start=3324
-  _globals['_BODYSENDMODE']._serialized_end=3424
+  _globals['_BODYSENDMODE']._serialized_start=3734
+  _globals['_BODYSENDMODE']._serialized_end=3834
   _globals['_PROCESSINGREQUEST']._serialized_start=80
   _globals['_PROCESSINGREQUEST']._serialized_end=759
   _globals['_PROCESSINGREQUEST_ATTRIBUTESENTRY']._serialized_start=674
@@ -59,31 +59,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=1372
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=1450
   _globals['_PROCESSINGRESPONSE']._serialized_start=1453
-  _globals['_PROCESSINGRESPONSE']._serialized_end=1977
-  _globals['_HEADERSRESPONSE']._serialized_start=1979
-  _globals['_HEADERSRESPONSE']._serialized_end=2049
-  _globals['_BODYRESPONSE']._serialized_start=2051
-  _globals['_BODYRESPONSE']._serialized_end=2118
-  _globals['_TRAILERSRESPONSE']._serialized_start=2120
-  _globals['_TRAILERSRESPONSE']._serialized_end=2198
-  _globals['_COMMONRESPONSE']._serialized_start=2201
-  _globals['_COMMONRESPONSE']._serialized_end=2484
-  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_start=2428
-  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_end=2484
-  _globals['_HEADERMUTATION']._serialized_start=2486
-  _globals['_HEADERMUTATION']._serialized_end=2585
-  _globals['_HEADERVALUEOPTION']._serialized_start=2588
-  _globals['_HEADERVALUEOPTION']._serialized_end=2862
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=2737
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=2862
-  _globals['_BODYMUTATION']._serialized_start=2865
-  _globals['_BODYMUTATION']._serialized_end=2999
-  _globals['_STREAMEDBODYRESPONSE']._serialized_start=3001
-  _globals['_STREAMEDBODYRESPONSE']._serialized_end=3060
-  _globals['_IMMEDIATERESPONSE']._serialized_start=3063
-  _globals['_IMMEDIATERESPONSE']._serialized_end=3264
-  _globals['_HTTPSTATUS']._serialized_start=3266
-  _globals['_HTTPSTATUS']._serialized_end=3292
-  _globals['_GRPCSTATUS']._serialized_start=3294
-  _globals['_GRPCSTATUS']._serialized_end=3322
+  _globals['_PROCESSINGRESPONSE']._serialized_end=2035
+  _globals['_PROCESSINGMODE']._serialized_start=2038
+  _globals['_PROCESSINGMODE']._serialized_end=2387
+  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_start=2338
+  _globals['_PROCESSINGMODE_HEADERSENDMODE']._serialized_end=2387
+  _globals['_HEADERSRESPONSE']._serialized_start=2389
+  _globals['_HEADERSRESPONSE']._serialized_end=2459
+  _globals['_BODYRESPONSE']._serialized_start=2461
+  _globals['_BODYRESPONSE']._serialized_end=2528
+  _globals['_TRAILERSRESPONSE']._serialized_start=2530
+  _globals['_TRAILERSRESPONSE']._serialized_end=2608
+  _globals['_COMMONRESPONSE']._serialized_start=2611
+  _globals['_COMMONRESPONSE']._serialized_end=2894
+  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_start=2838
+  _globals['_COMMONRESPONSE_RESPONSESTATUS']._serialized_end=2894
+  _globals['_HEADERMUTATION']._serialized_start=2896
+  _globals['_HEADERMUTATION']._serialized_end=2995
+  _globals['_HEADERVALUEOPTION']._serialized_start=2998
+  _globals['_HEADERVALUEOPTION']._serialized_end=3272
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=3147
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=3272
+  _globals['_BODYMUTATION']._serialized_start=3275
+  _globals['_BODYMUTATION']._serialized_end=3409
+  _globals['_STREAMEDBODYRESPONSE']._serialized_start=3411
+  _globals['_STREAMEDBODYRESPONSE']._serialized_end=3470
+  _globals['_IMMEDIATERESPONSE']._serialized_start=3473
+  _globals['_IMMEDIATERESPONSE']._serialized_end=3674
+  _globals['_HTTPSTATUS']._serialized_start=3676
+  _globals['_HTTPSTATUS']._serialized_end=3702
+  _globals['_GRPCSTATUS']._serialized_start=3704
+  _globals['_GRPCSTATUS']._serialized_end=3732
 # @@protoc_insertion_point(module_scope)
