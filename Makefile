@@ -42,8 +42,11 @@ unit: $(STAMP)  ## unit and property tests only [ARGS=pytest arguments]
 system: $(STAMP)  ## tests with the real Envoy and real llama.cpp servers only [ARGS=pytest arguments]
 	@$(BIN)/python -m pytest tests/system $(ARGS)
 
-bench: $(STAMP)  ## what the picker costs, through Envoy [VERSUS="command line of another picker"]
-	@$(BIN)/python -m bench.overhead $(if $(VERSUS),--versus "$(VERSUS)")
+bench: $(STAMP)  ## what the picker costs, through Envoy [VERSUS="another picker" SERVERS="fast grpcio"]
+	@$(BIN)/python -m bench.overhead $(if $(VERSUS),--versus "$(VERSUS)") $(if $(SERVERS),--servers "$(SERVERS)")
+
+profile: $(STAMP)  ## where a request's CPU goes: flame graph, cost of each stage, instructions
+	@$(BIN)/python -m bench.profile
 
 proto: $(STAMP)  ## generate epp/wire/pb from proto/
 	@tools/generate-proto $(BIN)/python .
@@ -72,4 +75,4 @@ $(STAMP): $(BIN)/uv requirements/uv.lock requirements/dev.lock pyproject.toml
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help setup demo check test unit system bench proto format lock clean
+.PHONY: help setup demo check test unit system bench profile proto format lock clean

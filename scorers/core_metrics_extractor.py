@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from epp.core.scoring import ENGINES, Kind, series
+from epp.core.scoring import ENGINES, Adapter, Kind, Series, series
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,20 +40,37 @@ class EngineConfig:
             raise ValueError('name: "default" is reserved, use defaultEngine to choose the default')
         if self.custom_metrics:
             raise ValueError("customMetrics: not supported by this version, leave it out")
-        for written, spec in (
-            ("queuedRequestsSpec", self.queued_requests_spec),
-            ("runningRequestsSpec", self.running_requests_spec),
-            ("kvUsageSpec", self.kv_usage_spec),
-            ("loraSpec", self.lora_spec),
-            ("cacheInfoSpec", self.cache_info_spec),
-            ("cacheBlockSizeSpec", self.cache_block_size_spec),
-            ("cacheNumBlocksSpec", self.cache_num_blocks_spec),
-        ):
-            try:
-                if spec:
-                    series(spec)
-            except ValueError as error:
-                raise ValueError(f"{written}: {error}") from None
+        self.adapter()
+
+    def adapter(self) -> Adapter:
+        """The engine as the scraper reads it. ValueError: a metric is written in no known way."""
+        waiting = _series("queuedRequestsSpec", self.queued_requests_spec)
+        running = _series("runningRequestsSpec", self.running_requests_spec)
+        kv_usage = _series("kvUsageSpec", self.kv_usage_spec)
+        return Adapter(
+            name=self.name,
+            signs=tuple(dict.fromkeys(each.name for each in (*waiting, *running, *kv_usage))),
+            waiting=waiting,
+            running=running,
+            kv_usage=kv_usage,
+            lora=_only(_series("loraSpec", self.lora_spec)),
+            cache_info=_only(_series("cacheInfoSpec", self.cache_info_spec)),
+            cache_block_label=self.cache_block_size_label_name or "block_size",
+            cache_blocks_label=self.cache_num_blocks_label_name or "num_gpu_blocks",
+            cache_block_tokens=_only(_series("cacheBlockSizeSpec", self.cache_block_size_spec)),
+            cache_blocks=_only(_series("cacheNumBlocksSpec", self.cache_num_blocks_spec)),
+        )
+
+
+def _series(written: str, spec: str) -> tuple[Series, ...]:
+    try:
+        return (series(spec),) if spec else ()
+    except ValueError as error:
+        raise ValueError(f"{written}: {error}") from None
+
+
+def _only(found: tuple[Series, ...]) -> Series | None:
+    return found[0] if found else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

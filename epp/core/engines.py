@@ -169,39 +169,6 @@ _ROWS = (
 ENGINES: Mapping[str, Adapter] = MappingProxyType({row.name: row for row in _ROWS})
 
 
-def adapter_from_spec(
-    name: str,
-    *,
-    queued: str = "",
-    running: str = "",
-    kv_usage: str = "",
-    lora: str = "",
-    cache_info: str = "",
-    cache_block_label: str = "",
-    cache_blocks_label: str = "",
-    cache_block_tokens: str = "",
-    cache_blocks: str = "",
-) -> Adapter:
-    """An engine of the user's own: one of ``engineConfigs``. An empty text: it does not say.
-
-    Where upstream leaves the label names of ``cacheInfoSpec`` out, they are vLLM's.
-    """
-    several = {text: (series(text),) if text else () for text in (queued, running, kv_usage)}
-    return Adapter(
-        name=name,
-        signs=tuple({each.name: None for found in several.values() for each in found}),
-        waiting=several[queued],
-        running=several[running],
-        kv_usage=several[kv_usage],
-        lora=series(lora) if lora else None,
-        cache_info=series(cache_info) if cache_info else None,
-        cache_block_label=cache_block_label or "block_size",
-        cache_blocks_label=cache_blocks_label or "num_gpu_blocks",
-        cache_block_tokens=series(cache_block_tokens) if cache_block_tokens else None,
-        cache_blocks=series(cache_blocks) if cache_blocks else None,
-    )
-
-
 # --- reading -------------------------------------------------------------------------------------
 
 
@@ -231,6 +198,22 @@ def detect(page: bytes, headers: Mapping[str, str], engines: Mapping[str, Adapte
         if any(mentions(page, sign) for sign in engine.signs):
             return name
     return None
+
+
+def impossible(engine: Adapter, page: bytes) -> dict[str, float]:
+    """The series of the load that a page has with values that cannot be, each with the last of them."""
+    wrong: dict[str, float] = {}
+    for alternatives, can_be in (
+        (engine.waiting, _is_count),
+        (engine.running, _is_count),
+        (engine.kv_usage, _is_fraction),
+    ):
+        for read in alternatives:
+            found = read.read(page)
+            wrong.update((read.name.decode(), each.value) for each in found if not can_be(each.value))
+            if found:
+                break
+    return wrong
 
 
 class _Props(msgspec.Struct):
@@ -273,9 +256,17 @@ def _present(alternatives: Iterable[Series], page: bytes) -> list[Sample]:
     return []
 
 
+def _is_count(value: float) -> bool:
+    return 0 <= value <= _MOST  # NaN is not >= 0
+
+
+def _is_fraction(value: float) -> bool:
+    return 0 <= value <= 1
+
+
 def _count(alternatives: tuple[Series, ...], page: bytes, replica_label: str) -> int | None:
     found = _present(alternatives, page)
-    if not found or any(not 0 <= sample.value <= _MOST for sample in found):  # NaN is not >= 0
+    if not found or not all(_is_count(sample.value) for sample in found):
         return None
     if not replica_label:
         return int(sum(sample.value for sample in found))
@@ -288,7 +279,7 @@ def _count(alternatives: tuple[Series, ...], page: bytes, replica_label: str) ->
 
 def _fraction(alternatives: tuple[Series, ...], page: bytes) -> float | None:
     values = [sample.value for sample in _present(alternatives, page)]
-    return max(values) if values and all(0 <= value <= 1 for value in values) else None
+    return max(values) if values and all(map(_is_fraction, values)) else None
 
 
 def _lora(where: Series, page: bytes, now_unix: float) -> Lora | None:

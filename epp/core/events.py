@@ -8,7 +8,6 @@ Source:  envoy/service/ext_proc/v3/external_processor.proto
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -249,8 +248,7 @@ Action = Pick | Prefilled | Release | Finished | Answer
 # --- what happened ---------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, gc=False):
     """The facts of one request, for metrics, the log line and learning. Times [s, monotonic]."""
 
     received_at: float

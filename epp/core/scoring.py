@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 from epp.core.addresses import read_target
-from epp.core.engines import ENGINES, series
+from epp.core.engines import ENGINES, Adapter, Series, series
 from epp.core.fleet import Endpoint, Load, Lora
 from epp.core.prefix import Chain, PrefixIndex, chain_seed
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
@@ -29,6 +29,7 @@ from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
 __all__ = [
     "BYTES_PER_TOKEN",
     "ENGINES",
+    "Adapter",
     "Api",
     "Bytes",
     "Chain",
@@ -48,6 +49,7 @@ __all__ = [
     "Scorer",
     "Scores",
     "Seconds",
+    "Series",
     "Spelling",
     "addressed",
     "chain_seed",

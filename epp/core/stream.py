@@ -16,10 +16,8 @@ our hands, and Envoy sends none of them to the client (200 with an empty body, 2
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import msgspec
 
 from epp.core.apis import Parsers, parse
 from epp.core.budget import Budget
@@ -92,15 +90,12 @@ class State(enum.Enum):
     __hash__ = object.__hash__  # members are singletons; the inherited one is a Python call, six a request
 
 
-class RequestComplete(msgspec.Struct, frozen=True, gc=False):
-    """The machine's own event: what the body mode lets us see of the request is here."""
-
-    end: End | None
-    """None: more may follow that we do not wait for."""
+class RequestComplete:
+    """A step of the machine's own: what the body mode lets us see of the request is here."""
 
 
-class ResponseComplete(msgspec.Struct, frozen=True, gc=False):
-    """The machine's own event: the response has ended."""
+class ResponseComplete:
+    """A step of the machine's own: the response has ended."""
 
 
 Step = Event | RequestComplete | ResponseComplete
@@ -160,22 +155,31 @@ class StreamSettings:
     response_phase: ResponsePhase = ResponsePhase.FULL
 
 
+_NONE, _FULL_DUPLEX = BodyMode.NONE, BodyMode.FULL_DUPLEX  # a look into an Enum costs as much as a call
+_NOTHING: Sequence[Action] = ()
+_CONTINUE_RESPONSE: Sequence[Action] = (ContinueResponseBody(),)
+
+
 class Stream:
     """The machine. ``receive`` takes one event and returns the actions it causes, in order."""
 
     __slots__ = (
+        "_asked",
         "_body",
         "_decision",
         "_end",
         "_headers",
         "_held_bytes",
+        "_is_prefilled",
         "_last_piece",
         "_late",
         "_made_id",
         "_outcome",
+        "_path",
         "_reader",
         "_request",
         "_request_mode",
+        "_response_bytes",
         "_response_left",
         "_response_mode",
         "_rewritten",
@@ -189,9 +193,9 @@ class Stream:
         self.state = State.START
         self._settings = settings
         self._headers: Mapping[str, str] = {}
+        self._path = ""
         self._subset: tuple[str, ...] | None = None
-        self._request_mode = BodyMode.FULL_DUPLEX
-        self._response_mode = BodyMode.FULL_DUPLEX
+        self._request_mode = self._response_mode = _FULL_DUPLEX
         self._body: list[bytes] = []
         self._held_bytes = 0  # what the budget has lent us
         self._end: End | None = None
@@ -199,25 +203,24 @@ class Stream:
         self._request: Request | None = None
         self._rewritten = False
         self._late: list[RequestBody | RequestTrailers] = []
+        self._asked: Override | None = None
         self._decision: Decision | None = None  # charged to this request until Release
+        self._is_prefilled = False
         self._reader: ResponseReader | None = None
-        self._response_left: int | None = (
-            None  # bytes of the body still to come, where its length is announced
-        )
+        self._response_bytes = 0
+        self._response_left: int | None = None  # bytes still to come, where the length is announced
         self._last_piece: bytes | None = None  # it waits for the end, which follows at once
         self.is_over = False
-        """Both bodies have ended: nothing more can come, and the stream may be closed from here."""
+        """We need nothing more: the stream may be closed from here, and nothing is lost by that."""
         self._outcome: Outcome | None = None
 
-    def receive(self, event: Step, now: float) -> list[Action]:
+    def receive(self, event: Event, now: float) -> Sequence[Action]:
         """Take one event that happened at ``now`` [s, monotonic]. Raises PeerError, changing nothing."""
-        try:
-            before, self.state = self.state, TRANSITIONS[self.state, type(event)]
-        except KeyError:
-            raise PeerError(f"{type(event).__name__} while {self.state.value}") from None
-        if before is State.REJECTED and type(event) in _FROM_GATEWAY:
-            return []  # the client has its answer; the gateway may not have noticed yet
-        return _HANDLERS[type(event)](self, event, now)
+        row = _ROWS[self.state].get(type(event))
+        if row is None:
+            raise PeerError(f"{type(event).__name__} while {self.state.value}")
+        self.state, handle = row
+        return handle(self, event, now)
 
     def delivered(self) -> None:
         """All answers so far are with the gateway: a body that was in them is held no longer."""
@@ -226,73 +229,76 @@ class Stream:
 
     # --- the request ---
 
-    def _on_request_headers(self, event: RequestHeaders, now: float) -> list[Action]:
-        self._headers = event.headers
-        request_id = event.headers.get("x-request-id", "")
-        self._outcome = Outcome(received_at=now, request_id=request_id, path=self._path())
+    def _on_request_headers(self, event: RequestHeaders, now: float) -> Sequence[Action]:
+        headers = self._headers = event.headers
+        self._path = headers.get(":path") or _path_elsewhere(headers)
+        self._outcome = Outcome(received_at=now, request_id=headers.get("x-request-id", ""), path=self._path)
         self._subset = event.subset
         self._request_mode, self._response_mode = event.request_mode, event.response_mode
         if event.ended:
-            return self.receive(RequestComplete(End.HEADERS), now)
-        if (_announced_bytes(event.headers) or 0) > MAX_BODY_BYTES:
+            return self._complete_request(End.HEADERS, now)
+        if (_announced_bytes(headers) or 0) > MAX_BODY_BYTES:
             return self.receive(Refused(BODY_TOO_LARGE), now)
         match event.request_mode:
             case BodyMode.FULL_DUPLEX:
-                return []
+                return _NOTHING
             case BodyMode.BUFFERED | BodyMode.BUFFERED_PARTIAL:
-                return [ContinueRequestHeaders()]
+                return (ContinueRequestHeaders(self._ask(ResponsePhase.NONE)),)
             case BodyMode.STREAMED | BodyMode.NONE:
-                return self.receive(RequestComplete(None), now)
+                return self._complete_request(None, now)
 
-    def _on_request_body(self, event: RequestBody, now: float) -> list[Action]:
+    def _on_request_body(self, event: RequestBody, now: float) -> Sequence[Action]:
         if self._end is End.BODY:
-            return []  # Envoy may repeat a chunk after the end (its issue 46237): not twice to the server
+            return (
+                _NOTHING  # Envoy may repeat a chunk after the end (its issue 46237): not twice to the server
+            )
         if self.state not in (State.COLLECTING, State.PICKING):
-            return [self._pass_on(event)]
+            return (self._pass_on(event),)
         refusal = self._borrow(len(event.data))
         if refusal is not None:
             return self.receive(Refused(refusal), now)
         if self.state is State.PICKING:
             self._late.append(event)
-            return []
+            return _NOTHING
         return self._collect(event, now)
 
-    def _collect(self, event: RequestBody, now: float) -> list[Action]:
+    def _collect(self, event: RequestBody, now: float) -> Sequence[Action]:
         if event.subset is not None:
             self._subset = event.subset
         if event.data:
             self._body.append(event.data)
         if event.ended:
-            return self.receive(RequestComplete(End.BODY), now)
-        if self._request_mode is BodyMode.FULL_DUPLEX:
-            return []
-        return self.receive(RequestComplete(None), now)  # BUFFERED: one message is the whole body
+            return self._complete_request(End.BODY, now)
+        if self._request_mode is _FULL_DUPLEX:
+            return _NOTHING
+        return self._complete_request(None, now)  # BUFFERED: one message is the whole body
 
-    def _on_request_trailers(self, event: RequestTrailers, now: float) -> list[Action]:
+    def _on_request_trailers(self, event: RequestTrailers, now: float) -> Sequence[Action]:
         if self.state is State.PICKING:
             self._late.append(event)
-            return []
+            return _NOTHING
         if self.state is not State.COLLECTING:
-            return [AnswerRequestTrailers()]
-        if self._request_mode is not BodyMode.FULL_DUPLEX:
+            return (AnswerRequestTrailers(),)
+        if self._request_mode is not _FULL_DUPLEX:
             return self.receive(Refused(TRAILERS_WITHOUT_BODY), now)
         if event.subset is not None:
             self._subset = event.subset
-        return self.receive(RequestComplete(End.TRAILERS), now)
+        return self._complete_request(End.TRAILERS, now)
 
-    def _on_request_complete(self, event: RequestComplete, now: float) -> list[Action]:
-        self._end = event.end
+    def _complete_request(self, end: End | None, now: float) -> Sequence[Action]:
+        """``end`` None: more may follow that we do not wait for."""
+        self._enter(RequestComplete)
+        self._end = end
         try:
-            self._request = self._read_request()
+            request = self._request = self._read_request()
         except Rejected as refused:
             return self.receive(Refused(refused.rejection), now)
         if self._outcome is not None:
-            self._outcome.request = self._request
-        return [Pick(self._request)]
+            self._outcome.request = request
+        return (Pick(request),)
 
     def _read_request(self) -> Request:
-        body = b"".join(self._body)
-        path = self._path()
+        body, path, headers = b"".join(self._body), self._path, self._headers
         api, payload = Api.PASSTHROUGH, NO_PAYLOAD
         truncated = self._request_mode is BodyMode.BUFFERED_PARTIAL and self._end is None
         if body and not truncated:
@@ -300,71 +306,75 @@ class Stream:
             payload = parse(api, body)
         body, target_model = self._rewrite(body, payload)
         self._body = [body] if body else []
-        request_id = self._headers.get("x-request-id")
+        request_id = headers.get("x-request-id")
         if not request_id:
             request_id = self._made_id = self._settings.new_id()
         return Request(
             id=request_id,
             path=path,
             api=api,
-            headers=self._headers,
+            headers=headers,
             payload=payload,
             target_model=target_model,
             body_bytes=len(body),
             subset=self._subset,
         )
 
-    def _path(self) -> str:
-        return next((self._headers[name] for name in PATH_HEADERS if self._headers.get(name)), DEFAULT_PATH)
-
     def _rewrite(self, body: bytes, payload: Payload) -> tuple[bytes, str]:
         """The body for the server, and the model it asks for."""
-        wanted = next((self._headers[name] for name in REWRITE_HEADERS if self._headers.get(name)), None)
-        if wanted is None or not payload.model or wanted == payload.model:
+        wanted = self._headers.get(REWRITE_HEADERS[0]) or self._headers.get(REWRITE_HEADERS[1])
+        if not wanted or not payload.model or wanted == payload.model:
             return body, payload.model
         self._rewritten = True
         return replace_string(body, "model", wanted), wanted
 
-    def _on_picked(self, event: Picked, now: float) -> list[Action]:
+    def _on_picked(self, event: Picked, now: float) -> Sequence[Action]:
+        decision = event.decision
         if self.state is not State.FORWARDED:
-            return [Release(event.decision)]
-        self._decision = event.decision
+            return (Release(decision),)
+        self._decision = decision
         if self._outcome is not None:
-            self._outcome.decision, self._outcome.picked_at = event.decision, now
-        answers = [*self._answers_to_request(event.decision), *map(self._pass_on, self._late)]
-        self._body, self._late = [], []
+            self._outcome.decision, self._outcome.picked_at = decision, now
+        answers = self._answers_to_request(decision)
+        if self._late:
+            answers += map(self._pass_on, self._late)
+            self._late = []
+        self._body = []
         return answers
 
     def _answers_to_request(self, decision: Decision) -> list[Action]:
         addresses = [endpoint.address for endpoint in decision.endpoints]
         body = self._body[0] if self._body else b""
+        end = self._end
         by_body = self._request_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
-        if by_body and self._end is not End.HEADERS:
+        if by_body and end is not End.HEADERS:
             return [AnswerBufferedBody(addresses, body if self._rewritten else None, self._made_id)]
-        changed = self._rewritten or self._end is End.BODY
-        headers = AnswerRequestHeaders(addresses, len(body) if body and changed else None, self._made_id)
-        match self._end:
-            case End.BODY:
-                return [headers, *_pieces(body, ended=True)]
-            case End.TRAILERS:
-                return [headers, *(_pieces(body, ended=False) if body else []), AnswerRequestTrailers()]
-            case _:
-                return [headers]
+        length = len(body) if body and (end is End.BODY or self._rewritten) else None
+        headers = AnswerRequestHeaders(addresses, length, self._made_id, self._ask(ResponsePhase.NONE))
+        if end is End.BODY:
+            return [headers, *_pieces(body, ended=True)]
+        if end is End.TRAILERS:
+            return [headers, *(_pieces(body, ended=False) if body else ()), AnswerRequestTrailers()]
+        return [headers]
 
     def _pass_on(self, late: RequestBody | RequestTrailers) -> Action:
         """The answer to a piece that came after the decision."""
         if isinstance(late, RequestTrailers):
             return AnswerRequestTrailers()
-        if self._request_mode is BodyMode.FULL_DUPLEX:
+        if self._request_mode is _FULL_DUPLEX:
             return AnswerRequestBody(late.data, late.ended)
         return ContinueRequestBody()
 
-    def _on_refused(self, event: Refused, now: float) -> list[Action]:
+    def _on_refused(self, event: Refused, now: float) -> Sequence[Action]:
         if self.state is not State.REJECTED or self._outcome is None or self._outcome.rejection is not None:
-            return []
+            return _NOTHING
         self._outcome.rejection = event.rejection
         self._drop_body()
-        return [Reject(event.rejection)]
+        return (Reject(event.rejection),)
+
+    def _ignored(self, event: Event, now: float) -> Sequence[Action]:
+        """The client has its answer; the gateway may not have noticed yet."""
+        return _NOTHING
 
     def _borrow(self, count: int) -> Rejection | None:
         """Have the budget lend what a piece of the body takes; the reason why not, if it does not."""
@@ -385,125 +395,186 @@ class Stream:
 
     # --- the response ---
 
-    def _on_response_headers(self, event: ResponseHeaders, now: float) -> list[Action]:
+    def _on_response_headers(self, event: ResponseHeaders, now: float) -> Sequence[Action]:
         self._drop_body()
         outcome = self._outcome = self._outcome or Outcome(received_at=now)
         if event.response_mode is not None:
             self._response_mode = event.response_mode
-        status = event.headers.get(":status", "")
+        headers, request = event.headers, self._request
+        status = headers.get(":status", "")
         outcome.status = int(status) if status.isascii() and status.isdigit() else None
         outcome.served = event.served
-        request = self._request
         self._reader = reader_for(
             request.api if request else Api.PASSTHROUGH,
-            event.headers.get("content-type", ""),
+            headers.get("content-type", ""),
             request.payload.streaming if request else False,
         )
         outcome.response_streaming = self._reader.streaming
-        if self._response_mode is BodyMode.FULL_DUPLEX:
-            self._response_left = _announced_bytes(event.headers)
-        answers: list[Action] = [AnswerResponseHeaders()]
+        if self._response_mode is _FULL_DUPLEX:
+            self._response_left = _announced_bytes(headers)
         if event.ended:
-            answers += self.receive(ResponseComplete(), now)
+            return (AnswerResponseHeaders(), *self._complete_response(now))
+        if self._settings.response_phase is ResponsePhase.NONE and self._response_mode is not _NONE:
+            self._leave()
+        answer = AnswerResponseHeaders(self._ask(ResponsePhase.HEADERS))
+        if self._response_mode is _NONE or self._asked is not None:
+            return (answer, *self._prefilled())  # no first token will be shown; this is the nearest thing
+        return (answer,)
+
+    def _on_response_body(self, event: ResponseBody, now: float) -> Sequence[Action]:
+        data = event.data
+        answers = self._pass_back(data, event.ended)
+        if self.state is not State.RESPONDING:
+            return answers
+        reader, outcome = self._reader, self._outcome
+        assert reader is not None and outcome is not None  # set with the response headers
+        self._response_bytes += len(data)
+        reader.feed(data)
+        if reader.first_token_seen and outcome.first_token_at is None:
+            outcome.first_token_at = now
+            answers = (*answers, *self._prefilled())
+        if event.ended:
+            self.is_over = self._end in (End.HEADERS, End.BODY)
+            return (*answers, *self._complete_response(now))
+        if self._settings.response_phase is not ResponsePhase.FULL:
+            self._leave()
         return answers
 
-    def _on_response_body(self, event: ResponseBody, now: float) -> list[Action]:
-        answers = self._pass_back(event)
-        if self.state is State.RESPONDING:
-            answers += self._read_response(event.data, now)
-            if event.ended:
-                self.is_over = self._end in (End.HEADERS, End.BODY)
-                answers += self.receive(ResponseComplete(), now)
-        return answers
-
-    def _pass_back(self, event: ResponseBody) -> list[Action]:
+    def _pass_back(self, data: bytes, ended: bool) -> Sequence[Action]:
         """The answer to a piece of the response body.
 
         The last piece of a body of known length waits for the end, which gateways send in a message of
         its own right behind it: one answer instead of two.
         """
-        if self._response_mode is not BodyMode.FULL_DUPLEX:
-            return [ContinueResponseBody()]
-        waited, self._last_piece = self._last_piece, None
-        data = event.data if waited is None else waited + event.data
-        if self._response_left is not None and not event.ended:
-            self._response_left -= len(event.data)
+        if self._response_mode is not _FULL_DUPLEX:
+            return _CONTINUE_RESPONSE
+        size = len(data)
+        if self._last_piece is not None:
+            data, self._last_piece = self._last_piece + data, None
+        if self._response_left is not None and not ended:
+            self._response_left -= size
             if self._response_left == 0:
                 self._last_piece = data
-                return []
-        return [AnswerResponseBody(data, event.ended)]
+                return _NOTHING
+        return (AnswerResponseBody(data, ended),)
 
-    def _read_response(self, data: bytes, now: float) -> list[Action]:
-        reader, outcome = self._reader, self._outcome
-        assert reader is not None and outcome is not None  # set with the response headers
-        outcome.response_bytes += len(data)
-        reader.feed(data)
-        if outcome.first_token_at is None and reader.first_token_seen:
-            outcome.first_token_at = now
-            if self._decision is not None:
-                return [Prefilled(self._decision)]
-        return []
-
-    def _on_response_trailers(self, event: ResponseTrailers, now: float) -> list[Action]:
+    def _on_response_trailers(self, event: ResponseTrailers, now: float) -> Sequence[Action]:
         answers: list[Action] = [AnswerResponseTrailers()]
         if self._last_piece is not None:
             answers.insert(0, AnswerResponseBody(self._last_piece, False))
             self._last_piece = None
         if self.state is State.RESPONDING:
-            answers += self.receive(ResponseComplete(), now)
+            answers += self._complete_response(now)
         return answers
 
-    def _on_response_complete(self, event: ResponseComplete, now: float) -> list[Action]:
-        reader, outcome = self._reader, self._outcome
-        assert reader is not None and outcome is not None  # set with the response headers
-        reader.end()
+    def _complete_response(self, now: float) -> Sequence[Action]:
+        self._enter(ResponseComplete)
+        outcome = self._outcome
+        assert outcome is not None  # set with the first headers
+        if self._reader is not None:
+            self._reader.end()
         outcome.response_complete, outcome.ended_at = True, now
         return self._release()
 
+    # --- less of the response ---
+
+    def _ask(self, phase: ResponsePhase) -> Override | None:
+        """What an answer to headers asks the gateway for, if ``phase`` is what is wanted.
+
+        Envoy heeds nothing of it where either body is FULL_DUPLEX.
+        """
+        if self._settings.response_phase is not phase:
+            return None
+        if self._request_mode is _FULL_DUPLEX or self._response_mode is _FULL_DUPLEX:
+            return None
+        self._asked = Override(self._request_mode, phase is ResponsePhase.HEADERS)
+        return self._asked
+
+    def _leave(self) -> None:
+        """More is shown than was wanted: close the stream, where the gateway has kept every byte."""
+        if self._response_mode is not _FULL_DUPLEX and self._outcome is not None:
+            self.is_over = self._outcome.is_unseen = True
+
     # --- the end ---
 
-    def _on_closed(self, event: StreamClosed, now: float) -> list[Action]:
+    def _on_closed(self, event: StreamClosed, now: float) -> Sequence[Action]:
         self._drop_body()
         actions = self._release()
         if self._outcome is not None:
-            actions.append(Finished(self._closing_facts(self._outcome, now)))
+            self._tell_end(self._outcome, now)
+            return (*actions, Finished(self._outcome))
         return actions
 
-    def _closing_facts(self, outcome: Outcome, now: float) -> Outcome:
-        if not outcome.response_complete:
-            outcome.ended_at = now
-            # where the gateway shows no body, an answer with a status is all that can be seen
-            outcome.response_complete = self._response_mode is BodyMode.NONE and outcome.status is not None
-        if self._reader is not None:
-            reader = self._reader
+    def _tell_end(self, outcome: Outcome, now: float) -> None:
+        """What is known only now."""
+        reader = self._reader
+        if reader is not None:
             outcome.usage, outcome.error, outcome.finish = reader.usage, reader.error, reader.finish
-        return outcome
+        is_hidden = not self._response_bytes and (self._response_mode is _NONE or self._asked is not None)
+        outcome.response_bytes = None if is_hidden else self._response_bytes
+        if outcome.response_complete:
+            return
+        outcome.ended_at = now
+        if is_hidden:  # an answer with a status is all that can be seen, or not even that
+            outcome.response_complete = outcome.status is not None
+            outcome.is_unseen |= self._settings.response_phase is ResponsePhase.NONE
 
-    def _release(self) -> list[Action]:
+    def _prefilled(self) -> Sequence[Action]:
+        """The prompt's tokens are no work ahead of anyone any more; said once."""
+        if self._is_prefilled or self._decision is None:
+            return _NOTHING
+        self._is_prefilled = True
+        return (Prefilled(self._decision),)
+
+    def _release(self) -> Sequence[Action]:
         decision, self._decision = self._decision, None
-        return [] if decision is None else [Release(decision)]
+        return _NOTHING if decision is None else (Release(decision),)
+
+    def _enter(self, step: type[Step]) -> None:
+        """Change the state by a step of the machine's own."""
+        self.state = TRANSITIONS[self.state, step]
 
 
-_HANDLERS: Mapping[type[Step], Callable[..., list[Action]]] = {
+_HANDLERS: Mapping[type[Step], Callable[..., Sequence[Action]]] = {
     RequestHeaders: Stream._on_request_headers,
     RequestBody: Stream._on_request_body,
     RequestTrailers: Stream._on_request_trailers,
-    RequestComplete: Stream._on_request_complete,
     Picked: Stream._on_picked,
     Refused: Stream._on_refused,
     ResponseHeaders: Stream._on_response_headers,
     ResponseBody: Stream._on_response_body,
     ResponseTrailers: Stream._on_response_trailers,
-    ResponseComplete: Stream._on_response_complete,
     StreamClosed: Stream._on_closed,
 }
 
 
-def _pieces(body: bytes, *, ended: bool) -> list[Action]:
+def _handler(state: State, event: type[Step]) -> Callable[..., Sequence[Action]]:
+    is_too_late = state is State.REJECTED and event in _FROM_GATEWAY
+    return Stream._ignored if is_too_late else _HANDLERS[event]
+
+
+_ROWS: Mapping[State, Mapping[type[Step], tuple[State, Callable[..., Sequence[Action]]]]] = {
+    state: {
+        event: (after, _handler(state, event))
+        for (before, event), after in TRANSITIONS.items()
+        if before is state and event in _HANDLERS
+    }
+    for state in State
+}
+"""TRANSITIONS with what is to be done: one look-up by the event, where a tuple would be made and hashed."""
+
+
+def _pieces(body: bytes, *, ended: bool) -> Sequence[Action]:
     """The body in pieces of at most CHUNK_BYTES; an empty body is one empty piece."""
-    starts = range(0, len(body), CHUNK_BYTES) if body else range(1)
+    if len(body) <= CHUNK_BYTES:
+        return (AnswerRequestBody(body, ended),)
+    starts = range(0, len(body), CHUNK_BYTES)
     last = starts[-1]
     return [AnswerRequestBody(body[at : at + CHUNK_BYTES], ended and at == last) for at in starts]
+
+
+def _path_elsewhere(headers: Mapping[str, str]) -> str:
+    return next((headers[name] for name in PATH_HEADERS if headers.get(name)), DEFAULT_PATH)
 
 
 def _announced_bytes(headers: Mapping[str, str]) -> int | None:

@@ -7,7 +7,7 @@ Rule:    a whole message is worked off at once, the pick and its reservation inc
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,10 +28,11 @@ from epp.core.request import Request
 from epp.core.scheduling import Decision
 from epp.core.stream import PeerError, Stream, StreamSettings
 from epp.runtime.calls import CallFailed, Code, Push, Services
-from epp.wire import ext_proc
+from epp.wire import ext_proc, usual
 
 logger = logging.getLogger("epp.ext_proc")
 
+_CLOSED = StreamClosed()
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
 
@@ -87,29 +88,26 @@ class Conversation:
 
     def receive(self, message: bytes) -> list[bytes]:
         """The answers to one ProcessingRequest."""
+        answers: list[bytes] = []
         try:
-            return self._react(ext_proc.events(message))
+            event = usual.event(message)
+            if event is not None:
+                self._feed(event, self._pool.clock(), answers)
         except (PeerError, ext_proc.WireError) as fault:
             raise CallFailed(Code.INVALID_ARGUMENT, str(fault)) from fault
+        return answers
 
     def delivered(self) -> None:
         self._stream.delivered()
 
     def close(self) -> None:
         try:
-            self._react((StreamClosed(),))
+            self._feed(_CLOSED, self._pool.clock(), [])
         finally:
             self._pool.observer.closed()
 
-    def _react(self, events: Iterable[Event]) -> list[bytes]:
-        """Feed events and carry out what concerns us; returns what the gateway is to be told."""
-        now = self._pool.clock()
-        answers: list[bytes] = []
-        for event in events:
-            self._feed(event, now, answers)
-        return answers
-
     def _feed(self, event: Event, now: float, answers: list[bytes]) -> None:
+        """Carry out what follows from an event; ``answers`` gets what the gateway is to be told."""
         for action in self._stream.receive(event, now):
             # By type, not by match: 0.1 us an action, where four patterns take 0.7.
             carry_out = _OURS.get(type(action))

@@ -12,7 +12,8 @@ import asyncio
 import enum
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from socket import gaierror
 from typing import cast
 
@@ -71,6 +72,18 @@ class Server:
     @property
     def address(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def with_other_scheme(self) -> "Server":
+        """The same server with TLS instead of without, or the other way round, trusted with no secret."""
+        return replace(self, tls=None if self.tls else _trusting(), bearer="")
+
+
+@cache
+def _trusting() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class Connection:

@@ -15,7 +15,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from epp.core.engines import ENGINE_LABELS, ENGINES, Adapter, detect, read_busy_slots, read_load, read_slots
+from epp.core.engines import (
+    ENGINE_LABELS,
+    ENGINES,
+    Adapter,
+    detect,
+    impossible,
+    read_busy_slots,
+    read_load,
+    read_slots,
+)
 from epp.core.fleet import Endpoint, Load
 from epp.runtime import files
 from epp.runtime.files import FileFault
@@ -24,6 +33,10 @@ from epp.runtime.http_client import Connection, Failure, FetchError, Response, S
 T = TypeVar("T")
 _log = logging.getLogger("epp.scrape")
 
+_PLAIN_TO_TLS = frozenset({Failure.CLOSED, Failure.NOT_HTTP})
+"""How a server that speaks TLS takes plain text: OpenSSL closes without a word, others send an alert."""
+_TLS_TO_PLAIN = frozenset({Failure.CLOSED, Failure.TLS, Failure.TIMEOUT})
+"""And the other way round: in a TLS hello, llama.cpp waits for the end of a line."""
 _REMEDIES = {
     401: "give it the endpoint's API key",
     403: "give it an API key that may read metrics",
@@ -39,6 +52,9 @@ class ProbeSettings:
     """Seconds for one answer, a connection included, as upstream; then the endpoint is lost."""
     max_page: int = 4 << 20
     """Bytes: eighty times the page of a vLLM."""
+    other_scheme_again: float = 10.0
+    """Seconds between two attempts to ask a server that does not answer with TLS instead of without, or the
+    other way round: it is told when that is the mistake."""
     metrics_again: float = 4.0
     """Seconds until a server that refused its metrics, and tells its slots instead, is asked again."""
     scheme: str | None = None
@@ -63,7 +79,7 @@ class ScrapeStats:
 
     results: Counter[str] = field(default_factory=Counter)
     """Looks by result: ``ok``, ``no metrics``, ``unknown engine``, ``unavailable``, ``defect`` or a Failure's
-    value."""
+    value; of these ``too large`` is a server that answers."""
     seconds: float = 0.0
     """How long all of them took together."""
     poll_errors: int = 0
@@ -169,6 +185,8 @@ class Probe:
         self._connection: Connection | None = None
         self._remarks: set[str] = set()
         self._declared = self._declared_engine()
+        self._other_scheme_asked_at = float("-inf")
+        self._other_scheme_answers = False
         self._forget()
 
     def _forget(self) -> None:
@@ -179,6 +197,9 @@ class Probe:
         self._slots: int | None = None
         self._slots_asked = False
         self._metrics_refused_until = float("-inf")
+        self._has_answered = False
+        self._unknown: tuple[bool, ...] = ()
+        """Which figures of the load the last page did not tell."""
         self._remarks.clear()
 
     @property
@@ -191,6 +212,18 @@ class Probe:
 
         FetchError: it cannot be talked to. Unavailable: it says that it cannot serve.
         """
+        try:
+            return await self._read()
+        except FetchError as error:
+            if error.kind is not Failure.TOO_LARGE:
+                raise await self._explained(error) from error
+        self._stats.results[Failure.TOO_LARGE.value] += 1
+        self._stats.poll_errors += 1
+        most = self._settings.max_page >> 20
+        self._remark(f"its page is larger than {most} MiB, so its load is unknown: give a smaller one's URL")
+        return None
+
+    async def _read(self) -> Load | None:
         engine = self._engine
         if engine is not None and engine.slots_path and self._clock() < self._metrics_refused_until:
             self._stats.results["no metrics"] += 1
@@ -198,7 +231,7 @@ class Probe:
         page = await self._find_metrics()
         engine = self._engine
         if page.status != 200:
-            return await self._without_metrics(engine, page.status)
+            return await self._without_metrics(engine, page)
         if engine is None:
             self._stats.results["unknown engine"] += 1
             self._stats.extract_errors += 1
@@ -269,6 +302,11 @@ class Probe:
                 load = read_load(engine, page.body, page.headers, self._unix_clock())
             if load.waiting is None and load.running is None and load.kv_usage is None:
                 self._stats.extract_errors += 1
+        unknown = (load.waiting is None, load.running is None, load.kv_usage is None)
+        if unknown != self._unknown:
+            self._unknown = unknown
+            for name, value in impossible(engine, page.body).items():
+                self._remark(f"its metrics say {name} {value:g}, which cannot be: taken as unknown", name)
         if load.started_at != self._started_at:
             self._started_at = load.started_at
             self._slots_asked = False
@@ -280,11 +318,14 @@ class Probe:
 
     # --- without metrics
 
-    async def _without_metrics(self, engine: Adapter | None, status: int) -> Load | None:
+    async def _without_metrics(self, engine: Adapter | None, page: Response) -> Load | None:
+        status = page.status
         self._stats.results["no metrics"] += 1
         self._stats.poll_errors += 1
         self._metrics_refused_until = self._clock() + self._settings.metrics_again
         remedy = _REMEDIES.get(status, "see whether it has metrics, and give their URL")
+        if status == 400 and b"https" in page.body.lower():  # Go's and NGINX's answer to plain text
+            remedy = self._set_scheme("https")
         self._remark(f"it answers {status} when asked for metrics: {remedy}")
         if status in (401, 403):
             await self.close()  # the key may have been changed: read it again
@@ -315,10 +356,45 @@ class Probe:
                 await self._server(), max_body=self._settings.max_page, on_idle_close=self._on_idle_close
             )
         page = await self._connection.get(path, self._settings.timeout)
+        self._has_answered, self._other_scheme_answers = True, False
         if page.status in (502, 503, 504):
             loading = b"loading model" in page.body.lower()
             raise Unavailable("loading model" if loading else f"it answers {page.status} to {path}")
         return page
+
+    async def _explained(self, error: FetchError) -> FetchError:
+        """The same, or that it is asked without TLS and speaks it, or the other way round.
+
+        A server that has answered until now is lost first: its gateway waits for that.
+        """
+        if self._has_answered or self._connection is None:
+            return error
+        server, now = self._connection.server, self._clock()
+        if error.kind not in (_TLS_TO_PLAIN if server.tls else _PLAIN_TO_TLS):
+            return error
+        if now - self._other_scheme_asked_at >= self._settings.other_scheme_again:
+            self._other_scheme_asked_at = now
+            self._other_scheme_answers = await self._answers(server.with_other_scheme())
+        if not self._other_scheme_answers:
+            return error
+        said, scheme = ("does not speak TLS", "http") if server.tls else ("answers TLS", "https")
+        return FetchError(Failure.TLS, f"{server.address} {said}: {self._set_scheme(scheme)}")
+
+    async def _answers(self, server: Server) -> bool:
+        connection = Connection(server, max_body=self._settings.max_page)
+        try:
+            await connection.get(self._paths()[0], self._settings.timeout)
+        except FetchError as error:
+            return error.kind is Failure.TOO_LARGE
+        finally:
+            await connection.aclose()
+        return True
+
+    def _set_scheme(self, scheme: str) -> str:
+        """The remedy for a wrong one, where it is written."""
+        if self._endpoint.spec.metrics_url is not None:
+            return f"write {scheme}:// in metricsURL"
+        return f"set scheme: {scheme}" + (" of metrics-data-source" if self._settings.scheme else "")
 
     async def _server(self) -> Server:
         spec, settings = self._endpoint.spec, self._settings
@@ -364,9 +440,9 @@ class Probe:
             self._remark(f'no engine is called "{name}", known are {known}: finding out by looking')
         return engine
 
-    def _remark(self, text: str) -> None:
-        """Tell the operator, once until the server is lost."""
-        if text not in self._remarks:
-            self._remarks.add(text)
+    def _remark(self, text: str, about: str = "") -> None:
+        """Tell the operator, once until the server is lost: each text, or only one ``about`` a thing."""
+        if (about or text) not in self._remarks:
+            self._remarks.add(about or text)
             who = {"endpoint": self._endpoint.name, "address": self._endpoint.address}
             _log.warning("endpoint needs attention", extra={"fields": who | {"remark": text}})

@@ -19,12 +19,12 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from epp.core.engines import ENGINE_LABELS, ENGINES, adapter_from_spec
+from epp.core.engines import ENGINE_LABELS, ENGINES
 from epp.core.fleet import Endpoint, Fleet, Load
 from epp.core.pacing import Agenda, Pace, Standing
 from epp.runtime.http_client import FetchError
 from epp.runtime.probe import Probe, ProbeSettings, ScrapeStats, TlsContexts, Unavailable
-from scorers.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
+from scorers.core_metrics_extractor import CoreMetricsExtractor
 from scorers.metrics_data_source import MetricsDataSource
 
 __all__ = [
@@ -39,8 +39,8 @@ __all__ = [
 logger = logging.getLogger("epp.scrape")
 
 TIMER_STEP = 0.001
-"""What timers of the loop round to [s]: a look due sooner than this is made at once. To wait for it took
-seven wake-ups a look, a third of what looking costs."""
+"""What the loop's timers round to [s]: a look that is due sooner than this is made at once. Waiting for it
+is being woken too early, seven times a look where looks are due at any time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class ScrapeSettings:
 
 def scrape_settings(source: MetricsDataSource, extractor: CoreMetricsExtractor, pace: Pace) -> ScrapeSettings:
     """What the configuration's plugins say about reading metrics."""
-    own = {engine.name: adapter_from_spec(**_specs(engine)) for engine in extractor.engine_configs}
+    own = {engine.name: engine.adapter() for engine in extractor.engine_configs}
     certificate = (source.client_cert_path, source.client_key_path) if source.client_cert_path else None
     probe = ProbeSettings(
         scheme=source.scheme,
@@ -71,21 +71,6 @@ def scrape_settings(source: MetricsDataSource, extractor: CoreMetricsExtractor, 
     return ScrapeSettings(pace=pace, probe=probe)
 
 
-def _specs(engine: EngineConfig) -> dict[str, str]:
-    return {
-        "name": engine.name,
-        "queued": engine.queued_requests_spec,
-        "running": engine.running_requests_spec,
-        "kv_usage": engine.kv_usage_spec,
-        "lora": engine.lora_spec,
-        "cache_info": engine.cache_info_spec,
-        "cache_block_label": engine.cache_block_size_label_name,
-        "cache_blocks_label": engine.cache_num_blocks_label_name,
-        "cache_block_tokens": engine.cache_block_size_spec,
-        "cache_blocks": engine.cache_num_blocks_spec,
-    }
-
-
 class _Watch:
     """When to look at one endpoint."""
 
@@ -96,6 +81,7 @@ class _Watch:
         "defect",
         "endpoint",
         "failures",
+        "has_answered",
         "hot",
         "looked_before",
         "lost_at",
@@ -114,6 +100,7 @@ class _Watch:
         self.failures = 0
         self.lost_at: float | None = None
         self.looked_before = False
+        self.has_answered = False
         self.hot = False
         """Picked since its last look began."""
         self.busy = False
@@ -127,11 +114,8 @@ class _Watch:
 
     def carry_on(self, former: "_Watch") -> None:
         """Watch the same server in ``former``'s place, only to be asked differently."""
-        self.failures, self.lost_at, self.looked_before = (
-            former.failures,
-            former.lost_at,
-            former.looked_before,
-        )
+        self.failures, self.lost_at = former.failures, former.lost_at
+        self.looked_before, self.has_answered = former.looked_before, former.has_answered
         self.hot, self.busy_until = former.hot, former.busy_until
 
 
@@ -350,11 +334,10 @@ class Scraper:
     def _answered(self, watch: _Watch, load: Load | None) -> None:
         endpoint, now = watch.endpoint, self._clock()
         if watch.lost_at is not None:
-            gone = now - watch.lost_at
-            logger.info(
-                "endpoint is back", extra={"fields": _who(endpoint) | {"gone_seconds": round(gone, 1)}}
-            )
-        watch.failures, watch.lost_at, watch.defect = 0, None, ""
+            gone = {"gone_seconds": round(now - watch.lost_at, 1)} if watch.has_answered else {}
+            news = "endpoint is back" if watch.has_answered else "endpoint is available"
+            logger.info(news, extra={"fields": _who(endpoint) | gone})
+        watch.failures, watch.lost_at, watch.defect, watch.has_answered = 0, None, "", True
         engine = watch.probe.engine
         if load is None:
             watch.standing = Standing.SILENT
@@ -372,7 +355,8 @@ class Scraper:
         self._fleet.lost(endpoint, reason)
         if watch.lost_at is None:
             watch.lost_at = self._clock()
-            logger.warning("endpoint is lost", extra={"fields": _who(endpoint) | {"reason": reason}})
+            news = "endpoint is lost" if watch.has_answered else "endpoint is not available"
+            logger.warning(news, extra={"fields": _who(endpoint) | {"reason": reason}})
             self._on_lost(endpoint)
 
     def _plan_next(self, watch: _Watch) -> None:

@@ -47,9 +47,8 @@ def conversation(requests: int = 1) -> bytes:
     """So many requests on one HTTP/2 connection, one after the other."""
     said = [frames.PREFACE, frames.settings()]
     for number in range(1, 2 * requests, 2):
-        said.append(frames.call(number))
-        for message in (*request_messages(), *response_messages(ANSWER)):
-            said.append(frames.data(number, frames.message(message)))
+        messages = (*request_messages(), *response_messages(ANSWER))
+        said += [frames.call(number), *(frames.data(number, frames.message(one)) for one in messages)]
     return b"".join(said)
 
 

@@ -5,11 +5,12 @@ import pytest
 
 from bench import flame
 
+LOOP = "main (epp/main.py:62);run (asyncio/runners.py:118)"
+READ = f"{LOOP};read (epp/runtime/fast/connection.py:7)"
 STACKS = [
-    "main (epp/main.py:62);run (asyncio/runners.py:118);read (epp/runtime/fast/connection.py:7) 30",
-    "main (epp/main.py:62);run (asyncio/runners.py:118);read (epp/runtime/fast/connection.py:9);"
-    "pick (epp/core/scheduling.py:3) 60",
-    "main (epp/main.py:62);run (asyncio/runners.py:118) 10",
+    f"{READ} 30",
+    f"{READ};pick (epp/core/scheduling.py:3) 60",
+    f"{LOOP} 10",
     "_bootstrap (threading.py:1);_worker (concurrent/futures/thread.py:69) 999",
 ]
 

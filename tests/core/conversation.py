@@ -5,7 +5,18 @@ from collections.abc import Iterable
 
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
-from epp.core.events import Answer, Event, Finished, Outcome, Pick, Picked, Prefilled, Refused, Release
+from epp.core.events import (
+    Answer,
+    Event,
+    Finished,
+    Outcome,
+    Pick,
+    Picked,
+    Prefilled,
+    Refused,
+    Release,
+    ResponsePhase,
+)
 from epp.core.fleet import Endpoint, EndpointSpec, Reservation
 from epp.core.rejection import Rejection
 from epp.core.request import Request
@@ -37,9 +48,13 @@ class Conversation:
         picks_at_once: bool = True,
         budget: Budget | None = None,
         endpoints: tuple[Endpoint, ...] = (),
+        response_phase: ResponsePhase = ResponsePhase.FULL,
     ) -> None:
         self.budget = budget or Budget(1 << 30)
-        self.stream = Stream(StreamSettings(Parsers(), self.budget, new_id=lambda: "made-id"))
+        settings = StreamSettings(
+            Parsers(), self.budget, new_id=lambda: "made-id", response_phase=response_phase
+        )
+        self.stream = Stream(settings)
         self.requests: list[Request] = []
         self.decisions: list[Decision] = []
         self.releases = 0

@@ -11,14 +11,15 @@ from epp.core.engines import (
     ENGINES,
     Series,
     SpecError,
-    adapter_from_spec,
     detect,
+    impossible,
     read_busy_slots,
     read_load,
     read_slots,
     series,
 )
 from epp.core.fleet import Load, Lora
+from scorers.core_metrics_extractor import EngineConfig
 from tests.captures import FOLDER, capture
 
 NOW = 1795165040.0
@@ -261,14 +262,14 @@ def test_a_bad_metric_specification_says_what_is_expected(spec: str) -> None:
 
 
 def test_a_users_engine_is_read_and_recognised() -> None:
-    mine = adapter_from_spec(
-        "mine",
-        queued="my_requests{state=queued}",
-        running="my_requests{state=running}",
-        kv_usage="my_cache",
-        cache_info="my_info",
-        cache_block_label="bs",
-    )
+    mine = EngineConfig(
+        name="mine",
+        queued_requests_spec="my_requests{state=queued}",
+        running_requests_spec="my_requests{state=running}",
+        kv_usage_spec="my_cache",
+        cache_info_spec="my_info",
+        cache_block_size_label_name="bs",
+    ).adapter()
     page = (
         b'my_requests{state="queued"} 2\nmy_requests{state="running"} 1\nmy_cache 0.5\n'
         b'my_info{bs="16",num_gpu_blocks="9"} 1\n'
@@ -300,6 +301,49 @@ LINE = st.builds(
     TEXT,
     NUMBER,
 )
+
+
+@pytest.mark.parametrize(
+    "page, expected",
+    [
+        pytest.param("vllm:num_requests_waiting 1\nvllm:kv_cache_usage_perc 1\n", {}, id="nothing"),
+        pytest.param(
+            "vllm:num_requests_waiting NaN\n",
+            {"vllm:num_requests_waiting": pytest.approx(float("nan"), nan_ok=True)},
+            id="nan",
+        ),
+        pytest.param("vllm:num_requests_running -3\n", {"vllm:num_requests_running": -3}, id="negative"),
+        pytest.param(
+            "vllm:kv_cache_usage_perc 1.5\n", {"vllm:kv_cache_usage_perc": 1.5}, id="fuller-than-full"
+        ),
+        pytest.param(
+            'vllm:num_requests_waiting{engine="0"} 1\nvllm:num_requests_waiting{engine="1"} -1\n',
+            {"vllm:num_requests_waiting": -1},
+            id="one-of-two",
+        ),
+        pytest.param(
+            "vllm:kv_cache_usage_perc 0.5\nvllm:gpu_cache_usage_perc 7\n", {}, id="a-series-that-is-not-read"
+        ),
+        pytest.param("vllm:num_requests_swapped -1\n", {}, id="a-series-that-is-none-of-ours"),
+    ],
+)
+def test_what_cannot_be_is_named(page: str, expected: dict[str, float]) -> None:
+    assert impossible(ENGINES["vllm"], page.encode()) == expected
+
+
+@given(lines=st.lists(LINE, max_size=12), engine=st.sampled_from(sorted(ENGINES)))
+@settings(max_examples=250, deadline=None)
+def test_what_a_page_tells_and_is_unknown_is_impossible(lines: list[str], engine: str) -> None:
+    page, adapter = "".join(lines).encode(), ENGINES[engine]
+    load = read_load(adapter, page, {}, NOW)
+    for value, alternatives in (
+        (load.waiting, adapter.waiting),
+        (load.running, adapter.running),
+        (load.kv_usage, adapter.kv_usage),
+    ):
+        read = next((each for each in alternatives if each.read(page)), None)
+        if read is not None:
+            assert (value is None) is (read.name.decode() in impossible(adapter, page))
 
 
 @given(lines=st.lists(LINE | st.text(max_size=20), max_size=12), engine=st.sampled_from(sorted(ENGINES)))

@@ -6,6 +6,8 @@ status, whatever the cuts, windows, settings and neighbours.
 """
 
 import itertools
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,9 +15,16 @@ import h2.connection
 import h2.events as h2_events
 from h2.config import H2Configuration
 from h2.settings import SettingCodes
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from bench import frames
 from bench.frames import END_HEADERS, Frame, FrameReader, Kind, message
@@ -31,11 +40,19 @@ which = st.integers(0, 10_000)
 small = st.integers(1, 40)
 sizes = st.one_of(small, st.integers(1, 5_000), st.just(10**6))
 cuts = st.lists(st.integers(1, 60), max_size=4)
-messages = st.one_of(
-    st.binary(max_size=60).map(lambda text: b"e" + text),
-    st.sampled_from([b"", b"n", b"n" * 3_000, b"n" * 8_999, b"e" * 2_999, b"f", b"x", b"o", b"oo", b"s12", b"p1", b"p22"]),
-    st.integers(0, 40_000).map(lambda size: b"l%d" % size),
+asked = st.one_of(
+    st.tuples(st.sampled_from("en"), st.sampled_from([1, 2, 50, 3_000, LARGEST_MESSAGE])),
+    st.tuples(st.just("l"), st.integers(0, 40_000)),
+    st.tuples(st.sampled_from("fxopps"), st.integers(0, 20)),
 )
+"""What a message asks for, and a size: see EchoCall."""
+
+
+def _message(kind: str, size: int) -> bytes:
+    """The message that asks for it."""
+    if kind in "en":
+        return bytes(n * 7 % 251 for n in range(size)).replace(b"\0", kind.encode(), 1)
+    return b"%s%d" % (kind.encode(), size)
 
 
 @dataclass(slots=True)
@@ -73,10 +90,11 @@ class Machine(RuleBasedStateMachine):
         connection=st.integers(66_000, 90_000),
         backlog=st.integers(1, 20_000),
     )
-    def begin(self, window: int, connection: int, backlog: int) -> None:
+    def begin(self, window: int | None, connection: int, backlog: int) -> None:
+        """``window`` None: the usual one, so that the client may begin before it has heard the server."""
         self.limits = Limits(
             max_receive_bytes=LARGEST_MESSAGE,
-            stream_window=window,
+            stream_window=window or frames.DEFAULT_WINDOW,
             connection_window=connection,
             stream_backlog=backlog,
             backlog=backlog * 4,
@@ -91,18 +109,21 @@ class Machine(RuleBasedStateMachine):
         self.to_server, self.to_client = bytearray(), bytearray()
         self.written = self.read = 0  # bytes towards the server, ever
         self._pings = self._pongs = 0
+        self._unacknowledged = 1
         self._frames = FrameReader()
         self._frames.rest = b""
         self._preface = len(frames.PREFACE)
         self._flush([], None)
         self._hear()
+        if window is not None:
+            self.carry_to_the_client(10**9)
 
     # --- the client's moves ---
 
     @rule(
         path=st.sampled_from([ECHO, ECHO, ECHO, "/unknown"]),
         has_timeout=st.booleans(),
-        more=st.lists(st.sampled_from(["a", "b" * 200, "c" * 4_000]), max_size=3),
+        more=st.lists(st.sampled_from([1, 200, 4_000]), max_size=3),
         priority=st.none() | st.tuples(st.integers(1, 256), st.integers(0, 7), st.booleans()),
         ended=st.sampled_from([False, False, True]),
         cuts=cuts,
@@ -113,14 +134,14 @@ class Machine(RuleBasedStateMachine):
         *,
         path: str,
         has_timeout: bool,
-        more: list[str],
+        more: list[int],
         priority: tuple[int, int, bool] | None,
         ended: bool,
         cuts: list[int],
         padding: int | None,
     ) -> None:
         stream = Talked(self.client.get_next_available_stream_id(), path, has_timeout)
-        extra = [(f"x-{n}", value) for n, value in enumerate(more)]
+        extra = [(f"x-{n}", "a" * length) for n, length in enumerate(more)]
         pairs = frames.request(path, *extra, *([("grpc-timeout", f"{TIMEOUT:g}S")] if has_timeout else []))
         weight, depends_on, exclusive = priority or (None, None, None)
         depends_on = None if depends_on is None else depends_on * 2
@@ -138,10 +159,11 @@ class Machine(RuleBasedStateMachine):
             self._said_all(stream)
 
     @precondition(lambda self: self._open())
-    @rule(which=which, said=st.lists(messages, min_size=1, max_size=4))
-    def say(self, which: int, said: list[bytes]) -> None:
+    @rule(which=which, asked=st.lists(asked, min_size=1, max_size=4))
+    def say(self, which: int, asked: list[tuple[str, int]]) -> None:
         """Messages to be sent; ``send`` sends them."""
         stream = self._one(self._open(), which)
+        said = [_message(*one) for one in asked]
         stream.said += said
         stream.unsent += b"".join(map(message, said))
 
@@ -163,10 +185,7 @@ class Machine(RuleBasedStateMachine):
         self._send(stream, size, padding, ended=ended)
 
     def _send(self, stream: Talked, size: int, padding: int | None, *, ended: bool) -> bool:
-        room = min(
-            self.client.local_flow_control_window(stream.number), self.client.max_outbound_frame_size, 16_000
-        )
-        around = 0 if padding is None else padding + 1
+        room, around = self._room(stream), 0 if padding is None else padding + 1
         piece = bytes(stream.unsent[: min(size, max(room - around, 0))])
         ended = ended and len(piece) == len(stream.unsent)
         if around > room or not (piece or ended or padding):
@@ -178,14 +197,17 @@ class Machine(RuleBasedStateMachine):
             self._said_all(stream)
         return True
 
+    def _room(self, stream: Talked) -> int:
+        window = self.client.local_flow_control_window(stream.number)
+        return min(window, self.client.max_outbound_frame_size)
+
     @precondition(lambda self: self._open())
     @rule(which=which, so_far=st.integers(1, 8))
     def end_inside_a_message(self, which: int, so_far: int) -> None:
         stream = self._one(self._open(), which)
-        if not stream.unsent:
+        if not stream.unsent and self._room(stream) >= so_far:
             stream.unsent += message(b"ecut")[:so_far]
-            if stream.wanted is None:
-                stream.wanted = INTERNAL
+            stream.wanted = stream.wanted or INTERNAL
             self._send(stream, so_far, None, ended=True)
 
     @precondition(lambda self: self._open())
@@ -219,6 +241,7 @@ class Machine(RuleBasedStateMachine):
         self.client.increment_flow_control_window(increment)
         self._flush([], None)
 
+    @precondition(lambda self: not self._unacknowledged)
     @rule(
         window=st.sampled_from([0, 1, 5, 100, 16_384, 65_535, 200_000]),
         frame=st.sampled_from([16_384, 16_385, 40_000, 2**24 - 1]),
@@ -228,6 +251,8 @@ class Machine(RuleBasedStateMachine):
         self._set(window, frame, table)
 
     def _set(self, window: int, frame: int = 16_384, table: int = 0) -> None:
+        """At most one change is on its way: the h2 package takes any acknowledgement for the latest."""
+        self._unacknowledged += 1
         self.client.update_settings(
             {
                 SettingCodes.INITIAL_WINDOW_SIZE: window,
@@ -326,6 +351,9 @@ class Machine(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         """Let everything come to its end: windows wide open, all said, all pushed, all carried."""
+        for _ in range(2):
+            self.carry_to_the_server(10**9)
+            self.carry_to_the_client(10**9)
         self._set(100_000)
         self.widen_the_connection(10**8)
         for _ in range(2_000):
@@ -359,7 +387,7 @@ class Machine(RuleBasedStateMachine):
         assert stream.is_over, stream
         assert stream.server_reset in (None, 0), stream
         call = stream.call
-        if call is not None:
+        if call is not None and stream.status == OK:  # what failed ends at once, whatever waits
             assert bytes(stream.body) == b"".join(map(message, call.said))
         assert stream.status in self._right_statuses(stream), stream
         if stream.status == OK and call is not None and not call.is_over:
@@ -431,6 +459,8 @@ class Machine(RuleBasedStateMachine):
             case h2_events.StreamReset():
                 assert stream is not None
                 stream.is_over, stream.server_reset = True, int(event.error_code)
+            case h2_events.SettingsAcknowledged():
+                self._unacknowledged -= 1
             case h2_events.PingAckReceived():
                 self._pongs += 1
             case h2_events.ConnectionTerminated():
@@ -458,5 +488,19 @@ def _recut(one: Frame, cuts: list[int], padding: int | None) -> list[bytes]:
 
 TestConnection = Machine.TestCase
 TestConnection.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=150,
+    stateful_step_count=60,
+    phases=set(Phase) - {Phase.shrink, Phase.explain},  # they take minutes; the command below has them
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
 )
+
+if __name__ == "__main__":  # python -m tests.fast.test_connection_machine [EXAMPLES]
+    logging.disable()  # the defects of the service
+    many = int(sys.argv[1]) if sys.argv[1:] else 3_000
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=many, stateful_step_count=80, suppress_health_check=list(HealthCheck), database=None
+        ),
+    )

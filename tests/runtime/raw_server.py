@@ -31,6 +31,10 @@ class Peer:
         self.server.requests.append(head)
         return head
 
+    async def first_bytes(self) -> bytes:
+        """Three bytes, which tell a TLS hello from a request; the request's head then lacks them."""
+        return await self._reader.read(3)
+
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()

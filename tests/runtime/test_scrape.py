@@ -7,10 +7,12 @@ import logging
 import os
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from hypothesis import strategies as st
 from epp.config.decode import ConfigError
 from epp.config.endpoints_file import parse_endpoints
 from epp.core.addresses import MetricsUrl
-from epp.core.engines import ENGINE_LABELS, ENGINES, adapter_from_spec
+from epp.core.engines import ENGINE_LABELS, ENGINES, Adapter, Series
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
 from epp.runtime import files
 from epp.runtime.scrape import Pace, ProbeSettings, Scraper, ScrapeSettings, scrape_settings
@@ -149,18 +151,21 @@ MINE = EngineConfig(
     cache_block_size_spec="block_tokens",
     cache_num_blocks_spec="blocks",
 )
-MY_ADAPTER = adapter_from_spec(
-    "mine",
-    queued="q{kind=waiting}",
-    running="r",
-    kv_usage="kv",
-    lora="lora",
-    cache_info="info",
+MY_ADAPTER = Adapter(
+    name="mine",
+    signs=(b"q", b"r", b"kv"),
+    waiting=(Series(b"q", (("kind", "waiting"),)),),
+    running=(Series(b"r"),),
+    kv_usage=(Series(b"kv"),),
+    lora=Series(b"lora"),
+    cache_info=Series(b"info"),
     cache_block_label="size",
     cache_blocks_label="number",
-    cache_block_tokens="block_tokens",
-    cache_blocks="blocks",
+    cache_block_tokens=Series(b"block_tokens"),
+    cache_blocks=Series(b"blocks"),
 )
+MY_QUEUE = EngineConfig(name="mine", queued_requests_spec="my_queue").adapter()
+OTHER_VLLM = EngineConfig(name="vllm", queued_requests_spec="q")
 KEYS = {"client_cert_path": "/c.pem", "client_key_path": "/k.pem"}
 
 
@@ -189,8 +194,8 @@ KEYS = {"client_cert_path": "/c.pem", "client_key_path": "/k.pem"}
         ),
         pytest.param(
             {},
-            {"engine_configs": (EngineConfig(name="vllm", queued_requests_spec="q"),)},
-            {"engines": {**ENGINES, "vllm": adapter_from_spec("vllm", queued="q")}},
+            {"engine_configs": (OTHER_VLLM,)},
+            {"engines": {**ENGINES, "vllm": OTHER_VLLM.adapter()}},
             id="own-engine-instead-of-a-built-in-one",
         ),
     ],
@@ -284,6 +289,11 @@ async def test_the_engine_is_found_and_its_load_is_read(
         pytest.param(answer(b"", "500 Internal Server Error"), "500", id="500"),
         pytest.param(answer(b"python_info 1\n"), "no known engine", id="no-known-series"),
         pytest.param(answer(b"\xff<html>"), "no known engine", id="a-web-page"),
+        pytest.param(
+            answer(b"Client sent an HTTP request to an HTTPS server.", "400 Bad Request"),
+            "set scheme: https",
+            id="go-with-tls",
+        ),
     ],
 )
 async def test_an_answer_without_load_is_up_and_unknown(
@@ -317,7 +327,6 @@ async def floods(peer: Peer) -> None:
         pytest.param(hangs_up, "closed", "closed the connection|was closed", id="hangs-up"),
         pytest.param(says_nothing, "timeout", "no answer within 0.2 s", id="accepts-and-never-answers"),
         pytest.param(answering(b"SSH-2.0-x\r\n\r\n"), "not http", "not HTTP", id="not-http"),
-        pytest.param(floods, "too large", "over the limit", id="a-page-of-50-mb"),
         pytest.param(answering(LOADING), "unavailable", "loading model", id="loading"),
         pytest.param(answering(answer(b"", "503 Busy")), "unavailable", "503", id="unavailable"),
         pytest.param(answering(answer(b"", "502 Bad Gateway")), "unavailable", "502", id="behind-a-proxy"),
@@ -350,7 +359,47 @@ async def test_a_loading_model_is_used_once_it_is_there(caplog: pytest.LogCaptur
         assert (await scene.until(Reachability.UP)).load == LOAD
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     lost, back = said(caplog)
-    assert "is lost" in lost and "loading model" in lost and "is back" in back
+    assert "is not available" in lost and "loading model" in lost and "is available" in back
+    assert "is lost" not in lost, "it never was there"
+
+
+async def test_a_page_that_is_too_large_is_an_unknown_load_of_a_server_that_is_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(floods) as server, watching(spec(server)) as scene:
+        endpoint = await scene.until(Reachability.UP)
+        await eventually(lambda: scene.results["too large"] >= 2)
+        assert (endpoint.load, endpoint.load_at) == (Load(), None)
+        assert scene.scraper.stats.poll_errors == scene.results["too large"] == sum(scene.results.values())
+    remark = "its page is larger than 4 MiB, so its load is unknown: give a smaller one's URL"
+    assert sum(remark in line for line in said(caplog)) == 1, "told once, not at each look"
+
+
+async def test_what_cannot_be_is_unknown_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    pages = {"/metrics": answer(b"vllm:num_requests_waiting NaN\nvllm:num_requests_running -3\n" + VLLM[53:])}
+    async with serving(routes(pages)) as server, watching(spec(server), pace=Pace(rest=0.05)) as scene:
+        await eventually(lambda: scene.results["ok"] >= 3)
+        assert scene.endpoint.load == Load(kv_usage=0.5)
+        pages["/metrics"] = answer(VLLM)
+        await eventually(lambda: scene.endpoint.load == LOAD)
+        pages["/metrics"] = answer(VLLM.replace(b" 2", b" -7"))
+        await eventually(lambda: scene.endpoint.load.waiting is None)
+    wrong = [line.partition("metrics say ")[2] for line in said(caplog)]
+    assert wrong == [
+        "vllm:num_requests_waiting nan, which cannot be: taken as unknown",
+        "vllm:num_requests_running -3, which cannot be: taken as unknown",
+    ], "once for each series"
+
+
+async def test_a_server_that_comes_back_was_lost(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "epp.scrape")
+    async with serving(answering(answer(VLLM))) as server, watching(spec(server)) as scene:
+        await scene.until(Reachability.UP)
+        await server.kill()
+        await scene.until(Reachability.DOWN)
+        await server.start()
+        await scene.until(Reachability.UP)
+    assert [record.getMessage() for record in caplog.records] == ["endpoint is lost", "endpoint is back"]
 
 
 async def test_an_engine_without_our_series_has_an_unknown_load() -> None:
@@ -377,7 +426,7 @@ async def test_an_engine_without_our_series_has_an_unknown_load() -> None:
     ],
 )
 async def test_an_engine_of_the_users_is_read(fields: Mapping[str, Any], probe: Mapping[str, Any]) -> None:
-    engines = {**ENGINES, "mine": adapter_from_spec("mine", queued="my_queue")}
+    engines = {**ENGINES, "mine": MY_QUEUE}
     async with (
         serving(answering(answer(b"my_queue 3\n"))) as server,
         watching(spec(server, **fields), engines=engines, **probe) as scene,
@@ -493,6 +542,89 @@ async def test_an_encrypted_client_key_is_not_asked_about(tmp_path: Path) -> Non
         reason = (await scene.until(Reachability.DOWN)).down_reason
     assert reason.startswith(f"clientCertPath {tmp_path}/c with clientKeyPath {tmp_path}/k cannot be used (")
     assert reason.endswith("give a certificate and its own key, not encrypted")
+
+
+# --- TLS where there is none, and the other way round
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    pair = self_signed(dt.datetime.now(dt.UTC))
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    file.write_bytes(pair.key + pair.chain)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+def written_as_url(scheme: str, port: int) -> dict[str, Any]:
+    return {"metrics_url": MetricsUrl(scheme, "127.0.0.1", port)}
+
+
+@pytest.mark.parametrize(
+    "fields, probe, remedy",
+    [
+        pytest.param(lambda port: {}, {}, "set scheme: https", id="entry"),
+        pytest.param(
+            lambda port: {}, {"scheme": "http"}, "set scheme: https of metrics-data-source", id="all"
+        ),
+        pytest.param(partial(written_as_url, "http"), {}, "write https:// in metricsURL", id="url"),
+    ],
+)
+async def test_a_server_that_speaks_tls_and_is_asked_without(
+    fields: Callable[[int], dict[str, Any]], probe: dict[str, Any], remedy: str, tls: ssl.SSLContext
+) -> None:
+    async with (
+        serving(answering(answer(VLLM)), tls=tls) as server,
+        watching(spec(server, **fields(server.port)), **probe) as scene,
+    ):
+        reason = (await scene.until(Reachability.DOWN)).down_reason
+        assert reason == f"127.0.0.1:{server.port} answers TLS: {remedy}"
+        await eventually(lambda: scene.results["tls"] >= 3)
+        assert server.connections == 1, "it is not asked with TLS each time"
+        assert scene.endpoint.down_reason == reason
+
+
+async def takes_a_hello_for_half_a_line(peer: Peer) -> None:
+    while await peer.request() is not None:
+        await peer.send(answer(VLLM))
+
+
+async def refuses_a_hello(peer: Peer) -> None:
+    if (first := await peer.first_bytes()).startswith(b"GET"):
+        return await takes_a_hello_for_half_a_line(peer)
+    assert first.startswith(b"\x16\x03")
+    await peer.send(answer(b"", "400 Bad Request"))
+
+
+@pytest.mark.parametrize("serve", [takes_a_hello_for_half_a_line, refuses_a_hello])
+async def test_a_server_that_does_not_speak_tls_and_is_asked_with_it(serve: Serve, tmp_path: Path) -> None:
+    (key := tmp_path / "key").write_text("secret")
+    async with (
+        serving(serve) as server,
+        watching(spec(server, scheme="https", api_key_file=str(key)), timeout=0.2) as scene,
+    ):
+        reason = (await scene.until(Reachability.DOWN)).down_reason
+        assert reason == f"127.0.0.1:{server.port} does not speak TLS: set scheme: http"
+        assert server.requests and not any(b"secret" in request for request in server.requests)
+
+
+async def test_a_server_that_has_answered_is_lost_before_anything_is_tried() -> None:
+    seen: list[bytes] = []
+
+    async def answers_once(peer: Peer) -> None:
+        seen.append(await peer.first_bytes())
+        if len(seen) == 1:
+            await takes_a_hello_for_half_a_line(peer)
+
+    async with serving(answers_once) as server, watching(spec(server), pace=never_again()) as scene:
+        await scene.until(Reachability.UP)
+        for peer in list(server._peers.values()):
+            peer.reset()
+        await scene.until(Reachability.DOWN)
+        assert seen and not any(each.startswith(b"\x16\x03") for each in seen)
+        await eventually(lambda: any(each.startswith(b"\x16\x03") for each in seen))
+        assert "closed" in scene.endpoint.down_reason, "it does not speak TLS either"
 
 
 # --- what cannot happen
@@ -844,7 +976,7 @@ async def test_endpoints_come_and_go() -> None:
 
 
 async def test_a_changed_label_keeps_what_is_known_and_asks_anew(caplog: pytest.LogCaptureFixture) -> None:
-    engines = {**ENGINES, "mine": adapter_from_spec("mine", queued="my_queue")}
+    engines = {**ENGINES, "mine": MY_QUEUE}
     page = answer(VLLM + b"my_queue 3\n")
     async with (
         serving(answering(page)) as server,
@@ -885,7 +1017,10 @@ async def test_a_lost_endpoint_that_is_changed_is_not_told_to_be_lost_again(
         server.serve = answering(answer(VLLM))
         await scene.until(Reachability.UP)
         assert scene.endpoint is endpoint
-    assert [record.getMessage() for record in caplog.records] == ["endpoint is lost", "endpoint is back"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "endpoint is not available",
+        "endpoint is available",
+    ]
 
 
 def on_uvloop(scenario: Callable[[], Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
-from epp.core.events import Event, Outcome
+from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, EndpointSpec
 from epp.core.rejection import NO_CANDIDATES, Rejection
 from epp.core.request import Request
@@ -19,9 +19,8 @@ from epp.core.scheduling import Decision
 from epp.core.stream import StreamSettings
 from epp.runtime.errors import StartError
 from epp.runtime.ext_proc import PROCESS as METHOD
-from epp.runtime.ext_proc import ExtProc
+from epp.runtime.ext_proc import Conversation, ExtProc
 from epp.runtime.serving import make_server, stop
-from epp.wire import ext_proc
 from epp.wire.pb import ext_proc_pb2 as pb
 from tests.core.conversation import decide
 from tests.runtime.raw_server import eventually
@@ -185,13 +184,13 @@ async def test_a_client_may_leave_at_every_phase(
     driver: str, phase: str, leave: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[bytes] = []
-    events = ext_proc.events
+    receive = Conversation.receive
 
-    def counted(message: bytes) -> Sequence[Event]:
+    def counted(conversation: Conversation, message: bytes) -> Sequence[bytes]:
         heard.append(message)
-        return events(message)
+        return receive(conversation, message)
 
-    monkeypatch.setattr(ext_proc, "events", counted)
+    monkeypatch.setattr(Conversation, "receive", counted)
     async with serving(driver) as setting:
         call = setting.stream()
         for message in PHASES[phase]:

@@ -72,7 +72,7 @@ class _Stream:
     """Bytes of DATA still to come, where the request has a content-length."""
     opening: headers.Opening
     call: Call | None = None
-    """None: no gRPC, or the call is over while answers still wait."""
+    """None: no gRPC, or it could not be opened."""
     timer: Timer | None = None
     has_ended: bool = False
     """The peer has said all it will say."""
@@ -86,7 +86,7 @@ class _Stream:
     """Answers that wait for the peer's windows."""
     backlog_bytes: int = 0
     ending: bytes | None = None
-    """The frame that ends the stream, once the backlog is out."""
+    """The frame that ends the stream, once the backlog is out; from then on nothing else counts."""
 
 
 class Connection:
@@ -123,7 +123,7 @@ class Connection:
         self._receive_window = limits.connection_window
         self._send_window = self._peer_window = frames.DEFAULT_WINDOW
         self._max_frame = frames.MAX_FRAME_SIZES.start  # of those we send
-        self._waiting: dict[int, _Stream] = {}  # streams with a backlog, in turn
+        self._waiting: dict[int, _Stream] = {}  # for the connection's window, in turn
         self._backlog_bytes = self._partial_bytes = 0
         self._nuisances = self._nuisance_at = self._now = 0.0
         self._timer: Timer | None = later(limits.handshake_seconds, self._too_slow)
@@ -304,13 +304,13 @@ class Connection:
         """Hand over the whole messages, keep the rest."""
         if stream.partial:
             self._keep(stream, data[at:end])
-            if len(stream.partial) < stream.wanted or stream.call is None:
+            if len(stream.partial) < stream.wanted or stream.ending is not None:
                 return
             data, at, end = bytes(stream.partial), 0, len(stream.partial)
             stream.partial = bytearray()
             self._partial_bytes -= end
         stream.wanted = PREFIX.size
-        while end - at >= 5 and (call := stream.call) is not None:
+        while end - at >= 5 and stream.ending is None and (call := stream.call) is not None:
             compressed, length = PREFIX.unpack_from(data, at)
             stop = at + 5 + length
             try:
@@ -320,15 +320,15 @@ class Connection:
                     stream.wanted = 5 + length
                     break
                 answers = call.receive(data[at + 5 : stop])
-                if answers and stream.call is not None:
+                if answers and stream.ending is None:
                     self._send(stream, answers)
                 self._nuisances -= 1.0  # a stream with work in it may be reset
-                if call.is_over and stream.call is not None:
+                if call.is_over and stream.ending is None:
                     self._finish(stream)
             except Exception as failure:  # a defect of the service must not end its neighbours' streams
                 self._on_failure(stream, failure)
             at = stop
-        if at < end and stream.call is not None:
+        if at < end and stream.ending is None:
             self._keep(stream, data[at:end])
 
     def _keep(self, stream: _Stream, rest: bytes) -> None:
@@ -431,14 +431,16 @@ class Connection:
         stream.has_ended = True
         if stream.announced:
             raise StreamFault(stream.number, ErrorCode.PROTOCOL_ERROR)
+        if stream.ending is not None:
+            return
         if not stream.opening.is_grpc:  # told only now: whoever asks may not listen before
             self._out.append(frame(frames.HEADERS, frames.END_HEADERS, stream.number, headers.NOT_GRPC))
             self._put_off(stream, _NOT_GRPC_TEXT)
             stream.ending = frame(frames.DATA, frames.END_STREAM, stream.number)
             self._flush(stream)
-        elif stream.partial and stream.call is not None:
+        elif stream.partial:
             self._finish(stream, Code.INTERNAL, "the stream ended inside a message")
-        elif stream.call is not None:
+        else:
             self._finish(stream)
 
     def _on_priority(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
@@ -481,6 +483,8 @@ class Connection:
                 stream.send_window += self._peer_window - before
                 fits = stream.send_window <= frames.LARGEST
                 require(fits, ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE")
+                if stream.backlog:
+                    self._waiting[stream.number] = stream
 
     def _on_ping(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
         self._nuisance()
@@ -551,20 +555,24 @@ class Connection:
 
     def _put_off(self, stream: _Stream, *pieces: bytes) -> None:
         size = sum(map(len, pieces))
-        stream.backlog += pieces
+        stream.backlog.extend(filter(None, pieces))  # what is empty would wait for room that it does not need
         stream.backlog_bytes += size
         self._backlog_bytes += size
-        self._waiting[stream.number] = stream
 
     def _flush_all(self) -> None:
-        for stream in list(self._waiting.values()):
-            self._flush(stream)
+        """Share the connection's window out, the stream that has waited longest first."""
+        while self._waiting and self._send_window > 0:
+            self._flush(self._waiting.pop(next(iter(self._waiting))))
 
     def _flush(self, stream: _Stream) -> None:
         """Send of the backlog what the windows allow now."""
+        if not stream.backlog:
+            return
         while stream.backlog:
             room = min(stream.send_window, self._send_window, self._max_frame)
             if room <= 0:
+                if stream.send_window > 0:
+                    self._waiting[stream.number] = stream
                 return
             pieces = _taken(stream.backlog, room)
             size = sum(map(len, pieces))
@@ -573,20 +581,21 @@ class Connection:
             stream.backlog_bytes -= size
             self._backlog_bytes -= size
             self._out += (HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, stream.number), *pieces)
-        if self._waiting.pop(stream.number, None) is not None:
-            self._credit()
-            if stream.call is not None:
-                stream.call.delivered()
-                self._credit_stream(stream)
-            if stream.ending is not None:
-                self._end(stream, stream.ending)
+        self._waiting.pop(stream.number, None)
+        self._credit()
+        if stream.call is not None:
+            stream.call.delivered()
+            self._credit_stream(stream)
+        if stream.ending is not None:
+            self._end(stream)
 
     def _push(self, stream: _Stream, answers: Sequence[bytes]) -> None:
         """Answers from an event of the service's own."""
-        if stream.call is not None:
+        call = stream.call
+        if call is not None and stream.ending is None:
             try:
                 self._send(stream, answers)
-                if stream.call.is_over:
+                if call.is_over:
                     self._finish(stream)
             except CallFailed as failure:
                 self._on_failure(stream, failure)
@@ -595,21 +604,29 @@ class Connection:
     # --- the end of a stream ---
 
     def _finish(self, stream: _Stream, code: Code = Code.OK, message: str = "") -> None:
-        """End the call with a status; the stream ends when its answers are out."""
+        """End the stream with a status: when its answers are out, or at once where it failed."""
+        if code is not Code.OK:
+            self._drop_backlog(stream)
         block = headers.OK if code is Code.OK else headers.failure(code, message)
         if not stream.has_headers:
             block = headers.RESPONSE + block
-        self._close_call(stream)
-        self._end(stream, frame(frames.HEADERS, frames.END_STREAM | frames.END_HEADERS, stream.number, block))
+        flags = frames.END_STREAM | frames.END_HEADERS
+        stream.ending = frame(frames.HEADERS, flags, stream.number, block)
+        if not stream.backlog:
+            self._end(stream)
 
-    def _end(self, stream: _Stream, ending: bytes) -> None:
-        if stream.backlog:
-            stream.ending = ending
-            return
-        self._out.append(ending)
+    def _end(self, stream: _Stream) -> None:
+        assert stream.ending is not None  # set by whoever ends it
+        self._out.append(stream.ending)
         if not stream.has_ended:  # we need nothing more of it: the peer may stop sending
             self._out.append(numbers(frames.RST_STREAM, stream.number, ErrorCode.NO_ERROR))
         self._forget(stream)
+
+    def _drop_backlog(self, stream: _Stream) -> None:
+        self._backlog_bytes -= stream.backlog_bytes
+        stream.backlog_bytes = 0
+        stream.backlog.clear()
+        self._waiting.pop(stream.number, None)
 
     def _expired(self, stream: _Stream) -> None:
         stream.timer = None
@@ -634,8 +651,7 @@ class Connection:
     def _forget(self, stream: _Stream) -> None:
         self._close_call(stream)
         self._remember(stream.number, ended_by_peer=stream.has_ended)
-        self._waiting.pop(stream.number, None)
-        self._backlog_bytes -= stream.backlog_bytes
+        self._drop_backlog(stream)
         self._partial_bytes -= len(stream.partial)
         del self._streams[stream.number]
         self._close_if_drained()
