@@ -19,7 +19,7 @@ COMPILE := $(UV) pip compile --universal --python-version 3.11 --generate-hashes
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 13
 
 setup: $(STAMP)  ## make the virtual environment from the lock file; quick when nothing changed
 	@:
@@ -47,6 +47,15 @@ bench: $(STAMP)  ## what the picker costs, through Envoy [VERSUS="another picker
 
 profile: $(STAMP)  ## where a request's CPU goes: flame graph, cost of each stage, instructions
 	@$(BIN)/python -m bench.profile
+
+conformance: $(STAMP)  ## h2spec against our own driver; writes docs/h2spec.md (needs Go)
+	@$(BIN)/python -m tests.system.test_h2spec
+
+fuzz: $(STAMP)  ## mutated conversations into our own driver, in process [SECONDS=3600]
+	@$(BIN)/python -m bench.fuzz $(if $(SECONDS),--seconds "$(SECONDS)")
+
+soak: $(STAMP)  ## 2,000 streams at once whose clients leave at every moment [SECONDS=600]
+	@$(BIN)/python -m bench.soak $(if $(SECONDS),--seconds "$(SECONDS)")
 
 proto: $(STAMP)  ## generate epp/wire/pb from proto/
 	@tools/generate-proto $(BIN)/python .

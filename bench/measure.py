@@ -62,7 +62,8 @@ async def one_round(
     """Warm up, then load."""
     peak = _Peak(here.process.pid) if here.process else None
     with _without_collections():
-        await _offered(here.target, load, calls, warm_seconds)
+        if warm_seconds:
+            await _offered(here.target, load, calls, warm_seconds)
         picker_before, envoy_before = here.cpu_seconds()
         async with peak.watched() if peak else contextlib.nullcontext():
             result = await _offered(here.target, load, calls, seconds)

@@ -1,6 +1,7 @@
 """What an endpoint picker costs, through a real Envoy, side by side: none, ours, and another one.
 
-    python -m bench.overhead [--versus "command line"] [--servers "fast grpcio"] [--quick] [--out DIR]
+    python -m bench.overhead [--versus "command line"] [--servers "fast grpcio"] [--quick]
+                             [--out DIR] [--into PAGE]
 
 Place:   `make bench`. Stations stand up who is measured (bench.stations), bench.measure measures once,
          bench.goals and bench.report say what it means.
@@ -74,6 +75,8 @@ class Plan:
     fleet_loads: Sequence[Load] = FLEET_LOADS
     fleet_pairs: int = 5
     fleet_seconds: float = 0.8
+    fleet_warm_seconds: float = 1.5
+    """The larger fleet's picker has just started; the smaller one's has seen all the loads."""
     starts: int = 5
 
     def steps(self, chosen: Sequence[Contender]) -> int:
@@ -306,11 +309,18 @@ class Bench:
         for few in [here for here in self._stations if here.contender.is_picker]:
             many = station(few.contender, MANY, self.engines, self.logs)
             with many.envoy, many.picker, self._alone(few):
-                for load, _ in itertools.product(self.plan.fleet_loads, range(self.plan.fleet_pairs)):
-                    for here, other in ((few, many), (many, few)):
-                        with paused(other.process):
-                            one = self._load(here, load, self.plan.fleet_seconds)
-                        self.found.fleet_rounds.append(one)
+                for load in self.plan.fleet_loads:
+                    self._fleet_pairs(few, many, load)
+
+    def _fleet_pairs(self, few: Station, many: Station, load: Load) -> None:
+        plan = self.plan
+        with paused(few.process):
+            self._run(one_round(many, load, self._calls(load.body_kb), plan.fleet_warm_seconds, 0.0))
+        for _ in range(plan.fleet_pairs):
+            for here, other in ((few, many), (many, few)):
+                with paused(other.process):
+                    one = self._load(here, load, plan.fleet_seconds)
+                self.found.fleet_rounds.append(one)
 
 
 def machine() -> dict[str, str]:
@@ -380,20 +390,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(".build/bench"), help="folder for JSON, Markdown and plot"
     )
-    parser.add_argument("--markdown", type=Path, help="write the Markdown here as well")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="put the tables into this page as well")
     options = parser.parse_args(arguments)
     servers = options.servers.split()
     try:
         chosen = contenders(options.versus, servers)
         command = said(chosen, servers, quick=options.quick)
         found = run(QUICK if options.quick else FULL, chosen, command)
-    except RigError as problem:
+        show(found)
+        for path in report.write(found, options.out):
+            print(path, file=sys.stderr)
+        if options.into:
+            report.paste(report.markdown(found), options.into, "bench")
+    except (RigError, OSError, ValueError) as problem:
         parser.exit(1, f"bench.overhead: {problem}\n")
-    show(found)
-    if options.markdown:
-        options.markdown.write_text(report.markdown(found))
-    for path in report.write(found, options.out):
-        print(path, file=sys.stderr)
 
 
 if __name__ == "__main__":

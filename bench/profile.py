@@ -1,6 +1,6 @@
 """Where a request's CPU goes: a flame graph, the cost of each stage, the number of instructions.
 
-    python -m bench.profile [--record] [--out DIR] [--svg FILE] [--markdown FILE]
+    python -m bench.profile [--record] [--out DIR] [--into PAGE]
 
 Place:   `make profile`. The picture is of our picker under load behind Envoy (py-spy); stages and
          instructions are of recorded conversations with that Envoy, said again in this process
@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
@@ -34,7 +35,7 @@ from bench.measure import one_round
 from bench.overhead import machine
 from bench.recording import Recording, proxy
 from bench.replay import Replay
-from bench.report import Table
+from bench.report import Table, paste
 from bench.rig.envoy import Envoy, Listener, Route
 from bench.rig.picker import OURS, Picker
 from bench.rig.process import RigError, free_port
@@ -43,6 +44,7 @@ from bench.stations import ROOT, Contender, Engines, Kind, station
 CHUNKS, CHUNK_SECONDS = 100, 0.005
 SAMPLES_PER_SECOND = 400
 DRIVER = "--server=fast"
+PICTURE = "profile.svg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +234,14 @@ def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def profile(out: Path, svg: Path, *, again: bool, repetitions: int, seconds: float) -> str:
-    """Everything; the report as Markdown."""
+def profile(out: Path, *, again: bool, repetitions: int, seconds: float) -> str:
+    """Everything; the report as Markdown, which is also written beside the picture in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     paths = recordings(out, again=again)
     load = Load(1, 100)
     _progress(f"sampling {load} for {seconds:g} s")
     root, cpu_us = sampled(load, seconds)
-    svg.write_text(flame.svg(root, f"fleet-epp under load: {load}, {cpu_us:.0f} µs a request"))
+    (out / PICTURE).write_text(flame.svg(root, f"fleet-epp: {load}, {cpu_us:.0f} µs a request"))
     costs = {}
     for talk, path in paths.items():
         _progress(f"stages of {talk.name}")
@@ -252,7 +254,10 @@ def profile(out: Path, svg: Path, *, again: bool, repetitions: int, seconds: flo
         counted[talk] = instructions(talk, path)
     head = "; ".join(f"{name} {value}" for name, value in machine().items())
     tables = [stage_table(costs, wide), instruction_table(counted), share_table(root)]
-    return "\n".join([f"`make profile`; {head}.\n", *(table.markdown() for table in tables)])
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    text = "\n".join([f"`make profile`, {date}; {head}.\n", *(table.markdown() for table in tables)])
+    (out / "profile.md").write_text(text)
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -261,24 +266,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(".build/profile"), help="folder for recordings and report"
     )
-    parser.add_argument("--svg", type=Path, help="the flame graph; else profile.svg in the folder")
-    parser.add_argument("--markdown", type=Path, help="write the report here as well")
+    parser.add_argument(
+        "--into", type=Path, metavar="PAGE", help="put the tables into this page, the picture beside it"
+    )
     parser.add_argument("--repetitions", type=int, default=15, help="how often a recording is said again")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long the picker is sampled")
     options = parser.parse_args(arguments)
     try:
-        report = profile(
-            options.out,
-            options.svg or options.out / "profile.svg",
-            again=options.record,
-            repetitions=options.repetitions,
-            seconds=options.seconds,
+        text = profile(
+            options.out, again=options.record, repetitions=options.repetitions, seconds=options.seconds
         )
-    except (RigError, ValueError, LookupError) as problem:
+        print(text)
+        if options.into:
+            paste(text, options.into, "profile")
+            shutil.copyfile(options.out / PICTURE, options.into.with_name(PICTURE))
+    except (RigError, OSError, ValueError, LookupError) as problem:
         parser.exit(1, f"bench.profile: {problem}\n")
-    print(report)
-    for path in filter(None, (options.out / "profile.md", options.markdown)):
-        path.write_text(report)
 
 
 if __name__ == "__main__":

@@ -269,10 +269,20 @@ def _number(value: float) -> str:
 
 
 def markdown(report: Report) -> str:
-    """The whole report, to be pasted into docs/performance.md."""
+    """The whole report."""
     machine = "; ".join(f"{name} {value}" for name, value in report.machine.items())
     head = f"`{report.command}`, {report.date}; {machine}.\n"
     return "\n".join([head, *(table.markdown() for table in tables(report))])
+
+
+def paste(text: str, page: Path, part: str) -> None:
+    """Replace what stands in a page between the marks of a generated part. ValueError without them."""
+    begin, end = f"<!-- {part}: generated -->\n", f"<!-- {part}: end -->\n"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise ValueError(f"{page}: no part between {begin.strip()} and {end.strip()}")
+    page.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
 
 
 def as_dict(report: Report) -> dict[str, Any]:

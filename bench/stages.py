@@ -18,7 +18,7 @@ from bench.replay import Replay
 
 DRIVER = "HTTP/2 and gRPC"
 STAGES: Mapping[str, Sequence[str]] = {
-    "messages decoded": ("epp.wire.ext_proc:events",),
+    "messages decoded": ("epp.wire.usual:event",),
     "conversation": (
         "epp.runtime.ext_proc:ExtProc.open",
         "epp.runtime.ext_proc:Conversation.receive",

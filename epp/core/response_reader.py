@@ -9,8 +9,9 @@ Source:  the HTML standard on server-sent events; response formats of OpenAI, An
 A byte search for ``"usage"`` is safe in JSON: generated text can only hold it with its quotes escaped.
 """
 
+import enum
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -25,8 +26,7 @@ _MESSAGE_LIMIT = 500
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What the engine counted [tokens]; None where it did not say."""
 
     prompt_tokens: int | None = None
@@ -59,12 +59,24 @@ class ResponseReader:
 
 def reader_for(api: Api, content_type: str, request_streaming: bool) -> ResponseReader:
     """The reader for a response; what was asked for decides only where the response names no type."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if "text/event-stream" in content_type.lower() or (not kind and request_streaming):
+    form = _form(content_type)
+    if form is _Form.EVENTS or (form is _Form.UNNAMED and request_streaming):
         return _EVENTS.get(api, _AnyEvents)()
-    if not kind or kind in {"application/json", "text/json"} or kind.endswith("+json"):
-        return JsonReader()
-    return ResponseReader()
+    return ResponseReader() if form is _Form.OTHER else JsonReader()
+
+
+class _Form(enum.Enum):
+    EVENTS, JSON, OTHER, UNNAMED = range(4)
+
+
+@functools.lru_cache(maxsize=256)
+def _form(content_type: str) -> _Form:
+    kind = content_type.partition(";")[0].strip().lower()
+    if "text/event-stream" in content_type.lower():
+        return _Form.EVENTS
+    if kind in {"application/json", "text/json"} or kind.endswith("+json"):
+        return _Form.JSON
+    return _Form.OTHER if kind else _Form.UNNAMED
 
 
 # --- what is read of an answer ------------------------------------------------------------------------
@@ -79,7 +91,11 @@ class _Details(msgspec.Struct, gc=False):
 
 
 class _Counts(msgspec.Struct, gc=False):
-    """``usage`` in the words of OpenAI's two APIs and Anthropic's."""
+    """``usage`` in the words of OpenAI's two APIs and Anthropic's.
+
+    OpenAI counts what was cached as a part of the prompt; Anthropic's ``input_tokens`` are those that were
+    neither read from the cache nor written to it.
+    """
 
     prompt_tokens: _Count | None = None
     input_tokens: _Count | None = None
@@ -89,16 +105,29 @@ class _Counts(msgspec.Struct, gc=False):
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: _Count | None = None
+    cache_creation_input_tokens: _Count | None = None
 
     def usage(self) -> Usage:
         details = self.prompt_tokens_details or self.input_tokens_details
         cached = details.cached_tokens if details else None
         return _usage(
-            prompt=_first(self.prompt_tokens, self.input_tokens),
+            prompt=self._input_tokens() if self.prompt_tokens is None else self.prompt_tokens,
             completion=_first(self.completion_tokens, self.output_tokens),
-            cached=_first(cached, self.cache_read_input_tokens),
+            cached=self.cache_read_input_tokens if cached is None else cached,
             total=self.total_tokens,
         )
+
+    def _input_tokens(self) -> int | None:
+        if self.input_tokens is None or self.input_tokens_details is not None:
+            return self.input_tokens
+        return (
+            self.input_tokens + (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
+        )
+
+    def updated(self, newer: "_Counts") -> "_Counts":
+        """What ``newer`` says, and of the rest what was said before."""
+        said = {name: getattr(newer, name) for name in self.__struct_fields__}
+        return msgspec.structs.replace(self, **{name: one for name, one in said.items() if one is not None})
 
 
 class _Timings(msgspec.Struct, gc=False):
@@ -173,8 +202,8 @@ _RESPONSES = msgspec.json.Decoder(_ResponsesEvent)
 _ERROR = msgspec.json.Decoder(_ErrorObject | str)
 
 
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
+def _first(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one
 
 
 def _usage(
@@ -242,10 +271,14 @@ def _answer_error(answer: _Answer) -> str | None:
 # --- streams --------------------------------------------------------------------------------------------
 
 
+_TEXTS = (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"reasoning":"')
+"""What stands before the generated text of an event."""
+
+
 class _Events(ResponseReader):
     """Cuts a stream into events. Subclasses read one API's events."""
 
-    __slots__ = ("_after_cr", "_pending", "_skipping")
+    __slots__ = ("_after_cr", "_back", "_front", "_pending", "_skipping")
     streaming = True
 
     def __init__(self) -> None:
@@ -254,8 +287,13 @@ class _Events(ResponseReader):
         self._skipping = False
         """The event that ``_pending`` belongs to is over the limit."""
         self._after_cr = False
+        self._front: bytes | None = None
+        """Of the last event that was only output: all before its text, and ``_back``, all behind it."""
+        self._back = b""
 
     def feed(self, data: bytes) -> None:
+        if self.first_token_seen and not self._pending and not self._after_cr and self._tells_nothing(data):
+            return
         if self._after_cr or b"\r" in data:
             data = self._with_plain_line_ends(data)
         if self._pending:
@@ -280,6 +318,35 @@ class _Events(ResponseReader):
         if self._pending and not self._skipping:
             self._take(bytes(self._pending))
         self._pending.clear()
+
+    def _tells_nothing(self, data: bytes) -> bool:
+        """Whether a piece behind the first token is whole events of mere output, as nearly every one is.
+
+        Most differ from the event before in their text only, and a text without a quote holds no key: 0.3 us
+        instead of 1.1 for the searches of ``_is_output``, and 2.2 for events one by one.
+        """
+        front, back = self._front, self._back
+        if (
+            front is not None
+            and data.startswith(front)
+            and data.endswith(back)
+            and data.find(b'"', len(front), -len(back)) < 0
+        ):
+            return True
+        if not data.endswith(b"\n\n") or not self._is_output(data):
+            return False
+        if data.find(b"\n\n") == len(data) - 2:
+            self._remember(data)
+        return True
+
+    def _remember(self, event: bytes) -> None:
+        for key in _TEXTS:
+            begin = event.find(key)
+            if begin >= 0:
+                begin += len(key)
+                end = event.find(b'"', begin)
+                self._front, self._back = (event[:begin], event[end:]) if end > 0 else (None, b"")
+                return
 
     def _with_plain_line_ends(self, data: bytes) -> bytes:
         if not data:
@@ -311,6 +378,11 @@ class _Events(ResponseReader):
         """One event: its name, which may be missing, and its data."""
         raise NotImplementedError
 
+    @staticmethod
+    def _is_output(data: bytes) -> bool:
+        """Whether these events, one or many, tell nothing once the first token has been seen."""
+        raise NotImplementedError
+
 
 class _ChunkEvents(_Events):
     """Chunks of the chat and completions APIs: the first with choices carries the first token."""
@@ -323,7 +395,7 @@ class _ChunkEvents(_Events):
         """``usage`` is what the engine calls usage, not its timings."""
 
     def _read(self, name: bytes, data: bytes) -> None:
-        if (self.first_token_seen and _is_plain_chunk(data)) or _is_done(data):
+        if (self.first_token_seen and self._is_output(data)) or _is_done(data):
             return
         chunk = _decoded(_ANSWER, data)
         if chunk is None:
@@ -336,6 +408,15 @@ class _ChunkEvents(_Events):
             self.usage = chunk.timings.usage()
         self.finish = chunk.finish() or self.finish
         self.error = self.error or _answer_error(chunk)
+
+    @staticmethod
+    def _is_output(data: bytes) -> bool:
+        return (
+            b'"usage"' not in data
+            and b'"error"' not in data
+            and b'"timings"' not in data
+            and data.count(b'"finish_reason"') == data.count(b'"finish_reason":null')
+        )
 
 
 class _AnyEvents(_ChunkEvents):
@@ -352,7 +433,11 @@ class _AnyEvents(_ChunkEvents):
 class _MessageEvents(_Events):
     """Events of the Anthropic API: usage comes in two halves, output in deltas and in calls of tools."""
 
-    __slots__ = ()
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts = _Counts()
 
     def _read(self, name: bytes, data: bytes) -> None:
         if name in (b"ping", b"content_block_stop", b"message_stop"):
@@ -378,14 +463,13 @@ class _MessageEvents(_Events):
         self.error = self.error or _error_text(event.error)
 
     def _merge(self, counts: _Counts | None) -> None:
-        if counts is None:
-            return
-        old, new = self.usage or Usage(), counts.usage()
-        self.usage = _usage(
-            prompt=_first(new.prompt_tokens, old.prompt_tokens),
-            completion=_first(new.completion_tokens, old.completion_tokens),
-            cached=_first(new.cached_tokens, old.cached_tokens),
-        )
+        if counts is not None:
+            self._counts = self._counts.updated(counts)
+            self.usage = self._counts.usage()
+
+    @staticmethod
+    def _is_output(data: bytes) -> bool:
+        return b'"usage"' not in data and b'"error"' not in data and b'"stop_reason"' not in data
 
 
 class _ResponseEvents(_Events):
@@ -393,6 +477,15 @@ class _ResponseEvents(_Events):
 
     __slots__ = ()
     _TELLING = frozenset((b"", b"response.completed", b"response.incomplete", b"response.failed", b"error"))
+
+    @staticmethod
+    def _is_output(data: bytes) -> bool:
+        return (
+            b"response.completed" not in data
+            and b"response.incomplete" not in data
+            and b"response.failed" not in data
+            and b"error" not in data
+        )
 
     def _read(self, name: bytes, data: bytes) -> None:
         if name.endswith(b".delta"):
@@ -422,16 +515,6 @@ _EVENTS: Mapping[Api, type[_Events]] = {
     Api.MESSAGES: _MessageEvents,
     Api.RESPONSES: _ResponseEvents,
 }
-
-
-def _is_plain_chunk(data: bytes) -> bool:
-    """Whether a chunk holds nothing but output, as nearly every one does."""
-    return (
-        b'"usage"' not in data
-        and b'"error"' not in data
-        and b'"timings"' not in data
-        and data.count(b'"finish_reason"') == data.count(b'"finish_reason":null')
-    )
 
 
 def _is_done(data: bytes) -> bool:

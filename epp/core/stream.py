@@ -252,11 +252,12 @@ class Stream:
             return (
                 _NOTHING  # Envoy may repeat a chunk after the end (its issue 46237): not twice to the server
             )
-        if self.state not in (State.COLLECTING, State.PICKING):
+        if self.state is not State.COLLECTING and self.state is not State.PICKING:
             return (self._pass_on(event),)
-        refusal = self._borrow(len(event.data))
-        if refusal is not None:
-            return self.receive(Refused(refusal), now)
+        if event.data:
+            refusal = self._borrow(len(event.data))
+            if refusal is not None:
+                return self.receive(Refused(refusal), now)
         if self.state is State.PICKING:
             self._late.append(event)
             return _NOTHING
@@ -396,7 +397,8 @@ class Stream:
     # --- the response ---
 
     def _on_response_headers(self, event: ResponseHeaders, now: float) -> Sequence[Action]:
-        self._drop_body()
+        if self._held_bytes:
+            self._drop_body()
         outcome = self._outcome = self._outcome or Outcome(received_at=now)
         if event.response_mode is not None:
             self._response_mode = event.response_mode
@@ -434,7 +436,7 @@ class Stream:
             outcome.first_token_at = now
             answers = (*answers, *self._prefilled())
         if event.ended:
-            self.is_over = self._end in (End.HEADERS, End.BODY)
+            self.is_over = self._end is End.BODY or self._end is End.HEADERS
             return (*answers, *self._complete_response(now))
         if self._settings.response_phase is not ResponsePhase.FULL:
             self._leave()
@@ -498,7 +500,8 @@ class Stream:
     # --- the end ---
 
     def _on_closed(self, event: StreamClosed, now: float) -> Sequence[Action]:
-        self._drop_body()
+        if self._held_bytes:
+            self._drop_body()
         actions = self._release()
         if self._outcome is not None:
             self._tell_end(self._outcome, now)

@@ -170,6 +170,7 @@ class _Pages:
 
     async def endpoints(self, _request: "web.Request") -> "web.StreamResponse":
         now = self._state.clock()
+        self._state.fleet.expire(now)
         return self._json({"endpoints": [describe_endpoint(e, now) for e in self._state.fleet.endpoints]})
 
     async def picks(self, request: "web.Request") -> "web.StreamResponse":

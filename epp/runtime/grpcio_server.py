@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from epp.runtime.calls import CallFailed, Code, Open, Services
+from epp.runtime.calls import CallFailed, Open, Services
 from epp.runtime.errors import StartError
 from epp.runtime.tls import KeyPair
 

@@ -433,8 +433,9 @@ class FleetMetrics:
 
     def families(self) -> Iterable[Family]:
         now = self._clock()
+        self._fleet.expire(now)
         endpoints = self._fleet.endpoints
-        fresh = [e for e in endpoints if e.load_at is not None and now - e.load_at < self._fleet.stale_after]
+        fresh = [endpoint for endpoint in endpoints if endpoint.load_at is not None]
         yield from self._average(
             "kv_cache_utilization", "fraction of the KV cache in use", [e.load.kv_usage for e in fresh]
         )

@@ -49,8 +49,8 @@ def make_server(
         from epp.runtime.grpcio_server import GrpcioServer  # noqa: PLC0415 (see above)
 
         return GrpcioServer(services, pairs=pairs, max_receive_bytes=largest, max_send_bytes=max_send_bytes)
-    from epp.runtime.fast.connection import Limits  # noqa: PLC0415
     from epp.runtime.fast.server import FastServer  # noqa: PLC0415
+    from epp.runtime.fast.stream import Limits  # noqa: PLC0415
 
     limits = Limits(max_receive_bytes=largest, max_send_bytes=max_send_bytes)
     return FastServer(services, limits, pairs=pairs)

@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from bench import report
 from bench.findings import BARE, ECHO, NO_PICKER, OURS, Load, Report
 from bench.report import Table
@@ -107,3 +109,24 @@ def test_every_table_can_be_shown_at_a_terminal() -> None:
         "At rest": 2,
         "Start": 1,
     }
+
+
+# --- into a page ---------------------------------------------------------------------------------
+
+
+def test_a_generated_part_of_a_page_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench: generated -->\nold\n<!-- bench: end -->\nafter\n")
+    for text in ("new\n", "newer\n"):
+        report.paste(text, page, "bench")
+    expected = "before\n<!-- bench: generated -->\n\nnewer\n\n<!-- bench: end -->\nafter\n"
+    assert page.read_text() == expected
+
+
+@pytest.mark.parametrize("text", ["", "<!-- bench: generated -->\n", "<!-- bench: end -->\n"])
+def test_a_page_without_the_marks_is_left_alone(tmp_path: Path, text: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match=r"page\.md: no part between"):
+        report.paste("new", page, "bench")
+    assert page.read_text() == text

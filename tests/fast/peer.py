@@ -8,7 +8,8 @@ from typing import Any
 from bench import frames
 from bench.frames import Error, Frame, Replies, Reply
 from epp.runtime.calls import CallFailed, Code, Push, Services
-from epp.runtime.fast.connection import Connection, Limits
+from epp.runtime.fast.connection import Connection
+from epp.runtime.fast.stream import Limits
 
 ECHO = "/test.Service/Echo"
 BROKEN = "/test.Service/Broken"

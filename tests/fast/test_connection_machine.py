@@ -28,7 +28,8 @@ from hypothesis.stateful import (
 
 from bench import frames
 from bench.frames import END_HEADERS, Frame, FrameReader, Kind, message
-from epp.runtime.fast.connection import Connection, Limits
+from epp.runtime.fast.connection import Connection
+from epp.runtime.fast.stream import Limits
 from tests.fast.peer import ECHO, Clock, EchoCall, Service, held_bytes
 
 OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 4, 8, 12, 13

@@ -18,7 +18,7 @@ from bench.frames import (
     settings,
     window_update,
 )
-from epp.runtime.fast.connection import Limits
+from epp.runtime.fast.stream import Limits
 from tests.fast.peer import ECHO, Talk, held_bytes
 
 MIB = 1 << 20

@@ -175,6 +175,15 @@ async def test_endpoints_are_shown_as_the_picker_sees_them(site: str, state: adm
     assert down["load"]["age_seconds"] is None
 
 
+async def test_a_reading_that_is_too_old_is_shown_as_none_without_any_request(
+    site: str, state: admin.AdminState
+) -> None:
+    first, _ = state.fleet.endpoints
+    state.fleet.reading(first, Load(waiting=3), 12.5 - state.fleet.stale_after)
+    shown = (await get(site, "/debug/endpoints"))[1]["endpoints"][0]["load"]
+    assert (shown["age_seconds"], shown["waiting"]) == (None, None)
+
+
 async def test_a_pick_is_explained_with_every_score(site: str, state: admin.AdminState) -> None:
     pick(state)
     _, page = await get(site, "/debug/picks")

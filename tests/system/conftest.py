@@ -7,7 +7,7 @@ servers are shared by all; picker and Envoy are there once for each driver.
 
 import resource
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,10 @@ import pytest
 from bench.rig.envoy import Envoy
 from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
-from bench.rig.process import Process
+from bench.rig.process import Process, wait_until
 from epp.config.flags import parse
 from tests.system.listeners import HINTED, LISTENERS
+from tests.system.talk import footprint, reachability, wait_at_rest, wait_footprint
 
 _logs = pytest.StashKey[Path]()
 _DEFAULT = parse(["--endpoints-file=servers.yaml"], {}).server
@@ -69,17 +70,31 @@ def _servers(logs: Path) -> Iterator[list[LlamaServer]]:
         yield servers
 
 
+@contextmanager
+def _shared(picker: Picker) -> Iterator[Picker]:
+    """Started once for many tests; when all have gone, nothing is left of them."""
+    with picker:
+        wait_until(lambda: set(reachability(picker).values()) == {"up"}, what="all servers seen")
+        before = footprint(picker)
+        yield picker
+        if picker.is_running:
+            wait_at_rest(picker)
+            wait_footprint(picker, before)
+            assert "Traceback" not in picker.log.read_text()
+
+
 @pytest.fixture(scope="session")
 def _picker(logs: Path, driver: str, _servers: list[LlamaServer]) -> Iterator[Picker]:
     listed = {server.name: server.address for server in _servers}
-    with Picker(logs=logs, endpoints=listed, driver=driver) as picker:
+    with _shared(Picker(logs=logs, endpoints=listed, driver=driver)) as picker:
         yield picker
 
 
 @pytest.fixture(scope="session")
 def _plain_picker(logs: Path, driver: str, _servers: list[LlamaServer]) -> Iterator[Picker]:
     listed = {server.name: server.address for server in _servers}
-    with Picker(logs=logs, name="picker-plain", endpoints=listed, driver=driver, tls=False) as picker:
+    plain = Picker(logs=logs, name="picker-plain", endpoints=listed, driver=driver, tls=False)
+    with _shared(plain) as picker:
         yield picker
 
 

@@ -349,9 +349,9 @@ def channel_to(picker: Picker) -> Iterator[grpc.Channel]:
 
 
 @asynccontextmanager
-async def dialled(picker: Picker) -> AsyncIterator[grpc.aio.Channel]:
-    """The same for asyncio."""
-    options = list(_CHANNEL.items())
+async def dialled(picker: Picker, *, windows_grow: bool = True) -> AsyncIterator[grpc.aio.Channel]:
+    """The same for asyncio. ``windows_grow``: the client takes in more than is read, the faster the more."""
+    options = [*_CHANNEL.items(), ("grpc.http2.bdp_probe", int(windows_grow))]
     async with (
         grpc.aio.secure_channel(picker.address, _credentials(picker), options=options)
         if picker.tls

@@ -10,15 +10,13 @@ Source:  RFC 9113; gRPC over HTTP/2 (PROTOCOL-HTTP2.md).
 
 import logging
 import struct
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
-from epp.runtime.calls import Call, CallFailed, Code, Services
+from epp.runtime.calls import CallFailed, Code, Services
 from epp.runtime.fast import frames, headers
 from epp.runtime.fast.frames import HEAD, ConnectionFault, ErrorCode, StreamFault, frame, numbers, require
+from epp.runtime.fast.stream import Limits, Stream, Timer
 
 logger = logging.getLogger("epp.server")
 
@@ -27,66 +25,6 @@ PREFIX = struct.Struct(">BL")
 _HEAD_AND_PREFIX = struct.Struct(">HBBBLBL")
 _NOT_GRPC_TEXT = b"This is a gRPC service: fleet-epp, an endpoint picker for Envoy's ext_proc.\n"
 _REMEMBERED_STREAMS = 1_000
-
-
-class Timer(Protocol):
-    """What ``later`` returns."""
-
-    def cancel(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one connection may take. Sizes in bytes."""
-
-    max_receive_bytes: int
-    """Of one message."""
-    max_send_bytes: int | None = None
-    """Of one message; None: no limit."""
-    streams: int = 20_000
-    """Open at once; a gateway opens another connection for more."""
-    stream_window: int = 1 << 20
-    connection_window: int = 16 << 20
-    max_frame: int = 1 << 16
-    """In both directions: a piece of a body is one frame, and nobody waits long behind it."""
-    stream_backlog: int = 1 << 18
-    """Answers waiting for one slow stream, above which its peer may send no more."""
-    backlog: int = 64 << 20
-    """The same, of all streams together."""
-    nuisances: int = 10_000
-    """Frames without work in them (pings, resets, empty data) that are forgiven at once …"""
-    nuisances_per_second: float = 1_000.0
-    """… and over time. A gateway whose clients all leave at once resets a few thousand streams."""
-    handshake_seconds: float = 10.0
-    """For the preface, and for a header block in several frames."""
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    """One stream and what waits on it."""
-
-    number: int
-    receive_window: int
-    send_window: int
-    announced: int | None
-    """Bytes of DATA still to come, where the request has a content-length."""
-    opening: headers.Opening
-    call: Call | None = None
-    """None: no gRPC, or it could not be opened."""
-    timer: Timer | None = None
-    has_ended: bool = False
-    """The peer has said all it will say."""
-    has_headers: bool = False
-    """Our response headers are out."""
-    partial: bytearray = field(default_factory=bytearray)
-    """The beginning of a message whose rest is on its way."""
-    wanted: int = 0
-    """Bytes of ``partial`` that make it worth a look."""
-    backlog: deque[bytes | memoryview] = field(default_factory=deque)
-    """Answers that wait for the peer's windows."""
-    backlog_bytes: int = 0
-    ending: bytes | None = None
-    """The frame that ends the stream, once the backlog is out; from then on nothing else counts."""
 
 
 class Connection:
@@ -110,10 +48,8 @@ class Connection:
         """Why it is closing, where the peer is to blame."""
         self._services, self._limits, self._later, self._wake = services, limits, later, wake
         self._headers = headers.HeaderReader()
-        self._streams: dict[int, _Stream] = {}
-        self._gone: dict[
-            int, bool
-        ] = {}  # the latest streams to end; True: the peer ended it, no frame may come
+        self._streams: dict[int, Stream] = {}
+        self._gone: dict[int, bool] = {}  # the latest streams to end; True: the peer may not use it again
         self._last = 0
         self._last_served = frames.LARGEST  # what a GOAWAY promised
         self._is_draining = False
@@ -123,7 +59,7 @@ class Connection:
         self._receive_window = limits.connection_window
         self._send_window = self._peer_window = frames.DEFAULT_WINDOW
         self._max_frame = frames.MAX_FRAME_SIZES.start  # of those we send
-        self._waiting: dict[int, _Stream] = {}  # for the connection's window, in turn
+        self._waiting: dict[int, Stream] = {}  # for the connection's window, in turn
         self._backlog_bytes = self._partial_bytes = 0
         self._nuisances = self._nuisance_at = self._now = 0.0
         self._timer: Timer | None = later(limits.handshake_seconds, self._too_slow)
@@ -240,10 +176,13 @@ class Connection:
             if end > size:
                 break
             try:
-                if kind == frames.DATA and self._block is None:
-                    self._on_data(flags, number & frames.LARGEST, data, at + 9, end)
+                if kind != frames.DATA or self._block is not None:
+                    self._check(kind, number & frames.LARGEST, length)
+                handler = self._handlers.get(kind)
+                if handler is None:  # GOAWAY: the peer closes when its streams have ended; or from the future
+                    self._nuisance()
                 else:
-                    self._on_other(kind, flags, number & frames.LARGEST, data, at + 9, end)
+                    handler(flags, number & frames.LARGEST, data, at + 9, end)
             except StreamFault as fault:
                 self._refuse(fault)
             if self.is_closing:
@@ -251,16 +190,10 @@ class Connection:
             at = end
         return at
 
-    def _on_other(self, kind: int, flags: int, number: int, data: bytes, at: int, end: int) -> None:
+    def _check(self, kind: int, number: int, size: int) -> None:
         whole = self._block is None or kind == frames.CONTINUATION
         require(whole, ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
-        require(kind != frames.PUSH_PROMISE, ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
-        frames.check(kind, number, end - at)
-        handler = self._handlers.get(kind)
-        if handler is None:  # GOAWAY: the peer closes when its streams have ended; or a kind from the future
-            self._nuisance()
-        else:
-            handler(flags, number, data, at, end)
+        frames.check(kind, number, size)
 
     def _on_data(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
         size = end - at
@@ -300,7 +233,7 @@ class Connection:
         seen = 0 < number <= self._last and number % 2 == 1
         require(seen, ErrorCode.PROTOCOL_ERROR, f"a frame for stream {number}, which is idle")
 
-    def _on_messages(self, stream: _Stream, data: bytes, at: int, end: int) -> None:
+    def _on_messages(self, stream: Stream, data: bytes, at: int, end: int) -> None:
         """Hand over the whole messages, keep the rest."""
         if stream.partial:
             self._keep(stream, data[at:end])
@@ -325,27 +258,27 @@ class Connection:
                 self._nuisances -= 1.0  # a stream with work in it may be reset
                 if call.is_over and stream.ending is None:
                     self._finish(stream)
-            except Exception as failure:  # a defect of the service must not end its neighbours' streams
+            except Exception as failure:  # noqa: BLE001 (one stream's failure; _on_failure logs a defect)
                 self._on_failure(stream, failure)
             at = stop
         if at < end and stream.ending is None:
             self._keep(stream, data[at:end])
 
-    def _keep(self, stream: _Stream, rest: bytes) -> None:
+    def _keep(self, stream: Stream, rest: bytes) -> None:
         """The rest of a message is on its way."""
         stream.partial += rest
         self._partial_bytes += len(rest)
         if self._partial_bytes > 2 * self._limits.max_receive_bytes:
             self._finish(stream, Code.RESOURCE_EXHAUSTED, "too many messages are on their way in pieces")
 
-    def _refuse_message(self, stream: _Stream, length: int) -> None:
+    def _refuse_message(self, stream: Stream, length: int) -> None:
         most = self._limits.max_receive_bytes
         if length > most:
             raise CallFailed(Code.RESOURCE_EXHAUSTED, f"a message of {length} bytes; {most} are allowed")
         code = Code.UNIMPLEMENTED if stream.opening.names_encoding else Code.INTERNAL
         raise CallFailed(code, "compressed messages are not supported")
 
-    def _on_failure(self, stream: _Stream, failure: Exception) -> None:
+    def _on_failure(self, stream: Stream, failure: Exception) -> None:
         if isinstance(failure, CallFailed):
             self._finish(stream, failure.code, str(failure))
         else:
@@ -407,26 +340,26 @@ class Connection:
         if len(self._streams) >= self._limits.streams:
             raise StreamFault(number, ErrorCode.REFUSED_STREAM)
         window, length = self._limits.stream_window, opening.content_length
-        stream = _Stream(number, window, self._peer_window, length, opening)
+        stream = Stream(number, window, self._peer_window, length, opening)
         self._streams[number] = stream
         if opening.is_grpc:
             self._begin(stream, opening)
         if ended:
             self._on_end(stream)
 
-    def _begin(self, stream: _Stream, opening: headers.Opening) -> None:
+    def _begin(self, stream: Stream, opening: headers.Opening) -> None:
         try:
             opened = self._services.get(opening.path)
             if opened is None:
                 raise CallFailed(Code.UNIMPLEMENTED, f"unknown method {opening.path}")
             stream.call = opened(partial(self._push, stream))
-        except Exception as failure:  # as in _on_messages
+        except Exception as failure:  # noqa: BLE001 (as in _on_messages)
             self._on_failure(stream, failure)
         else:
             if opening.timeout is not None:
                 stream.timer = self._later(opening.timeout, partial(self._expired, stream))
 
-    def _on_end(self, stream: _Stream) -> None:
+    def _on_end(self, stream: Stream) -> None:
         """The peer has said all it will say."""
         stream.has_ended = True
         if stream.announced:
@@ -435,7 +368,7 @@ class Connection:
             return
         if not stream.opening.is_grpc:  # told only now: whoever asks may not listen before
             self._out.append(frame(frames.HEADERS, frames.END_HEADERS, stream.number, headers.NOT_GRPC))
-            self._put_off(stream, _NOT_GRPC_TEXT)
+            self._backlog_bytes += stream.put_off(_NOT_GRPC_TEXT)
             stream.ending = frame(frames.DATA, frames.END_STREAM, stream.number)
             self._flush(stream)
         elif stream.partial:
@@ -523,7 +456,7 @@ class Connection:
             self._receive_window += owed
             self._out.append(numbers(frames.WINDOW_UPDATE, 0, owed))
 
-    def _credit_stream(self, stream: _Stream) -> None:
+    def _credit_stream(self, stream: Stream) -> None:
         owed = self._limits.stream_window - stream.receive_window
         if owed > self._limits.stream_window // 2 and stream.backlog_bytes < self._limits.stream_backlog:
             stream.receive_window += owed
@@ -531,7 +464,7 @@ class Connection:
 
     # --- writing ---
 
-    def _send(self, stream: _Stream, answers: Sequence[bytes]) -> None:
+    def _send(self, stream: Stream, answers: Sequence[bytes]) -> None:
         """Answers to the peer, as far as its windows allow; the rest waits."""
         out, number, most = self._out, stream.number, self._limits.max_send_bytes
         if most is not None and max(map(len, answers)) > most:
@@ -542,7 +475,7 @@ class Connection:
         for answer in answers:
             size = 5 + len(answer)
             if stream.backlog or size > min(stream.send_window, self._send_window, self._max_frame):
-                self._put_off(stream, PREFIX.pack(0, len(answer)), answer)
+                self._backlog_bytes += stream.put_off(PREFIX.pack(0, len(answer)), answer)
             else:
                 stream.send_window -= size
                 self._send_window -= size
@@ -553,18 +486,12 @@ class Connection:
         elif stream.call is not None:
             stream.call.delivered()
 
-    def _put_off(self, stream: _Stream, *pieces: bytes) -> None:
-        size = sum(map(len, pieces))
-        stream.backlog.extend(filter(None, pieces))  # what is empty would wait for room that it does not need
-        stream.backlog_bytes += size
-        self._backlog_bytes += size
-
     def _flush_all(self) -> None:
         """Share the connection's window out, the stream that has waited longest first."""
         while self._waiting and self._send_window > 0:
             self._flush(self._waiting.pop(next(iter(self._waiting))))
 
-    def _flush(self, stream: _Stream) -> None:
+    def _flush(self, stream: Stream) -> None:
         """Send of the backlog what the windows allow now."""
         if not stream.backlog:
             return
@@ -574,11 +501,9 @@ class Connection:
                 if stream.send_window > 0:
                     self._waiting[stream.number] = stream
                 return
-            pieces = _taken(stream.backlog, room)
-            size = sum(map(len, pieces))
+            pieces, size = stream.taken(room)
             stream.send_window -= size
             self._send_window -= size
-            stream.backlog_bytes -= size
             self._backlog_bytes -= size
             self._out += (HEAD.pack(size >> 8, size & 0xFF, frames.DATA, 0, stream.number), *pieces)
         self._waiting.pop(stream.number, None)
@@ -589,7 +514,7 @@ class Connection:
         if stream.ending is not None:
             self._end(stream)
 
-    def _push(self, stream: _Stream, answers: Sequence[bytes]) -> None:
+    def _push(self, stream: Stream, answers: Sequence[bytes]) -> None:
         """Answers from an event of the service's own."""
         call = stream.call
         if call is not None and stream.ending is None:
@@ -603,7 +528,7 @@ class Connection:
 
     # --- the end of a stream ---
 
-    def _finish(self, stream: _Stream, code: Code = Code.OK, message: str = "") -> None:
+    def _finish(self, stream: Stream, code: Code = Code.OK, message: str = "") -> None:
         """End the stream with a status: when its answers are out, or at once where it failed."""
         if code is not Code.OK:
             self._drop_backlog(stream)
@@ -615,20 +540,20 @@ class Connection:
         if not stream.backlog:
             self._end(stream)
 
-    def _end(self, stream: _Stream) -> None:
+    def _end(self, stream: Stream) -> None:
         assert stream.ending is not None  # set by whoever ends it
         self._out.append(stream.ending)
         if not stream.has_ended:  # we need nothing more of it: the peer may stop sending
             self._out.append(numbers(frames.RST_STREAM, stream.number, ErrorCode.NO_ERROR))
         self._forget(stream)
 
-    def _drop_backlog(self, stream: _Stream) -> None:
+    def _drop_backlog(self, stream: Stream) -> None:
         self._backlog_bytes -= stream.backlog_bytes
         stream.backlog_bytes = 0
         stream.backlog.clear()
         self._waiting.pop(stream.number, None)
 
-    def _expired(self, stream: _Stream) -> None:
+    def _expired(self, stream: Stream) -> None:
         stream.timer = None
         self._finish(stream, Code.DEADLINE_EXCEEDED, "the deadline of the request has passed")
         self._wake()
@@ -648,7 +573,7 @@ class Connection:
         if len(self._gone) > _REMEMBERED_STREAMS:
             del self._gone[next(iter(self._gone))]
 
-    def _forget(self, stream: _Stream) -> None:
+    def _forget(self, stream: Stream) -> None:
         self._close_call(stream)
         self._remember(stream.number, ended_by_peer=stream.has_ended)
         self._drop_backlog(stream)
@@ -656,7 +581,7 @@ class Connection:
         del self._streams[stream.number]
         self._close_if_drained()
 
-    def _close_call(self, stream: _Stream) -> None:
+    def _close_call(self, stream: Stream) -> None:
         call, stream.call = stream.call, None
         if stream.timer is not None:
             stream.timer.cancel()
@@ -671,17 +596,3 @@ class Connection:
         if not self._streams and self._last_served < frames.LARGEST:
             self.is_closing = True
             self._stop_timer()
-
-
-def _taken(backlog: deque[bytes | memoryview], room: int) -> list[bytes | memoryview]:
-    """Up to ``room`` bytes from the front; what is cut is not copied."""
-    pieces: list[bytes | memoryview] = []
-    while backlog and room > 0:
-        piece = backlog.popleft()
-        if len(piece) > room:
-            view = memoryview(piece)
-            backlog.appendleft(view[room:])
-            piece = view[:room]
-        pieces.append(piece)
-        room -= len(piece)
-    return pieces

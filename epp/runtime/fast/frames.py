@@ -104,6 +104,7 @@ _SIZE = {RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 
 def check(kind: int, stream: int, size: int) -> None:
     """Whether a frame of this kind may have this stream and size. Raises ConnectionFault."""
+    require(kind != PUSH_PROMISE, ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
     on_stream = _ON_STREAM.get(kind)
     require(on_stream is None or on_stream == bool(stream), ErrorCode.PROTOCOL_ERROR, f"stream {stream}")
     fits = size >= 8 if kind == GOAWAY else size == _SIZE.get(kind, size)

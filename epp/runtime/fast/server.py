@@ -14,9 +14,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from epp.runtime.calls import Services
-from epp.runtime.errors import StartError
-from epp.runtime.fast.connection import Connection, Limits
+from epp.runtime.fast.connection import Connection
 from epp.runtime.fast.frames import ConnectionFault
+from epp.runtime.fast.stream import Limits
+from epp.runtime.ports import listen
 from epp.runtime.tls import KeyPair, context_of
 
 logger = logging.getLogger("epp.server")
@@ -46,17 +47,7 @@ class FastServer:
 
     def bind(self, port: int, *, flag: str) -> int:
         """Reserve the port on every address; returns it (chosen by the system when ``port`` is 0)."""
-        dual = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual else socket.AF_INET
-        try:
-            self._listener = socket.create_server(
-                ("", port), family=family, dualstack_ipv6=dual, backlog=1024
-            )
-        except OSError as failure:
-            raise StartError(
-                f"--{flag}: port {port} cannot be bound ({failure.strerror}): "
-                "stop what uses it or choose another"
-            ) from failure
+        self._listener = listen(port, flag=flag, backlog=1024)
         self._listener.setblocking(False)
         return int(self._listener.getsockname()[1])
 
