@@ -21,7 +21,7 @@ ROOMS: Mapping[str, tuple[str, str]] = {
     "epp/core/": ("core", "#7fae6b"),
     "scorers/": ("plugins", "#62a8a0"),
     "epp/": ("runtime", "#8a9fd4"),
-    "": ("event loop, libraries", "#b9b4ac"),
+    "": ("event loop, system calls, libraries", "#b9b4ac"),
 }
 """The first prefix that fits a frame's file: what it is called, and its colour."""
 
@@ -104,15 +104,23 @@ def _boxes(root: Frame, total: int) -> Iterator[_Box]:
 
 def _drawn(box: _Box, floor: int) -> str:
     frame, top = box.frame, floor - (box.depth + 1) * ROW
-    label = frame.name if len(frame.name) * LETTER_WIDTH + 4 <= box.width else ""
-    if not label and box.width > 4 * LETTER_WIDTH:
-        label = frame.name[: int(box.width / LETTER_WIDTH) - 2] + "…"
+    label = _label(frame.name, int(box.width / LETTER_WIDTH - 0.5))
     said = html.escape(f"{frame.name}{f' ({frame.file})' if frame.file else ''}: {box.share:.1%}")
     text = f'<text x="{box.left + 2:.1f}" y="{top + 12}">{html.escape(label)}</text>' if label else ""
     return (
         f'<g><title>{said}</title><rect x="{box.left:.1f}" y="{top}" width="{max(box.width - 0.5, 0.5):.1f}" '
         f'height="{ROW - 1}" fill="{_room(frame.file)[1]}"/>{text}</g>'
     )
+
+
+def _label(name: str, letters: int) -> str:
+    """As much of a name as there is room for: without its class, cut off, nothing."""
+    own = name.rpartition(".")[2]
+    if len(name) <= letters:
+        return name
+    if len(own) <= letters:
+        return own
+    return own[: letters - 1] + "…" if letters > 3 else ""
 
 
 def _room(file: str) -> tuple[str, str]:

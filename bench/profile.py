@@ -269,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--into", type=Path, metavar="PAGE", help="put the tables into this page, the picture beside it"
     )
-    parser.add_argument("--repetitions", type=int, default=15, help="how often a recording is said again")
+    parser.add_argument("--repetitions", type=int, default=40, help="how often a recording is said again")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long the picker is sampled")
     options = parser.parse_args(arguments)
     try:

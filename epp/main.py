@@ -38,6 +38,7 @@ from epp.runtime.files import FileFault
 from epp.runtime.health import HealthService, Readiness
 from epp.runtime.metrics import BufferMetrics, FleetMetrics, Metrics, ScrapeMetrics, Single
 from epp.runtime.plugins import load_types
+from epp.runtime.probe import check_files
 from epp.runtime.reporting import Reporter
 from epp.runtime.scrape import Scraper, scrape_settings
 from epp.runtime.supervise import forever, on_hangup, told_to_stop
@@ -131,6 +132,10 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     fleet = Fleet(stale_after=flags.metrics_staleness_threshold)
     pace = assembly.pace(floor=flags.refresh_metrics_interval, stale_after=flags.metrics_staleness_threshold)
     settings = scrape_settings(assembly.metrics_source, assembly.extractor, pace)
+    try:
+        check_files(settings.probe)
+    except FileFault as fault:
+        raise assembly.metrics_source_at.error(str(fault)) from fault
     scraper = Scraper(
         fleet,
         settings,
@@ -285,13 +290,12 @@ def _pages_tls(flags: ServeFlags, process: Process) -> ssl.SSLContext | None:
     return context
 
 
-def _what_is_served(flags: ServeFlags, pool: Pool) -> dict[str, Any]:
+def _what_is_served(flags: ServeFlags, pool: Pool, ports: Sequence[int]) -> dict[str, Any]:
     return {
         "version": version("fleet-epp"),
-        "port": flags.grpc_port,
+        "server": flags.server,
         "tls": flags.secure_serving,
-        "health_port": flags.grpc_health_port,
-        "metrics_port": flags.metrics_port,
+        **dict(zip(("port", "health_port", "metrics_port"), ports, strict=True)),
         "endpoints": len(pool.fleet.endpoints),
         "answering": sum(e.reachability is Reachability.UP for e in pool.fleet.endpoints),
     }
@@ -319,7 +323,8 @@ async def serve(flags: ServeFlags) -> None:
             await gateways.start()
             await checks.start()
             gc.freeze()  # what has lived until here lives for ever: no need to look at it again
-            logger.info("serving", extra={"fields": _what_is_served(flags, pool)})
+            taken = (gateways.port, checks.port, listener.getsockname()[1])
+            logger.info("serving", extra={"fields": _what_is_served(flags, pool, taken)})
             await told_to_stop()
             process.readiness.is_draining = True
             await serving.stop(gateways, flags.drain_timeout, open_streams=lambda: streams.inflight)

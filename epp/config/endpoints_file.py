@@ -97,11 +97,17 @@ class _Document:
 
 
 def parse_endpoints(
-    text: str, file: str, *, default_namespace: str = "default", engines: Collection[str] = ()
+    text: str,
+    file: str,
+    *,
+    default_namespace: str = "default",
+    engines: Collection[str] = (),
+    check_ca_file: Callable[[str], object] = str,
 ) -> tuple[EndpointEntry, ...]:
     """All entries, in their order; ConfigError names the first thing that is wrong.
 
-    ``engines``: the names that ``engine`` may have; empty: any.
+    ``engines``: the names that ``engine`` may have; empty: any. ``check_ca_file``: is given each ``caFile``
+    as it is written, and raises ValueError with what is wrong with that file.
     """
     found: dict[tuple[str, str], tuple[EndpointEntry, int]] = {}
     for item in read(parse(text, file), _Document).endpoints:
@@ -109,6 +115,11 @@ def parse_endpoints(
         if entry.engine is not None and engines and entry.engine not in engines:
             hint = suggestion(entry.engine, engines) or f", known are {', '.join(sorted(engines))}"
             raise item.at("engine").error(f'unknown engine "{entry.engine}"{hint}')
+        if entry.ca_file is not None:
+            try:
+                check_ca_file(entry.ca_file)
+            except ValueError as fault:
+                raise item.at("caFile").error(str(fault)) from None
         key = (entry.namespace, entry.name)
         if key in found:
             first = found[key][1]

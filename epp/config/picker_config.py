@@ -10,14 +10,19 @@ Source:  llm-d-router v0.10 (``llm-d.ai/v1alpha1``), its later ``llm-d.ai/v1``, 
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from epp.config.decode import ConfigError, Here, Section, camel, parse, read, suggestion
 from epp.core.apis import DEFAULT_PARSERS, Parser
 from epp.core.pacing import Pace
 from epp.core.scheduling import Profile
-from epp.core.scoring import Bytes, Filter, Kind, Picker, Producer, Scorer, Seconds, kinds
+from epp.core.scoring import Filter, Kind, Picker, Producer, Scorer, kinds
+from scorers.core_metrics_extractor import CoreMetricsExtractor
+from scorers.file_discovery import FileDiscovery
+from scorers.metrics_data_source import MetricsDataSource
+
+Settings = TypeVar("Settings")
 
 API_VERSIONS = ("llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1")
 KIND = "EndpointPickerConfig"
@@ -159,41 +164,6 @@ class RequestHandler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PriorityBand:
-    """Limits of one priority; read and not used."""
-
-    priority: int = 0
-    max_bytes: Bytes | None = None
-    max_requests: Bytes | None = None
-    fairness_policy_ref: str = ""
-    ordering_policy_ref: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaturationDetector:
-    """Read and not used."""
-
-    plugin_ref: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowControl:
-    """Queues in the picker; has no effect without its feature gate, here as upstream."""
-
-    max_bytes: Bytes | None = None
-    max_requests: Bytes | None = None
-    default_request_ttl: Seconds | None = field(default=None, metadata={"yaml": "defaultRequestTTL"})
-    no_endpoint_request_ttl: Seconds | None = field(default=None, metadata={"yaml": "noEndpointRequestTTL"})
-    default_priority_band: PriorityBand | None = None
-    default_negative_priority_band: PriorityBand | None = None
-    priority_bands: tuple[PriorityBand, ...] = ()
-    usage_limit_policy_plugin_ref: str = ""
-    saturation_detector: SaturationDetector | None = None
-    enable_eviction: bool = False
-    at: Here
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointPickerConfig:
     """A whole file."""
 
@@ -205,7 +175,8 @@ class EndpointPickerConfig:
     request_handler: RequestHandler | None = None
     parser: Reference | None = None
     data_layer: DataLayer | None = None
-    flow_control: FlowControl | None = None
+    flow_control: Section | None = None
+    """Queues in the picker: without their feature gate, which is not supported, upstream ignores it, too."""
     saturation_detector: Section | None = None
     at: Here
 
@@ -266,22 +237,19 @@ class Assembly:
     profile: Profile
     producers: tuple[tuple[str, Producer], ...]
     parsers: tuple[Parser, ...]
-    discovery: Any | None
-    """The discovery plugin's settings (scorers.file_discovery.FileDiscovery); None: not by a plugin."""
-    metrics_source: Any
-    """scorers.metrics_data_source.MetricsDataSource."""
-    metrics_source_at: Section
-    """Where it is configured, for errors."""
+    discovery: FileDiscovery | None
+    """None: endpoints do not come from a plugin."""
     discovery_at: Section
-    """The same, if there is one."""
-    extractor: Any
-    """scorers.core_metrics_extractor.CoreMetricsExtractor."""
+    """Where it is configured, for errors."""
+    metrics_source: MetricsDataSource
+    metrics_source_at: Section
+    extractor: CoreMetricsExtractor
     warnings: tuple[str, ...]
     """One line each, for the log: what was written and has no effect."""
 
     def pace(self, *, floor: float, stale_after: float) -> Pace:
         """How often servers are read: as the source's ``interval`` says, else every ``floor`` [s]."""
-        interval: float | None = self.metrics_source.interval
+        interval = self.metrics_source.interval
         try:
             return Pace.of(floor=floor if interval is None else interval, stale_after=stale_after)
         except ValueError as error:
@@ -327,11 +295,11 @@ class _Builder:
             profile=profile,
             producers=producers,
             parsers=parsers,
-            discovery=discovery.plugin if discovery else None,
+            discovery=self._ours(discovery, FileDiscovery) if discovery else None,
             discovery_at=discovery_at,
-            metrics_source=source.plugin,
+            metrics_source=self._ours(source, MetricsDataSource),
             metrics_source_at=source_at,
-            extractor=extractor.plugin,
+            extractor=self._ours(extractor, CoreMetricsExtractor),
             warnings=tuple(self._warnings),
         )
 
@@ -567,6 +535,15 @@ class _Builder:
         plugin.is_used = True
         return plugin
 
+    def _ours(self, found: _Plugin, wanted: type[Settings]) -> Settings:
+        """Settings that the picker itself reads: it understands those of its own types only."""
+        if not isinstance(found.plugin, wanted):
+            at = found.entry.at.at("type") if found.entry else self._config.at
+            raise at.error(
+                f"a {_spoken(found.kinds)} of a type that does not come with the picker {NOT_SUPPORTED}"
+            )
+        return found.plugin
+
     def _discovery(self) -> _Plugin | None:
         discovery = self._config.data_layer.discovery if self._config.data_layer else None
         if discovery is None:
@@ -580,7 +557,7 @@ class _Builder:
 
     def _warn_of_what_has_no_effect(self) -> None:
         if self._config.flow_control:
-            self._warn(self._config.flow_control.at, 'has no effect without the feature gate "flowControl"')
+            self._warn(self._config.flow_control, 'has no effect without the feature gate "flowControl"')
         for each in self._plugins.values():
             if each.entry and not each.is_used:
                 self._warn(each.entry.at, f'the {_spoken(each.kinds)} "{each.name}" is used by nothing')

@@ -271,7 +271,10 @@ def _answer_error(answer: _Answer) -> str | None:
 # --- streams --------------------------------------------------------------------------------------------
 
 
-_TEXTS = (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"reasoning":"')
+_TEXTS = (
+    *(b'"content":"', b'"text":"', b'"reasoning_content":"', b'"reasoning":"'),
+    *(b'"content": "', b'"text": "', b'"reasoning_content": "', b'"reasoning": "'),
+)
 """What stands before the generated text of an event."""
 
 
@@ -292,7 +295,7 @@ class _Events(ResponseReader):
         self._back = b""
 
     def feed(self, data: bytes) -> None:
-        if self.first_token_seen and not self._pending and not self._after_cr and self._tells_nothing(data):
+        if self.first_token_seen and not self._pending and self._tells_nothing(data):
             return
         if self._after_cr or b"\r" in data:
             data = self._with_plain_line_ends(data)
@@ -415,7 +418,8 @@ class _ChunkEvents(_Events):
             b'"usage"' not in data
             and b'"error"' not in data
             and b'"timings"' not in data
-            and data.count(b'"finish_reason"') == data.count(b'"finish_reason":null')
+            and data.count(b'"finish_reason"')
+            == data.count(b'"finish_reason":null') + data.count(b'"finish_reason": null')
         )
 
 

@@ -20,6 +20,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -142,6 +143,7 @@ class FileDiscovery:
         self._names: dict[tuple[str, int], _Name] = {}
         self._seen: Signature | None = None
         self._specs: tuple[EndpointSpec, ...] | None = None
+        self._twins: dict[str, str] = {}
         self._look = asyncio.Event()
         self._asked_for = False
         self._names_due = asyncio.Event()
@@ -259,8 +261,16 @@ class FileDiscovery:
             str(self._path),
             default_namespace=self._settings.default_namespace,
             engines=self._settings.engines,
+            check_ca_file=cache(self._check_ca_file),
         )
         return _signature(status), entries
+
+    def _check_ca_file(self, written: str) -> None:
+        file = self._path.parent / written
+        try:
+            files.read_authorities(file)
+        except FileFault as fault:
+            raise ValueError(f"{file} {fault}") from fault
 
     def _signature(self) -> Signature | None:
         try:
@@ -339,7 +349,17 @@ class FileDiscovery:
         specs = tuple(spec for entry in entries for spec in self._specs_of(entry, taken))
         if specs != self._specs:
             self._specs = specs
+            self._warn_of_twins(specs)
             self._on_change(specs)
+
+    def _warn_of_twins(self, specs: Iterable[EndpointSpec]) -> None:
+        known, self._twins = self._twins, _twins(specs)
+        for address, names in self._twins.items():
+            if known.get(address) != names:
+                logger.warning(
+                    "endpoints have the same address: list each server once",
+                    extra={"fields": {"endpoints": names, "address": address}},
+                )
 
     def _specs_of(self, entry: EndpointEntry, taken: set[tuple[str, str]]) -> Iterable[EndpointSpec]:
         """An endpoint for each address, the first slot's with the plain name."""
@@ -373,6 +393,14 @@ class FileDiscovery:
     def _beside(self, file: str | None) -> str | None:
         """A file named in the list, as seen from the list's own directory."""
         return None if file is None else str(self._path.parent / file)
+
+
+def _twins(specs: Iterable[EndpointSpec]) -> dict[str, str]:
+    """By address, the names of those that share it: each gets a share, and knows half of what goes there."""
+    named: dict[str, list[str]] = {}
+    for spec in specs:
+        named.setdefault(spec.address, []).append(f"{spec.namespace}/{spec.name}")
+    return {address: " and ".join(names) for address, names in named.items() if len(names) > 1}
 
 
 def _signature(status: os.stat_result) -> Signature:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import ssl
 import stat
 import threading
 from collections.abc import Callable
@@ -26,6 +27,9 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a directory",
 }
+
+
+NO_PEM = "holds nothing in PEM form: give a PEM file, with a block that begins with -----BEGIN"
 
 
 class FileFault(Exception):
@@ -72,6 +76,24 @@ def read_text(path: Path, *, max_bytes: int = MAX_BYTES, pipes: bool = False) ->
     """The same as text."""
     content, _ = read(path, max_bytes=max_bytes, pipes=pipes)
     return as_text(content)
+
+
+def read_pem(path: Path) -> str:
+    """Certificates or a key; FileFault if there are none."""
+    text = read(path)[0].decode("ascii", "ignore")  # comments may have other letters
+    if "-----BEGIN" not in text:
+        raise FileFault(NO_PEM)
+    return text
+
+
+def read_authorities(path: Path) -> str:
+    """The certificates of authorities; FileFault if nobody could be verified with them."""
+    text = read_pem(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except ssl.SSLError as fault:
+        raise FileFault(f"{NO_PEM} ({fault.reason})") from fault
+    return text
 
 
 def as_text(content: bytes) -> str:

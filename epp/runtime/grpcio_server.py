@@ -39,6 +39,7 @@ class GrpcioServer:
         max_send_bytes: int | None = None,
         pairs: Callable[[], KeyPair] | None = None,
     ) -> None:
+        self.port = 0
         self._credentials = None if pairs is None else _credentials(pairs)
         self._server = grpc.aio.server(
             options=[
@@ -55,14 +56,17 @@ class GrpcioServer:
 
     def bind(self, port: int, *, flag: str) -> int:
         """Listen on every address; returns the port (chosen by the system when ``port`` is 0)."""
+        address = f"[::]:{port}"
         try:
             if self._credentials is None:
-                return self._server.add_insecure_port(f"[::]:{port}")
-            return self._server.add_secure_port(f"[::]:{port}", self._credentials)
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as failure:
             raise StartError(
                 f"--{flag}: port {port} cannot be bound: stop what uses it or choose another"
             ) from failure
+        return self.port
 
     async def start(self) -> None:
         """Serve from now on."""

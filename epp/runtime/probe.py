@@ -105,47 +105,41 @@ class TlsContexts:
         context = self._contexts.get(ca_file)
         if context is None:
             try:
-                made = _aside(lambda: self._make(field, ca_file), self._settings.timeout)
+                made = _aside(lambda: _context(self._settings, field, ca_file), self._settings.timeout)
                 context = self._contexts[ca_file] = await made
             except FileFault as fault:
                 raise FetchError(Failure.TLS, str(fault)) from fault
         return context
 
-    def _make(self, field: str, ca_file: str | None) -> ssl.SSLContext:
-        settings, authorities = self._settings, ca_file and _pem(field, ca_file)
+
+def check_files(settings: ProbeSettings) -> None:
+    """FileFault: with a file that is named for all endpoints nobody could be asked."""
+    if settings.ca_file or settings.client_certificate:
+        _context(settings, "caCertPath", settings.ca_file)
+
+
+def _context(settings: ProbeSettings, field: str, ca_file: str | None) -> ssl.SSLContext:
+    authorities = _read(files.read_authorities, field, ca_file) if ca_file else None
+    context = ssl.create_default_context(cadata=authorities)
+    if settings.client_certificate is not None:
+        certificate, key = settings.client_certificate
+        for name, file in (("clientCertPath", certificate), ("clientKeyPath", key)):
+            _read(files.read_pem, name, file)
         try:
-            context = ssl.create_default_context(cadata=authorities)
-        except ssl.SSLError as error:
-            raise FileFault(f"{field} {ca_file} {_NO_PEM} ({error.reason})") from error
-        if settings.client_certificate is not None:
-            certificate, key = settings.client_certificate
-            for name, file in (("clientCertPath", certificate), ("clientKeyPath", key)):
-                _pem(name, file)
-            try:
-                context.load_cert_chain(certificate, key, password="")  # without one it would ask for it
-            except OSError as error:  # ssl.SSLError is one
-                reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-                message = f"clientCertPath {certificate} with clientKeyPath {key} cannot be used ({reason})"
-                raise FileFault(f"{message}: give a certificate and its own key, not encrypted") from error
-        if not settings.verify_tls and ca_file is None:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+            context.load_cert_chain(certificate, key, password="")  # without one it would ask for it
+        except OSError as error:  # ssl.SSLError is one
+            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+            message = f"clientCertPath {certificate} with clientKeyPath {key} cannot be used ({reason})"
+            raise FileFault(f"{message}: give a certificate and its own key, not encrypted") from error
+    if not settings.verify_tls and ca_file is None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
-_NO_PEM = "holds nothing in PEM form: give a PEM file, with a block that begins with -----BEGIN"
-
-
-def _pem(field: str, file: str) -> str:
-    text = _content(field, file).decode("ascii", "ignore")  # comments may have other letters
-    if "-----BEGIN" not in text:
-        raise FileFault(f"{field} {file} {_NO_PEM}")
-    return text
-
-
-def _content(field: str, file: str) -> bytes:
+def _read(reader: Callable[[Path], T], field: str, file: str) -> T:
     try:
-        return files.read(Path(file))[0]
+        return reader(Path(file))
     except FileFault as fault:
         raise FileFault(f"{field} {file} {fault}") from fault
 
@@ -416,7 +410,7 @@ class Probe:
         if file is None:
             return ""
         try:
-            content = await _aside(lambda: _content("apiKeyFile", file), self._settings.timeout)
+            content, _ = await _aside(lambda: _read(files.read, "apiKeyFile", file), self._settings.timeout)
         except FileFault as fault:
             self._remark(f"{fault}; asking without a key")
             return ""

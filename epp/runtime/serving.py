@@ -22,6 +22,9 @@ _FRAME_MARGIN_BYTES = 16 * 1024 * 1024
 class Server(Protocol):
     """What both drivers are."""
 
+    port: int
+    """Where it listens, once bound."""
+
     def bind(self, port: int, *, flag: str) -> int:
         """Reserve the port on every address; returns it (chosen by the system when ``port`` is 0)."""
 

@@ -146,9 +146,9 @@ def _headers(data: bytes) -> Event | None:
     if at != stop or stop > end or end > len(data) or count != len(read):
         return None
     inner, outer = data[stop:end], data[end:]
-    if len(inner) > 0x7F or len(outer) > _REMEMBERED_BYTES:
+    if len(inner) > 0x7F or not _adds_nothing(outer):
         return None
-    return _with_headers(read, _without_headers(data[:1] + bytes((len(inner),)) + inner + outer))
+    return _with_headers(read, _without_headers(data[:1], inner, outer))
 
 
 _known_headers: dict[bytes, tuple[str, str]] = {}
@@ -176,10 +176,10 @@ def _with_headers(read: Mapping[str, str], plain: Event | None) -> Event | None:
 
 
 @lru_cache(maxsize=1024)
-def _without_headers(message: bytes) -> Event | None:
+def _without_headers(tag: bytes, inner: bytes, outer: bytes) -> Event | None:
     """What a message says beside its headers: the same each time, but for subset hints."""
     try:
-        plain = ext_proc.event(message)
+        plain = ext_proc.event(tag + bytes((len(inner),)) + inner + outer)
     except WireError:
         return None
     return None if isinstance(plain, RequestHeaders | ResponseHeaders) and plain.headers else plain

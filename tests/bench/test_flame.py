@@ -27,7 +27,7 @@ def test_a_rooms_share_is_its_own() -> None:
     assert flame.shares(flame.tree(STACKS)) == [
         ("core", 0.6),
         ("driver", 0.3),
-        ("event loop, libraries", 0.1),
+        ("event loop, system calls, libraries", 0.1),
     ]
 
 
@@ -45,6 +45,14 @@ def test_the_picture_has_no_script_and_no_address() -> None:
     text = flame.svg(flame.tree(STACKS), "title")
     assert "<script" not in text
     assert set(re.findall(r"https?://[^\"]+", text)) == {"http://www.w3.org/2000/svg"}
+
+
+@pytest.mark.parametrize(
+    "letters, label",
+    [(20, "Stream.receive"), (13, "receive"), (7, "receive"), (6, "recei…"), (4, "rec…"), (3, ""), (-1, "")],
+)
+def test_a_name_is_shown_as_far_as_there_is_room(letters: int, label: str) -> None:
+    assert flame._label("Stream.receive", letters) == label
 
 
 def test_frames_too_narrow_to_see_are_left_out() -> None:

@@ -37,7 +37,7 @@ def test_instructions_that_could_not_be_counted_are_not_zero() -> None:
 
 def test_rooms_are_shown_with_their_share() -> None:
     root = flame.tree(["run (asyncio/runners.py:1);f (epp/core/a.py:1) 3", "run (asyncio/runners.py:1) 1"])
-    assert profile.share_table(root).rows == [["core", "75%"], ["event loop, libraries", "25%"]]
+    assert profile.share_table(root).rows == [["core", "75%"], ["event loop, system calls, libraries", "25%"]]
 
 
 def test_recordings_that_are_there_are_not_made_again(tmp_path: Path) -> None:

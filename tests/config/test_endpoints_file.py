@@ -125,6 +125,19 @@ def test_a_mistake_names_file_line_field_and_remedy(text: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_each_ca_file_is_checked_as_it_is_written() -> None:
+    def check(file: str) -> None:
+        if file != "good.pem":
+            raise ValueError("no such file")
+
+    entries = [
+        f"- {{name: {name}, address: a, port: 1, scheme: https, caFile: {name}.pem}}"
+        for name in ("good", "bad")
+    ]
+    with pytest.raises(ConfigError, match=r"^f\.yaml:3: endpoints\[1\]\.caFile: no such file$"):
+        parse_endpoints("\n".join(["endpoints:", *entries]), "f.yaml", check_ca_file=check)
+
+
 @pytest.mark.parametrize(
     "address, message",
     [

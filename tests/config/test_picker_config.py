@@ -115,6 +115,7 @@ flowControl:
   defaultPriorityBand: {maxBytes: 1G}
   priorityBands: [{priority: 1, maxRequests: 5000, orderingPolicyRef: fcfs-ordering-policy}]
   saturationDetector: {pluginRef: utilization-detector}
+  whatever: {is: written}
 """
 
 
@@ -415,11 +416,6 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
             'write them as %XX, and no "#"',
             id="metrics-path",
         ),
-        pytest.param(
-            "flowControl: {maxBytes: lots}",
-            'c.yaml:3: flowControl.maxBytes: expected a quantity such as 1000, "512Mi" or "1G", got "lots"',
-            id="flow-control-is-read-strictly",
-        ),
         pytest.param("pluginz: []", 'c.yaml:3: pluginz: unknown field, did you mean "plugins"?', id="field"),
     ],
 )
@@ -556,6 +552,19 @@ class Odd:
 
     def score(self, cycle: Cycle, endpoints: list[Endpoint]) -> Scores:
         return [None for _ in endpoints]
+
+
+@pytest.mark.parametrize(
+    "kind, place",
+    [("METRICS_SOURCE", "sources: [{pluginRef: x}]"), ("DISCOVERY", "discovery: {pluginRef: x}")],
+)
+def test_settings_of_the_pickers_own_are_of_its_own_types(kind: str, place: str) -> None:
+    theirs = dataclass(frozen=True)(type("Theirs", (), {"kind": Kind[kind]}))
+    text = HEAD + f"plugins: [{{type: x}}]\ndataLayer: {{{place}}}"
+    message = f"c.yaml:3: plugins[0].type: a {Kind[kind].value} of a type that does not come with the picker "
+    with pytest.raises(ConfigError) as caught:
+        build(load(text, "c.yaml"), {**TYPES, "x": theirs})
+    assert str(caught.value) == message + "is not supported by this version"
 
 
 @dataclass(frozen=True)

@@ -233,11 +233,11 @@ RESPONSE_STREAM = events(CREATED, ADDED, OUTPUT_DELTA, COMPLETED, named=True)
             CHAT, b'data:{"choices":[{"finish_reason":"stop"}]}', None, "stop", None, id="no-line-end"
         ),
         pytest.param(CHAT, b"id: 1\nretry: 5\ndata\n\n:\n\n", None, None, None, id="other-fields"),
-        pytest.param(MESSAGES, MESSAGE_STREAM, Usage(9, 3, 4, 12), "end_turn", None, id="anthropic"),
+        pytest.param(MESSAGES, MESSAGE_STREAM, Usage(13, 3, 4, 16), "end_turn", None, id="anthropic"),
         pytest.param(
             MESSAGES,
             events(STARTED, ENDED),
-            Usage(9, 3, 4, 12),
+            Usage(13, 3, 4, 16),
             "end_turn",
             None,
             id="anthropic-without-names",
@@ -305,6 +305,54 @@ def test_the_first_token_is_the_first_event_with_output(api: Api, before: bytes,
     stream = before + first
     bytewise = facts([stream[i : i + 1] for i in range(len(stream))], api)
     assert bytewise[3] == (len(stream) if first else None)
+
+
+ANTHROPIC_HALVES = {
+    "all of it at the start": (
+        {"input_tokens": 9, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 2},
+        {"output_tokens": 3},
+        Usage(15, 3, 4, 18),
+    ),
+    "all of it again at the end": (
+        {"input_tokens": 9, "cache_read_input_tokens": 4, "output_tokens": 1},
+        {"input_tokens": 9, "cache_read_input_tokens": 4, "output_tokens": 3},
+        Usage(13, 3, 4, 16),
+    ),
+    "only what was not cached again at the end": (
+        {"input_tokens": 9, "cache_read_input_tokens": 4, "output_tokens": 1},
+        {"input_tokens": 9, "output_tokens": 3},
+        Usage(13, 3, 4, 16),
+    ),
+    "vLLM: the cached part is known at the end": (
+        {"input_tokens": 13, "output_tokens": 0},
+        {
+            "input_tokens": 9,
+            "cache_read_input_tokens": 4,
+            "cache_creation_input_tokens": 0,
+            "output_tokens": 3,
+        },
+        Usage(13, 3, 4, 16),
+    ),
+    "nothing was cached": (
+        {"input_tokens": 9, "cache_read_input_tokens": 0},
+        {"output_tokens": 3},
+        Usage(9, 3, 0, 12),
+    ),
+    "more was cached than read anew": (
+        {"input_tokens": 1, "cache_read_input_tokens": 4000},
+        {"output_tokens": 3},
+        Usage(4001, 3, 4000, 4004),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANTHROPIC_HALVES)
+def test_a_prompt_is_what_was_cached_and_what_was_not(name: str) -> None:
+    start, end, usage = ANTHROPIC_HALVES[name]
+    stream = events({**STARTED, "message": {"usage": start}}, TEXT_DELTA, {**ENDED, "usage": end}, named=True)
+    assert read([stream], MESSAGES).usage == usage
+    both = {**start, **end}
+    assert read([json.dumps({"usage": both}).encode()], MESSAGES, "application/json").usage == usage
 
 
 def test_usage_that_comes_with_every_chunk_is_the_latest() -> None:
@@ -380,6 +428,90 @@ def test_no_chunking_changes_what_a_strange_stream_says(
     api: Api, lines: list[bytes], places: list[int]
 ) -> None:
     same_in_pieces(api, b"".join(lines), places)
+
+
+TEXT = st.sampled_from(
+    ["hi", "", 'a "quoted" word', '"usage"', "error", "\n\n", "response.failed", "\u00fc\\"]
+)
+
+
+def chat_chunk(text: str, reason: str | None, more: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}], **more}
+
+
+MORE = st.sampled_from([{}, {}, {}, {"usage": None}, {"error": {"message": "m"}}, COUNTS, TIMINGS])
+ENDED_UNCOUNTED = {"type": "message_delta", "delta": {"stop_reason": "refusal"}}
+COMPLETED_BRIEFLY = {"type": "response.completed", "response": {"status": "completed"}}
+INCOMPLETE = {"type": "response.incomplete", "response": {"status": "incomplete"}}
+FAILED_BRIEFLY = {"type": "response.failed", "response": {"status": "failed"}}
+ERROR = {"type": "error", "message": "no"}
+TOLD: dict[Api, st.SearchStrategy[tuple[str, Any]]] = {
+    CHAT: st.tuples(
+        st.just(""),
+        st.builds(chat_chunk, TEXT, st.sampled_from([None, None, None, "stop"]), MORE)
+        | st.sampled_from([ROLE, COUNTS, STOP, {"error": "e"}]),
+    ),
+    MESSAGES: st.tuples(
+        st.sampled_from(["", "content_block_delta", "content_block_delta"]),
+        st.builds(lambda text: {**TEXT_DELTA, "delta": {"type": "text_delta", "text": text}}, TEXT),
+    )
+    | st.sampled_from([(one["type"], one) for one in (STARTED, ENDED, ENDED_UNCOUNTED, OVERLOADED, PING)]),
+    RESPONSES: st.tuples(
+        st.sampled_from(["", "response.output_text.delta", "response.output_text.delta"]),
+        st.builds(lambda text: {**OUTPUT_DELTA, "delta": text}, TEXT),
+    )
+    | st.sampled_from(
+        [
+            (one["type"], one)
+            for one in (CREATED, COMPLETED, COMPLETED_BRIEFLY, INCOMPLETE, FAILED_BRIEFLY, ERROR)
+        ]
+    ),
+}
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[Api, list[bytes]]:
+    """Whole events, as engines send them: the ones between are only output."""
+    api = draw(st.sampled_from(sorted(TOLD, key=lambda api: api.value)))
+    compact = (",", ":") if draw(st.booleans()) else None
+    found = []
+    for name, data in draw(st.lists(TOLD[api], max_size=10)):
+        line = f"event: {name}\n" if name else ""
+        found.append(f"{line}data: {json.dumps(data, separators=compact)}\n\n".encode())
+    return api, found
+
+
+@settings(max_examples=300)
+@given(streams(), st.lists(st.integers(1, 3), min_size=10, max_size=10))
+def test_events_that_are_passed_over_say_nothing(
+    stream: tuple[Api, list[bytes]], together: list[int]
+) -> None:
+    """Byte by byte every event is looked at; one or a few at a time, most are not."""
+    api, whole = stream
+    left = iter(whole)
+    pieces = [b"".join(itertools.islice(left, count)) for count in together]
+    body = b"".join(pieces)
+    assert facts(pieces, api)[:3] == facts([body[i : i + 1] for i in range(len(body))], api)[:3]
+
+
+def test_an_event_with_more_than_its_text_is_read_though_it_begins_and_ends_as_the_one_before() -> None:
+    front, back = b'data: {"choices":[{"delta":{"content":"', b'"},"finish_reason":null}]}\n\n'
+    counts = b'"},"finish_reason":null}],"usage":{"prompt_tokens":5},"choices":[{"delta":{"content":"'
+    words = [front + word + back for word in (b"a", b"b", counts, b"c")]
+    assert read(words).usage == Usage(5)
+
+
+@pytest.mark.parametrize("name", ["llama-server/chat-stream.txt", "vllm/main/chat-stream-usage.txt"])
+def test_most_events_of_a_stream_are_passed_over(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the test before this one would compare the whole reading with itself."""
+    reader = reader_for(CHAT, SSE, True)
+    reader.first_token_seen = True
+    taken: list[bytes] = []
+    monkeypatch.setattr(type(reader), "_take", lambda self, event: taken.append(event))
+    chunks = [chunk for chunk in capture(name).chunks if chunk]
+    for chunk in chunks:
+        reader.feed(chunk)
+    assert len(taken) <= len(chunks) - 3
 
 
 @given(
@@ -495,6 +627,18 @@ def test_a_json_answer_nested_too_deeply_tells_nothing() -> None:
             Usage(0, 0, 5, 0),
             None,
             id="so-is-a-prompt-of-0-but-not-details-without-the-count",
+        ),
+        pytest.param(
+            {
+                "usage": {
+                    "input_tokens": 8,
+                    "input_tokens_details": {"cached_tokens": 6},
+                    "cache_read_input_tokens": 6,
+                }
+            },
+            Usage(8, None, 6, None),
+            None,
+            id="where-there-are-details-the-prompt-is-whole",
         ),
         pytest.param({"usage": {"prompt_tokens": "four"}}, None, None, id="wrong-type"),
         pytest.param([1, 2], None, None, id="array"),

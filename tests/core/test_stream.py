@@ -558,10 +558,10 @@ ANSWERS = {
         pieces=[TOKEN, b'data: {"error":{"message":"died"}}\n\n'], error="died", first=0
     ),
     "Anthropic stream": Said(
-        path="/v1/messages", pieces=ANTHROPIC, usage=Usage(9, 3, 4, 12), finish="end_turn", first=2
+        path="/v1/messages", pieces=ANTHROPIC, usage=Usage(13, 3, 4, 16), finish="end_turn", first=2
     ),
     "Anthropic stream that is cut off": Said(
-        path="/v1/messages", pieces=ANTHROPIC[:3], whole=False, usage=Usage(9, 1, 4, 10), first=2
+        path="/v1/messages", pieces=ANTHROPIC[:3], whole=False, usage=Usage(13, 1, 4, 14), first=2
     ),
     "Responses stream": Said(
         path="/v1/responses", pieces=RESPONSES, usage=Usage(8, 2, 6, 10), finish="completed", first=1

@@ -4,6 +4,7 @@ A round of the loop takes a thousandth of a second here; every wait is for somet
 """
 
 import asyncio
+import datetime as dt
 import logging
 import os
 import threading
@@ -20,6 +21,7 @@ from epp.core.fleet import EndpointSpec
 from epp.runtime import files
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery, _Name, resolve
 from epp.runtime.errors import StartError
+from epp.runtime.tls import self_signed
 from tests.runtime.raw_server import eventually
 
 QUICK = DiscoverySettings(
@@ -111,6 +113,10 @@ def listed(**entries: str) -> str:
     return "\n".join(["endpoints:", *lines]) + "\n"
 
 
+def authority(file: Path) -> None:
+    file.write_bytes(self_signed(dt.datetime.now(dt.UTC)).chain)
+
+
 async def test_start_tells_the_whole_list(tmp_path: Path) -> None:
     text = """\
 endpoints:
@@ -118,6 +124,7 @@ endpoints:
 - {name: b, address: "::1", port: 81, scheme: https, caFile: ca.pem, apiKeyFile: /run/key}
 - {name: c, address: studio, port: 82}
 """
+    authority(tmp_path / "ca.pem")
     here = world(tmp_path, text, studio=["10.0.0.9"])
     await here.discovery.start()
     assert here.told[-1] == {"a": "10.0.0.1:80", "b": "[::1]:81", "c": "10.0.0.9:82"}
@@ -180,6 +187,64 @@ async def test_what_names_the_file_is_named_with_its_fault(tmp_path: Path) -> No
     here.path.unlink()
     with pytest.raises(StartError, match=r"^config\.yaml:3: plugins\[0\]\.parameters\.path: /"):
         await here.discovery.start()
+
+
+VERIFIED = '- {name: tls, address: 10.0.0.9, port: 443, scheme: https, caFile: "ca.pem"}\n'
+
+
+@pytest.mark.parametrize(
+    "make, fault",
+    [
+        pytest.param(
+            lambda file: None, "cannot be read (No such file or directory): check the path", id="missing"
+        ),
+        pytest.param(
+            lambda file: file.write_text("x"), "holds nothing in PEM form: give a PEM file", id="no-pem"
+        ),
+        pytest.param(os.mkfifo, "is a pipe: give a regular file", id="pipe"),
+    ],
+)
+async def test_a_ca_file_that_is_none_is_the_fault_of_the_list(
+    make: Callable[[Path], object], fault: str, tmp_path: Path
+) -> None:
+    make(file := tmp_path / "ca.pem")
+    here = world(tmp_path, listed(a="10.0.0.1") + VERIFIED)
+    with pytest.raises(StartError) as caught:
+        await here.discovery.start()
+    assert str(caught.value).startswith(f"{here.path}:3: endpoints[1].caFile: {file} {fault}")
+
+
+async def test_a_list_with_a_ca_file_that_is_none_is_not_taken_over(tmp_path: Path) -> None:
+    here = world(tmp_path, listed(a="10.0.0.1"))
+    async with here.running():
+        here.write(listed(a="10.0.0.2") + VERIFIED)
+        await here.until("endpoints[1].caFile")
+        assert here.told == [{"a": "10.0.0.1:80"}]
+        authority(tmp_path / "ca.pem")
+        here.write(listed(a="10.0.0.2") + VERIFIED)
+        assert await here.change() == {"a": "10.0.0.2:80", "tls": "10.0.0.9:443"}
+
+
+async def test_two_endpoints_at_one_address_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = """\
+endpoints:
+- {name: a, address: 10.0.0.1, port: 80}
+- {name: b, address: 10.0.0.1, port: 80, namespace: lab}
+- {name: c, address: 10.0.0.1, port: 81}
+- {name: studio, address: studio, port: 81}
+"""
+    here = world(tmp_path, text, studio=["10.0.0.1"])
+    await here.discovery.start()
+    assert len(here.specs) == 4, "they are taken all the same"
+    assert {record.getMessage() for record in caplog.records} == {
+        "endpoints have the same address: list each server once"
+    }
+    assert [record.fields for record in caplog.records] == [
+        {"endpoints": "default/a and lab/b", "address": "10.0.0.1:80"},
+        {"endpoints": "default/c and default/studio", "address": "10.0.0.1:81"},
+    ], "each once, though the list is told twice: before and after the lookup"
 
 
 async def test_a_changed_file_is_taken_over(tmp_path: Path) -> None:

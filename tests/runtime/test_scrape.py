@@ -28,6 +28,8 @@ from epp.core.addresses import MetricsUrl
 from epp.core.engines import ENGINE_LABELS, ENGINES, Adapter, Series
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
 from epp.runtime import files
+from epp.runtime.files import FileFault
+from epp.runtime.probe import check_files
 from epp.runtime.scrape import Pace, ProbeSettings, Scraper, ScrapeSettings, scrape_settings
 from epp.runtime.tls import self_signed
 from scorers.core_metrics_extractor import CoreMetricsExtractor, EngineConfig
@@ -508,6 +510,28 @@ async def test_a_ca_file_that_is_none_is_the_reason(
     async with watching(spec(9, scheme="https", ca_file=str(file))) as scene:
         reason = (await scene.until(Reachability.DOWN)).down_reason
         assert reason.startswith(f"caFile {file} ") and said_of_it in reason
+
+
+@pytest.mark.parametrize(
+    "fields, fault",
+    [
+        pytest.param({"ca_file": "/nowhere/ca.pem"}, "caCertPath /nowhere/ca.pem cannot be read", id="ca"),
+        pytest.param(
+            {"client_certificate": ("/nowhere/c", "/nowhere/k")},
+            "clientCertPath /nowhere/c cannot be read",
+            id="client-certificate",
+        ),
+    ],
+)
+def test_files_that_are_named_for_all_are_checked_before_the_start(
+    fields: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(FileFault, match=f"^{fault}"):
+        check_files(ProbeSettings(**fields))
+
+
+def test_where_no_file_is_named_for_all_there_is_nothing_to_check() -> None:
+    check_files(ProbeSettings())
 
 
 async def test_a_pipe_for_a_key_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

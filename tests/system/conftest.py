@@ -1,8 +1,9 @@
 """Real parts, started once for all system tests and brought back when a test has ended one.
 
 A test that has a picker among its parts runs on each driver (``epp serve --server``), and its id names the
-driver. What does not depend on who speaks HTTP/2 is marked ``default_driver`` and runs once. The llama.cpp
-servers are shared by all; picker and Envoy are there once for each driver.
+driver. What does not depend on who speaks HTTP/2 is marked ``default_driver`` and runs once; what is about
+one driver is marked ``driver("fast")``. The llama.cpp servers are shared by all; picker and Envoy are there
+once for each driver.
 """
 
 import resource
@@ -28,12 +29,15 @@ DRIVERS = sorted(("fast", "grpcio"), key=lambda one: one != _DEFAULT)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "default_driver: the subject does not depend on the gRPC driver")
+    config.addinivalue_line("markers", "driver(name): the subject is this driver")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "driver" in metafunc.fixturenames:
         once = metafunc.definition.get_closest_marker("default_driver") is not None
-        metafunc.parametrize("driver", DRIVERS[:1] if once else DRIVERS, indirect=True, scope="session")
+        only = metafunc.definition.get_closest_marker("driver")
+        names = only.args if only is not None else DRIVERS[:1] if once else DRIVERS
+        metafunc.parametrize("driver", names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Every gateway's spelling becomes the same event, and every answer is what gateways read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 from google.protobuf.json_format import MessageToDict
@@ -22,6 +22,7 @@ from epp.core.events import (
     ContinueRequestHeaders,
     ContinueResponseBody,
     Event,
+    Override,
     Reject,
     RequestBody,
     RequestHeaders,
@@ -179,11 +180,11 @@ FULL = BodyMode.FULL_DUPLEX
     ],
 )
 def test_messages_become_events(message: pb.ProcessingRequest, event: Event) -> None:
-    assert list(ext_proc.events(message.SerializeToString())) == [event]
+    assert ext_proc.event(message.SerializeToString()) == event
 
 
 def test_a_kind_that_is_newer_than_us_is_passed_over() -> None:
-    assert list(ext_proc.events(b"")) == []
+    assert ext_proc.event(b"") is None
 
 
 @pytest.mark.parametrize(
@@ -191,60 +192,7 @@ def test_a_kind_that_is_newer_than_us_is_passed_over() -> None:
 )
 def test_rubbish_is_a_wire_error(data: bytes) -> None:
     with pytest.raises(ext_proc.WireError):
-        ext_proc.events(data)
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_events_or_a_wire_error(data: bytes) -> None:
-    try:
-        assert len(ext_proc.events(data)) <= 1
-    except ext_proc.WireError:
-        pass
-
-
-_NAMES = st.sampled_from(["a", ":path", "X-Mixed", "x-" + "n" * 200]) | st.text(max_size=5)
-_VALUES = st.binary(max_size=20) | st.sampled_from([b"v" * 120, b"v" * 300, b"v" * 17_000])
-
-
-@st.composite
-def header_messages(draw: st.DrawFn) -> bytes:
-    """Messages with headers as gateways write them, and as none would."""
-    part = draw(st.sampled_from(["request_headers", "response_headers"]))
-    pairs = draw(st.lists(st.tuples(_NAMES, _VALUES), max_size=6))
-    message = pb.ProcessingRequest()
-    http = getattr(message, part)
-    http.headers.CopyFrom(headers(*pairs))
-    http.end_of_stream = draw(st.booleans())
-    if draw(st.booleans()):
-        with_modes(message, 4, draw(st.sampled_from([0, 2, 4, 77])))
-    if draw(st.booleans()):
-        with_metadata(message, "envoy.lb.subset_hint", HINT, draw(st.text(max_size=10)))
-    data = message.SerializeToString()
-    if draw(st.booleans()):  # two messages in a row are one message, says protobuf
-        data += request_headers(("b", b"later"), ended=draw(st.booleans())).SerializeToString()
-    if draw(st.integers(0, 3)) == 0:
-        at = draw(st.integers(0, len(data)))
-        data = data[:at] + draw(st.binary(max_size=2)) + data[at + draw(st.integers(0, 2)) :]
-    return data
-
-
-@given(header_messages())
-def test_the_quick_reading_is_the_whole_reading(data: bytes) -> None:
-    def read(by: Callable[[bytes], Sequence[Event]]) -> Sequence[Event] | str:
-        try:
-            return by(data)
-        except ext_proc.WireError as fault:
-            return str(fault)
-
-    assert read(ext_proc.events) == read(ext_proc._events)
-
-
-def test_usual_headers_are_read_quickly() -> None:
-    """Else the test before this one would compare the whole reading with itself."""
-    usual = with_modes(request_headers((":path", b"/v1"), ("authorization", b"t" * 900)), 4, 4)
-    data = usual.SerializeToString()
-    assert ext_proc._quick_headers(data) is not None
-    assert ext_proc._quick_headers(data[:-1]) is None
+        ext_proc.event(data)
 
 
 def set_headers(mutation: pb.HeaderMutation) -> dict[str, bytes]:
@@ -272,6 +220,71 @@ def test_the_destination_is_in_the_header_and_in_the_metadata() -> None:
     assert MessageToDict(response.dynamic_metadata) == {
         "envoy.lb": {"x-gateway-destination-endpoint": "10.0.0.1:80"}
     }
+
+
+@given(
+    addresses=st.lists(st.sampled_from(["10.0.0.1:80", "[fd00::1]:8000"]), min_size=1, max_size=8),
+    length=st.none() | st.integers(0, 1 << 26),
+    request_id=st.none() | st.text(max_size=300),
+)
+def test_a_destination_is_what_the_generated_classes_write(
+    addresses: list[str], length: int | None, request_id: str | None
+) -> None:
+    expected = pb.ProcessingResponse()
+    common = expected.request_headers.response
+    common.clear_route_cache = True
+    given_headers = {"x-gateway-destination-endpoint": ",".join(addresses)}
+    if length is not None:
+        given_headers["Content-Length"] = str(length)
+    if request_id is not None:
+        given_headers["x-request-id"] = request_id
+    for name, value in given_headers.items():
+        one = common.header_mutation.set_headers.add(append_action=ext_proc.OVERWRITE)
+        one.header.key, one.header.raw_value = name, value.encode()
+    expected.dynamic_metadata["envoy.lb"] = {"x-gateway-destination-endpoint": ",".join(addresses)}
+    assert (
+        ext_proc.encode(AnswerRequestHeaders(addresses, length, request_id)) == expected.SerializeToString()
+    )
+
+
+OVERRIDES = {
+    "headers": (Override(BodyMode.STREAMED, True), {"responseHeaderMode": "SEND"}),
+    "nothing": (Override(BodyMode.STREAMED, False), {"responseHeaderMode": "SKIP"}),
+}
+
+
+@pytest.mark.parametrize("wanted", OVERRIDES)
+@pytest.mark.parametrize(
+    "answer, part",
+    [
+        pytest.param(ContinueRequestHeaders, "request_headers", id="continue"),
+        pytest.param(
+            lambda o: AnswerRequestHeaders(["10.0.0.1:80"], None, None, o), "request_headers", id="to"
+        ),
+        pytest.param(AnswerResponseHeaders, "response_headers", id="response"),
+    ],
+)
+def test_an_answer_may_ask_for_less_of_the_response(
+    answer: Callable[[Override | None], Answer], part: str, wanted: str
+) -> None:
+    override, headers_mode = OVERRIDES[wanted]
+    response = told(answer(override))
+    assert MessageToDict(response.mode_override) == {
+        "requestBodyMode": "STREAMED",  # as it is, said again
+        "responseTrailerMode": "SEND",  # so that the stream lasts as long as the response
+        **headers_mode,
+    }
+    assert response.WhichOneof("response") == part
+    response.ClearField("mode_override")
+    assert response == told(answer(None))
+
+
+@pytest.mark.parametrize("mode", BodyMode)
+def test_the_requests_body_stays_as_it_is_shown(mode: BodyMode) -> None:
+    response = told(AnswerResponseHeaders(Override(mode, True)))
+    numbers = {"NONE": "none", "FULL_DUPLEX_STREAMED": "full duplex streamed", "STREAMED": "streamed"}
+    numbers |= {"BUFFERED": "buffered", "BUFFERED_PARTIAL": "buffered partial"}
+    assert numbers[pb.BodySendMode.Name(response.mode_override.request_body_mode)] == mode.value
 
 
 def test_several_destinations_are_one_comma_list_in_both_places() -> None:

@@ -20,7 +20,8 @@ from epp.runtime.fast.frames import ConnectionFault, ErrorCode
 
 MAX_LIST_BYTES = 64 * 1024
 """Of one header list, uncompressed, as we announce it."""
-_REMEMBERED = 1024
+_REMEMBERED, _SHORT = 256, 1024
+"""Blocks that are kept, and bytes of the longest: a quarter of a MB a connection at most."""
 _REQUEST_PSEUDO = {":method", ":scheme", ":path", ":authority"}
 _CONNECTION_SPECIFIC = {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
@@ -77,7 +78,7 @@ class HeaderReader:
         known = self._known.get(block)
         if known is None:
             known = _block(self._decode(block))
-            if self._decoder.header_table_size == 0 and len(block) < 4096:
+            if self._decoder.header_table_size == 0 and len(block) <= _SHORT:
                 if len(self._known) >= _REMEMBERED:
                     self._known.clear()
                 self._known[block] = known

@@ -39,6 +39,7 @@ class FastServer:
     ) -> None:
         self.services, self.limits = services, limits
         self.peers: set[_Peer] = set()
+        self.port = 0
         self._pairs = pairs
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,7 +50,8 @@ class FastServer:
         """Reserve the port on every address; returns it (chosen by the system when ``port`` is 0)."""
         self._listener = listen(port, flag=flag, backlog=1024)
         self._listener.setblocking(False)
-        return int(self._listener.getsockname()[1])
+        self.port = int(self._listener.getsockname()[1])
+        return self.port
 
     async def start(self) -> None:
         """Serve from now on."""
