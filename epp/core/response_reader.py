@@ -295,7 +295,7 @@ class _Events(ResponseReader):
         self._back = b""
 
     def feed(self, data: bytes) -> None:
-        if self.first_token_seen and not self._pending and self._tells_nothing(data):
+        if self.first_token_seen and not self._pending and not self._after_cr and self._tells_nothing(data):
             return
         if self._after_cr or b"\r" in data:
             data = self._with_plain_line_ends(data)

@@ -325,6 +325,7 @@ class _Protocol(asyncio.Protocol):
 
     def _finish_with(self, error: FetchError) -> None:
         self._error = error
+        self._body.clear()  # error and traceback keep us until the garbage is collected
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
         self._drop()
