@@ -5,6 +5,7 @@ Rule:    wiring, no logic; read from top to bottom. Clock and chance are made he
 """
 
 import asyncio
+import dataclasses
 import datetime as dt
 import gc
 import logging
@@ -27,6 +28,7 @@ from epp.config.flags import HelpRequested, ServeFlags, UsageError, check_discov
 from epp.config.picker_config import Assembly, build, load, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
+from epp.core.events import ResponsePhase
 from epp.core.fleet import EndpointSpec, Fleet, Reachability
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
@@ -181,13 +183,23 @@ def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+def _oldest_tls(flags: ServeFlags) -> ssl.TLSVersion:
+    return ssl.TLSVersion.TLSv1_3 if flags.tls_min_version == "VersionTLS13" else ssl.TLSVersion.TLSv1_2
+
+
 def _certificates(flags: ServeFlags) -> dict[str, tls.Certificates]:
     """Those that come from a directory, by the flag that names it."""
     directories = {"metrics-cert-dir": flags.metrics_cert_dir}
     if flags.secure_serving:
         directories["cert-path"] = flags.cert_path
     return {
-        flag: tls.Certificates(Path(directory), flag=flag, today=_now, follow=flags.enable_cert_reload)
+        flag: tls.Certificates(
+            Path(directory),
+            flag=flag,
+            today=_now,
+            oldest=_oldest_tls(flags),
+            follow=flags.enable_cert_reload,
+        )
         for flag, directory in directories.items()
         if directory
     }
@@ -233,7 +245,12 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     )
     ext_proc = ExtProc(
         scheduler=pool.scheduler,
-        settings=StreamSettings(pool.parsers, budget, new_id=lambda: str(uuid.uuid4())),
+        settings=StreamSettings(
+            pool.parsers,
+            budget,
+            new_id=lambda: str(uuid.uuid4()),
+            response_phase=ResponsePhase(flags.response_phase),
+        ),
         observer=Reporter(metrics, request_log, pool.scraper.kick),
         clock=time.monotonic,
     )
@@ -260,7 +277,7 @@ def _pairs(flags: ServeFlags, process: Process) -> Callable[[], tls.KeyPair] | N
         return None
     if own := process.certificates.get("cert-path"):
         return own.current
-    pair = tls.self_signed(_now())
+    pair = dataclasses.replace(tls.self_signed(_now()), oldest=_oldest_tls(flags))
     return lambda: pair
 
 

@@ -24,8 +24,9 @@ class ApproxPrefixCacheProducer:
             4 bytes; after the pick the prompt counts as held by the picked endpoint.
     Forgets: an endpoint that restarted; what was used longest ago, when an endpoint's share is full.
     Source: upstream ``approx-prefix-cache-producer``. Ours counts an unbroken prefix, as an engine can
-            use nothing else; ``contiguousOnly: false`` counts as upstream does. Capacity from the
-            engine is taken in tokens (upstream takes the engine's blocks for its own, 4 times larger).
+            use nothing else, to within 1.6 % of its length; ``contiguousOnly: false`` counts as upstream
+            does. Capacity from the engine is taken in tokens (upstream takes the engine's blocks for its
+            own, 4 times larger).
     """
 
     auto_tune: bool = True

@@ -67,6 +67,8 @@ class Listener:
     """False: trailers are not shown; a full duplex body needs them."""
     subset_hint: bool = False
     """Forward a subset hint, as gateways do that choose a subset before the picker (see SUBSET_HINT)."""
+    allow_mode_override: bool = False
+    """True: the picker may ask for less of the response."""
     failure_mode_allow: bool = False
     message_timeout: str = "300s"
     retries: int = 0
@@ -258,7 +260,7 @@ def _ext_proc(listener: Listener) -> Json:
             },
             "message_timeout": listener.message_timeout,
             "failure_mode_allow": listener.failure_mode_allow,
-            "allow_mode_override": False,
+            "allow_mode_override": listener.allow_mode_override,
             **({} if listener.route is Route.ORIGINAL_DST else {"metadata_options": _METADATA}),
         },
     }

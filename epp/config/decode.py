@@ -118,7 +118,7 @@ def parse(text: str, file: str) -> Section:
     try:
         node = _compose(text)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_syntax(error, file)) from None
+        raise ConfigError(_syntax(error, file, text)) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{file}: is not YAML text: {error}") from None
     except RecursionError:
@@ -205,9 +205,11 @@ def _compose(text: str) -> yaml.Node | None:
         loader.dispose()
 
 
-def _syntax(error: yaml.MarkedYAMLError, file: str) -> str:
+def _syntax(error: yaml.MarkedYAMLError, file: str, text: str) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"{file}:{mark.line + 1}" if mark else file
+    if mark and "\t" in "".join(text.split("\n")[mark.line : mark.line + 1])[: mark.column + 1]:
+        return f"{where}: is not valid YAML: there is a tab, indent with spaces"
     if error.context == "expected a single document in the stream":
         return f'{where}: holds more than one document, remove all from the second "---" on'
     return f"{where}: is not valid YAML: {error.problem or error.context}"

@@ -110,7 +110,10 @@ def parse_endpoints(
     as it is written, and raises ValueError with what is wrong with that file.
     """
     found: dict[tuple[str, str], tuple[EndpointEntry, int]] = {}
-    for item in read(parse(text, file), _Document).endpoints:
+    root = parse(text, file)
+    if {"apiVersion", "kind"} <= root.fields().keys():
+        raise root.error("is a configuration, not a list of servers: give it as --config-file")
+    for item in read(root, _Document).endpoints:
         entry = read(item, _Written).entry(default_namespace)
         if entry.engine is not None and engines and entry.engine not in engines:
             hint = suggestion(entry.engine, engines) or f", known are {', '.join(sorted(engines))}"

@@ -90,7 +90,7 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.
 
 def _boolean(text: str) -> bool:
     if text not in _BOOLEANS:
-        raise ValueError(f'"{text}" is neither true nor false')
+        raise ValueError(f'"{text}" is neither true nor false: write true or false')
     return _BOOLEANS[text]
 
 
@@ -142,10 +142,16 @@ def _choice(*choices: str) -> Callable[[str], str]:
     return read
 
 
+def _zap(*choices: str) -> Callable[[str], str]:
+    """The same, however it is capitalised, as zap reads it."""
+    read = _choice(*choices)
+    return lambda text: read(text.lower())
+
+
 def _level(text: str) -> str:
     """zap's levels: a name, or a verbosity from 1."""
-    if text in {"debug", "info", "error", "panic"} or re.fullmatch(r"[1-9]\d?", text, re.ASCII):
-        return text
+    if text.lower() in {"debug", "info", "error", "panic"} or re.fullmatch(r"[1-9]\d?", text, re.ASCII):
+        return text.lower()
     raise ValueError(f'"{text}" is none of debug, info, error, panic, and no number from 1 to 99')
 
 
@@ -158,8 +164,8 @@ _LEGACY_METRICS = (
     *("lora-info-metric", "cache-info-metric"),
 )
 _LEGACY = "rejected by upstream as well: name metrics in engineConfigs of core-metrics-extractor"
-_ENCODINGS = _choice("epoch", "millis", "nano", "iso8601", "rfc3339", "rfc3339nano")
-_TLS_VERSIONS = _choice("VersionTLS10", "VersionTLS11", "VersionTLS12")
+_ENCODINGS = _zap("epoch", "millis", "nano", "iso8601", "rfc3339", "rfc3339nano")
+_TLS_VERSIONS = _choice("VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13")
 _POOL_GROUP = "inference.networking.k8s.io"
 
 
@@ -180,7 +186,8 @@ _SERVING = _group(
     Flag(
         *("tls-min-version", _TLS_VERSIONS, "VersionTLS12", "oldest TLS version to accept"),
         metavar="VERSION",
-        note="gRPC never accepts one older than VersionTLS12, and cannot be told to refuse that",
+        note="VersionTLS10 to VersionTLS13; one older than VersionTLS12 is never accepted; grpcio cannot be"
+        " told to refuse that",
     ),
     Flag(
         *("drain-timeout", _duration, 30.0, "how long open requests may go on after SIGTERM"),
@@ -212,6 +219,13 @@ _SERVING = _group(
         *("server", _choice("fast", "grpcio"), "fast", "who speaks HTTP/2: our own driver, or gRPC's"),
         metavar="DRIVER",
         note="not an upstream flag",
+    ),
+    Flag(
+        *("response-phase", _choice("full", "headers", "none"), "full", "how much of the answers to look at"),
+        metavar="PART",
+        note="not an upstream flag; full, headers or none; less than full saves work and costs figures, see"
+        " gateways.md; no effect where bodies come in FULL_DUPLEX_STREAMED, as from Envoy AI Gateway, Istio,"
+        " kgateway and agentgateway, because Envoy would lose the rest of an answer: turn the body off there",
     ),
 )
 _POOL = _group(
@@ -262,7 +276,7 @@ _OPERATION = _group(
         shown="info",
     ),
     Flag(
-        *("zap-encoder", _choice("json", "console"), None, "form of the log lines: json or console"),
+        *("zap-encoder", _zap("json", "console"), None, "form of the log lines: json or console"),
         metavar="FORM",
         shown="console on a terminal, else json",
     ),
@@ -270,7 +284,7 @@ _OPERATION = _group(
     Flag(
         *(
             "zap-stacktrace-level",
-            _choice("info", "error", "panic"),
+            _zap("info", "error", "panic"),
             None,
             "from where on lines carry tracebacks",
         ),
@@ -375,12 +389,16 @@ class ServeFlags:
     secure_serving: bool
     cert_path: str
     enable_cert_reload: bool
+    tls_min_version: str
+    """VersionTLS10 to VersionTLS13; nothing below VersionTLS12 is served."""
     drain_timeout: float
     grpc_max_recv_msg_size: int | None
     """None: large enough for the largest body."""
     grpc_max_send_msg_size: int | None
     """None: no limit."""
     max_buffered_bytes: int
+    response_phase: str
+    """``full``, ``headers`` or ``none``."""
     endpoints_file: str
     config_file: str
     config_text: str
@@ -496,10 +514,18 @@ def _check(flags: ServeFlags) -> None:
         raise UsageError("--metrics-client-ca-file: needs --metrics-cert-dir")
     if flags.enable_cert_reload and not (flags.cert_path or flags.metrics_cert_dir):
         raise UsageError("--enable-cert-reload: needs --cert-path or --metrics-cert-dir")
-    ports = [flags.grpc_port, flags.grpc_health_port, flags.metrics_port]
-    taken = [port for port in ports if port]
-    if len(set(taken)) != len(taken):
-        raise UsageError("--grpc-port, --grpc-health-port, --metrics-port: must differ")
+    if flags.tls_min_version == "VersionTLS13" and flags.server == "grpcio":
+        raise UsageError("--tls-min-version: VersionTLS13 needs --server=fast: gRPC cannot refuse TLS 1.2")
+    _check_ports(flags)
+
+
+def _check_ports(flags: ServeFlags) -> None:
+    taken: dict[int, str] = {}
+    for flag in ("grpc-port", "grpc-health-port", "metrics-port"):
+        port = getattr(flags, flag.replace("-", "_"))
+        if port and port in taken:
+            raise UsageError(f"--{taken[port]}, --{flag}: both are {port}: give each its own")
+        taken[port] = flag
 
 
 _DISCOVERY_REMEDY = (

@@ -121,6 +121,10 @@ class SchedulingProfile:
     plugins: tuple[ProfilePlugin, ...] = ()
     at: Here
 
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError('name: must not be empty, write for example "default"')
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
@@ -185,6 +189,8 @@ def load(text: str, file: str) -> EndpointPickerConfig:
     """A configuration's text as what it says; ``file`` is its name in messages."""
     root = parse(text, file)
     given = root.fields()
+    if given.keys() == {"endpoints"}:
+        raise root.error("is a list of servers, not a configuration: give it as --endpoints-file")
     for name, values in (("apiVersion", API_VERSIONS), ("kind", (KIND,))):
         if name not in given:
             raise root.error(f'"{name}" is missing, write {name}: {values[0]}')

@@ -48,7 +48,7 @@ def read_host(text: str) -> tuple[str, bool]:
             raise ValueError(f"{text} is not the address of one server")
         return str(literal), True
     host, colon, port = text.rpartition(":")
-    if colon and port.isdigit() and ":" not in host.strip("[]"):
+    if colon and port.isdigit() and (":" not in host or host.endswith("]")):
         raise ValueError('is only a host; write "port" as a field of its own')
     if not _NAME.fullmatch(text) or len(text) > 253:
         raise ValueError(f'"{text[:60]}" is neither an IP address nor a host name')
@@ -61,7 +61,8 @@ def read_port(written: int | str) -> int:
     """A port that one can connect to."""
     text = str(written)
     if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not 1 <= int(text) <= 65535:
-        raise ValueError(f"must be from 1 to 65535, got {text[:20]}")
+        got = f'"{text[:20]}"' if isinstance(written, str) else text[:20]
+        raise ValueError(f"must be from 1 to 65535, got {got}")
     return int(text)
 
 

@@ -41,13 +41,21 @@ def why(fault: OSError, path: Path) -> str:
     said = os.strerror(fault.errno) if fault.errno else str(fault)
     match fault.errno:
         case errno.ENOENT | errno.ENOTDIR | errno.ELOOP:
-            where = "" if path.is_absolute() else f", it is looked for in {Path.cwd()}"
-            return f"cannot be read ({said}): check the path{where}"
+            return f"cannot be read ({said}): check the path{_looked_for(path)}"
         case errno.EACCES | errno.EPERM:
             return f"cannot be read ({said}): let user {os.geteuid()}, as whom this process runs, read it"
         case errno.EISDIR:
             return "is a directory: give a file"
+        case errno.EMFILE | errno.ENFILE:
+            return f"cannot be read ({said}): raise the limit (ulimit -n)"
     return f"cannot be read ({said})"
+
+
+def _looked_for(path: Path) -> str:
+    try:
+        return "" if path.is_absolute() else f", it is looked for in {Path.cwd()}"
+    except FileNotFoundError:
+        return ", it is relative and the working directory is gone"
 
 
 def read(path: Path, *, max_bytes: int = MAX_BYTES, pipes: bool = False) -> tuple[bytes, os.stat_result]:

@@ -16,6 +16,7 @@ import grpc.aio
 
 from epp.runtime.calls import CallFailed, Open, Services
 from epp.runtime.errors import StartError
+from epp.runtime.ports import listen
 from epp.runtime.tls import KeyPair
 
 logger = logging.getLogger("epp.server")
@@ -63,9 +64,8 @@ class GrpcioServer:
             else:
                 self.port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as failure:
-            raise StartError(
-                f"--{flag}: port {port} cannot be bound: stop what uses it or choose another"
-            ) from failure
+            listen(port, flag=flag).close()  # says why, as gRPC does not
+            raise StartError(f"--{flag}: port {port} cannot be bound: choose another") from failure
         return self.port
 
     async def start(self) -> None:

@@ -168,7 +168,7 @@ def _tell_end(line: RequestLine, outcome: Outcome) -> None:
     else:
         if outcome.status is not None:
             line.status = outcome.status
-        if not outcome.response_complete:
+        if not outcome.response_complete and not outcome.is_unseen:
             line.incomplete = True
     if usage is not None:
         if usage.prompt_tokens is not None:

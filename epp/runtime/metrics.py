@@ -225,12 +225,12 @@ class RequestMetrics:
     def _answered(series: _Series, outcome: Outcome, duration: float) -> None:
         """A whole, good answer: sizes, times and what the engine counted."""
         series.duration.observe(duration)
-        if outcome.response_bytes is not None:
+        if outcome.response_bytes is not None:  # else its body was not shown: no size, no TTFT
             series.response_bytes.observe(outcome.response_bytes)
+            if not outcome.response_streaming:
+                series.ttft_whole.observe(duration)
         ttft = None
-        if not outcome.response_streaming:
-            series.ttft_whole.observe(duration)
-        elif outcome.first_token_at is not None:
+        if outcome.first_token_at is not None:
             ttft = outcome.first_token_at - outcome.received_at
             series.ttft_streaming.observe(ttft)
         usage = outcome.usage

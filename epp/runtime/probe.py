@@ -93,7 +93,7 @@ class Unavailable(Exception):
 
 
 class TlsContexts:
-    """One context for each CA file: making one reads the system's certificates."""
+    """One context for each CA file, until a server cannot be verified: the file may have changed."""
 
     def __init__(self, settings: ProbeSettings) -> None:
         self._settings = settings
@@ -110,6 +110,10 @@ class TlsContexts:
             except FileFault as fault:
                 raise FetchError(Failure.TLS, str(fault)) from fault
         return context
+
+    def forget(self, ca_file: str | None) -> None:
+        """Read the files anew for the next connection."""
+        self._contexts.pop(ca_file or self._settings.ca_file, None)
 
 
 def check_files(settings: ProbeSettings) -> None:
@@ -209,8 +213,12 @@ class Probe:
         try:
             return await self._read()
         except FetchError as error:
+            if error.kind is Failure.TLS:
+                self._contexts.forget(self._endpoint.spec.ca_file)
+            if wrong_scheme := await self._wrong_scheme(error):
+                raise FetchError(Failure.TLS, wrong_scheme) from error
             if error.kind is not Failure.TOO_LARGE:
-                raise await self._explained(error) from error
+                raise
         self._stats.results[Failure.TOO_LARGE.value] += 1
         self._stats.poll_errors += 1
         most = self._settings.max_page >> 20
@@ -356,23 +364,23 @@ class Probe:
             raise Unavailable("loading model" if loading else f"it answers {page.status} to {path}")
         return page
 
-    async def _explained(self, error: FetchError) -> FetchError:
-        """The same, or that it is asked without TLS and speaks it, or the other way round.
+    async def _wrong_scheme(self, error: FetchError) -> str:
+        """That it is asked without TLS and speaks it, or the other way round; empty: it is something else.
 
-        A server that has answered until now is lost first: its gateway waits for that.
+        Not of a server that has answered until now: it is lost first, requests wait for that.
         """
         if self._has_answered or self._connection is None:
-            return error
+            return ""
         server, now = self._connection.server, self._clock()
         if error.kind not in (_TLS_TO_PLAIN if server.tls else _PLAIN_TO_TLS):
-            return error
+            return ""
         if now - self._other_scheme_asked_at >= self._settings.other_scheme_again:
             self._other_scheme_asked_at = now
             self._other_scheme_answers = await self._answers(server.with_other_scheme())
         if not self._other_scheme_answers:
-            return error
+            return ""
         said, scheme = ("does not speak TLS", "http") if server.tls else ("answers TLS", "https")
-        return FetchError(Failure.TLS, f"{server.address} {said}: {self._set_scheme(scheme)}")
+        return f"{server.address} {said}: {self._set_scheme(scheme)}"
 
     async def _answers(self, server: Server) -> bool:
         connection = Connection(server, max_body=self._settings.max_page)

@@ -16,7 +16,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class KeyPair:
     chain: bytes
     key: bytes
     expires: dt.datetime
+    oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+    """The oldest version of TLS in which to show it. gRPC's server always takes this one."""
 
 
 def self_signed(now: dt.datetime, host_names: tuple[str, ...] = ("localhost",)) -> KeyPair:
@@ -151,7 +153,7 @@ def _warn_of_dates(file: Path, begins: dt.datetime, ends: dt.datetime, now: dt.d
 
 @lru_cache(maxsize=4)
 def context_of(pair: KeyPair) -> ssl.SSLContext:
-    """For a gRPC server: ALPN h2, TLS 1.2 or newer."""
+    """For a gRPC server: ALPN h2."""
     context = _server_context(pair)
     context.set_alpn_protocols(["h2"])
     return context
@@ -182,7 +184,7 @@ def use(context: ssl.SSLContext, pair: KeyPair) -> None:
 
 def _server_context(pair: KeyPair) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = pair.oldest
     use(context, pair)
     return context
 
@@ -216,12 +218,14 @@ class Certificates:
         *,
         today: Callable[[], dt.datetime],
         flag: str = "cert-path",
+        oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
         follow: bool = False,
         poll_interval: float = 1.0,
     ) -> None:
         self._directory = directory
         self._today = today
         self._flag = flag
+        self._oldest = oldest
         self._poll_interval = poll_interval if follow else None
         self._look, self._asked_for = asyncio.Event(), False
         self._seen = self._signature()
@@ -260,7 +264,7 @@ class Certificates:
         logger.info("certificate reloaded", extra={"fields": fields})
 
     def _load(self) -> KeyPair:
-        return load(self._directory, self._today(), flag=self._flag)
+        return replace(load(self._directory, self._today(), flag=self._flag), oldest=self._oldest)
 
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_stat(self._directory / name) for name in (CERTIFICATE, KEY))

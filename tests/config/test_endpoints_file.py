@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from epp.config.decode import ConfigError
 from epp.config.endpoints_file import EndpointEntry, parse_endpoints
+from epp.config.picker_config import DEFAULT_TEXT
 from epp.core.addresses import MetricsUrl
 
 
@@ -86,6 +87,16 @@ GOOD = "name: a, address: 10.0.0.1, port: 80"
         pytest.param("servers: []", "servers: unknown field", id="unknown top field"),
         pytest.param("endpoints: [", ": is not valid YAML: ", id="syntax"),
         pytest.param(
+            "endpoints:\n\t- {name: a}",
+            "f.yaml:2: is not valid YAML: there is a tab, indent with spaces",
+            id="tab",
+        ),
+        pytest.param(
+            'endpoints:\n- {name: a, address: b, port: "80 "}',
+            'f.yaml:2: endpoints[0].port: must be from 1 to 65535, got "80 "',
+            id="port with a space",
+        ),
+        pytest.param(
             f"endpoints:\n- {{{GOOD}, lables: {{}}}}",
             'f.yaml:2: endpoints[0].lables: unknown field, did you mean "labels"?',
             id="misspelt",
@@ -125,6 +136,13 @@ def test_a_mistake_names_file_line_field_and_remedy(text: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_configuration_is_known_for_what_it_is() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^f\.yaml:1: is a configuration, not a list of servers: give it as --conf"
+    ):
+        parse_endpoints(DEFAULT_TEXT, "f.yaml")
+
+
 def test_each_ca_file_is_checked_as_it_is_written() -> None:
     def check(file: str) -> None:
         if file != "good.pem":
@@ -144,6 +162,7 @@ def test_each_ca_file_is_checked_as_it_is_written() -> None:
         ("10.0.0.256", "is no IPv4 address"),
         ("10.0.0.1:8000", 'write "port" as a field'),
         ("gpu-0:8000", 'write "port" as a field'),
+        ("[::1]:8000", 'write "port" as a field'),
         ("http://gpu-0", 'write "scheme" and "port"'),
         ("fe80::1%eth0", "zones"),
         ("0.0.0.0", "not the address of one server"),

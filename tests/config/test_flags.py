@@ -74,6 +74,13 @@ def test_developers_get_console_and_more_tracebacks() -> None:
     assert parse("--zap-devel", "--zap-encoder=json", "--zap-stacktrace-level=panic").log_encoder == "json"
 
 
+def test_zaps_flags_may_be_capitalised() -> None:
+    capitals = ["--zap-log-level=ERROR", "--zap-encoder=Json", "--zap-stacktrace-level=Panic"]
+    small = ["--zap-log-level=error", "--zap-encoder=json", "--zap-stacktrace-level=panic"]
+    found = parse(*capitals, "--zap-time-encoding=ISO8601")
+    assert found == parse(*small, "--zap-time-encoding=iso8601") != parse()
+
+
 def test_a_value_may_begin_with_a_dash() -> None:
     assert parse("--pool-name", "--odd").pool_name == "--odd"
 
@@ -152,7 +159,9 @@ def test_durations_are_gos() -> None:
         pytest.param(["--grpc-port=x"], '--grpc-port: "x" is not a whole number', id="no number"),
         pytest.param(["--grpc-port=70000"], "--grpc-port: 70000 is no port", id="no port"),
         pytest.param(
-            ["--secure-serving=maybe"], '--secure-serving: "maybe" is neither true nor false', id="switch"
+            ["--secure-serving=maybe"],
+            '--secure-serving: "maybe" is neither true nor false: write true or false',
+            id="switch",
         ),
         pytest.param(
             ["--secure-serving", "false"],
@@ -198,7 +207,9 @@ def test_durations_are_gos() -> None:
         pytest.param(["--max-buffered-bytes=0"], '"0" is no size', id="no room at all"),
         pytest.param(["--zap-encoder=xml"], '--zap-encoder: "xml" is none of json, console', id="choice"),
         pytest.param(
-            ["--tls-min-version=VersionTLS13"], "is none of VersionTLS10", id="newer TLS than gRPC can ask"
+            [FILE, "--tls-min-version=VersionTLS13", "--server=grpcio"],
+            "--tls-min-version: VersionTLS13 needs --server=fast",
+            id="newer TLS than gRPC can ask",
         ),
         pytest.param([], "no servers: give --endpoints-file FILE", id="no servers"),
         pytest.param([FILE, "--config-file=a", "--config-text=b"], "both are given", id="two configurations"),
@@ -215,7 +226,12 @@ def test_durations_are_gos() -> None:
             "--refresh-metrics-interval: must be at most three quarters",
             id="stale before the next reading",
         ),
-        pytest.param([FILE, "--metrics-port=9002"], "must differ", id="one port for two"),
+        pytest.param(["--tls-min-version=1.3"], '"1.3" is none of VersionTLS10, Version', id="TLS version"),
+        pytest.param(
+            [FILE, "--metrics-port=9002"],
+            "--grpc-port, --metrics-port: both are 9002: give each its own",
+            id="one port for two",
+        ),
         pytest.param(
             [FILE, "--metrics-client-ca-file=ca"], "needs --metrics-cert-dir", id="clients without TLS"
         ),

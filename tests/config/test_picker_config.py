@@ -316,6 +316,11 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
             id="weight",
         ),
         pytest.param(
+            QUEUE + 'schedulingProfiles: [{name: "", plugins: []}]',
+            'c.yaml:4: schedulingProfiles[0].name: must not be empty, write for example "default"',
+            id="profile-without-a-name",
+        ),
+        pytest.param(
             QUEUE + "schedulingProfiles: [{name: a, plugins: [{pluginRef: queue-scorer, weight: -2}]}]",
             "c.yaml:4: schedulingProfiles[0].plugins[0].weight: must be from 0 (no influence) to 1000000, "
             "got -2",
@@ -440,6 +445,13 @@ def test_the_kind_of_file_is_checked_first(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load(text, "c.yaml")
     assert str(raised.value).startswith(message)
+
+
+def test_a_list_of_servers_is_known_for_what_it_is() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^c\.yaml:1: is a list of servers, not a configuration: give it as --end"
+    ):
+        load("endpoints:\n- {name: a, address: 10.0.0.1, port: 1}\n", "c.yaml")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,10 @@ CONNECTION: Mapping[str, Abuse] = {
     ),
     "DATA on an idle stream": Abuse(_one(data(1, b"x")), Error.PROTOCOL_ERROR),
     "RST_STREAM on an idle stream": Abuse(_one(reset(1)), Error.PROTOCOL_ERROR),
+    "an idle stream that depends on itself": Abuse(_one(priority(1, depends_on=1)), Error.PROTOCOL_ERROR),
+    "PRIORITY of 4 bytes on an idle stream": Abuse(
+        _one(frame(Kind.PRIORITY, 0, 1, bytes(4))), Error.FRAME_SIZE_ERROR
+    ),
     "WINDOW_UPDATE on an idle stream": Abuse(_one(window_update(1, 1)), Error.PROTOCOL_ERROR),
     "HEADERS on a stream that has ended": Abuse(
         lambda path: (call(1, path, ended=True), call(1, path)), Error.STREAM_CLOSED

@@ -1,12 +1,11 @@
 """A client and the connection it talks to, without sockets and in virtual time; and what is served to it."""
 
-import heapq
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bench import frames
 from bench.frames import Error, Frame, Replies, Reply
+from bench.virtual import Clock
 from epp.runtime.calls import CallFailed, Code, Push, Services
 from epp.runtime.fast.connection import Connection
 from epp.runtime.fast.stream import Limits
@@ -100,42 +99,6 @@ class Service:
 
 def _broken(_push: Push) -> EchoCall:
     raise RuntimeError("a service that cannot even begin")
-
-
-class Clock:
-    """Time passes when told; what is due then runs."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self._due: list[tuple[float, int, _Timer]] = []
-        self._numbers = itertools.count()
-
-    def later(self, seconds: float, run: Callable[[], None]) -> "_Timer":
-        timer = _Timer(run)
-        heapq.heappush(self._due, (self.now + seconds, next(self._numbers), timer))
-        return timer
-
-    def pass_by(self, seconds: float) -> None:
-        until = self.now + seconds
-        while self._due and self._due[0][0] <= until:
-            self.now, _, timer = heapq.heappop(self._due)
-            if not timer.is_cancelled:
-                timer.run()
-        self.now = until
-
-    @property
-    def timers(self) -> int:
-        """Those that still wait."""
-        return sum(not timer.is_cancelled for _, _, timer in self._due)
-
-
-class _Timer:
-    def __init__(self, run: Callable[[], None]) -> None:
-        self.run = run
-        self.is_cancelled = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
 
 
 class Talk:

@@ -270,6 +270,15 @@ def test_a_peer_s_goaway_lets_its_streams_finish() -> None:
     talk.end()
 
 
+def test_a_connection_that_has_ended_has_nothing_more_to_say() -> None:
+    talk = Talk()
+    talk.say(data(0))
+    assert talk.fault is Error.PROTOCOL_ERROR
+    talk.connection.drain()
+    assert not talk.hear()
+    talk.end()
+
+
 @pytest.mark.parametrize("whole", range(0, 60, 7))
 def test_a_connection_may_be_lost_at_any_byte(whole: int) -> None:
     talk = Talk(begun=False)

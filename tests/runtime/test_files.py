@@ -70,6 +70,18 @@ def test_a_relative_path_is_told_from_where(monkeypatch: pytest.MonkeyPatch, tmp
     assert complaint(Path("a\0b")) == "is a name that no file can have: check the path"
 
 
+def test_a_working_directory_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert complaint(Path("x")).endswith("check the path, it is relative and the working directory is gone")
+
+
+def test_a_limit_of_open_files_is_named() -> None:
+    fault = OSError(24, "Too many open files")
+    assert files.why(fault, Path("/f")) == "cannot be read (Too many open files): raise the limit (ulimit -n)"
+
+
 def test_who_may_not_read_is_named() -> None:
     fault = PermissionError(13, "Permission denied")
     user = f"let user {os.geteuid()}, as whom this process runs, read it"

@@ -149,6 +149,11 @@ def test_what_is_unusual_is_said(facts: dict[str, object], expected: dict[str, o
     assert json.loads(line(outcome(**facts))).items() >= expected.items()
 
 
+def test_what_was_not_to_be_seen_is_not_broken_off() -> None:
+    fields = json.loads(line(outcome(response_complete=False, is_unseen=True, status=None)))
+    assert "incomplete" not in fields and "status" not in fields
+
+
 @given(
     text=st.text(max_size=400)
     | st.sampled_from(["a\nb", "\x1b[2J", "\x9b31m", "\udcff", "\u2028", '"', "\\"])

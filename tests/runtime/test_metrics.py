@@ -133,11 +133,21 @@ def test_the_first_token_counts_for_a_stream_and_the_end_for_a_whole_answer() ->
     assert value(metrics, "llm_d_epp_request_streaming_tpot_seconds_sum", **NEW) == pytest.approx(0.5)
 
 
-def test_a_body_that_was_not_shown_has_no_size() -> None:
+def test_a_body_that_was_not_shown_has_no_size_and_no_first_token() -> None:
     metrics = Metrics()
     serve(metrics, request(), response_bytes=None)
     assert value(metrics, "llm_d_epp_response_size_bytes_count", **NEW) is None
+    assert value(metrics, "llm_d_epp_request_ttft_seconds_count", **NEW, streaming="false") is None
     assert value(metrics, "llm_d_epp_request_duration_seconds_count", **NEW) == 1
+
+
+def test_a_response_that_was_not_to_be_seen_is_a_request_and_no_more() -> None:
+    metrics = Metrics()
+    serve(metrics, request(), response_complete=False, is_unseen=True, response_bytes=None, status=None)
+    assert value(metrics, "llm_d_epp_request_total", **NEW) == 1
+    assert value(metrics, "llm_d_epp_request_running", **NEW) == 0
+    assert value(metrics, "llm_d_epp_request_duration_seconds_count", **NEW) is None
+    assert value(metrics, "llm_d_epp_request_error_total", **NEW, error_code="ModelServerError") is None
 
 
 @pytest.mark.parametrize(

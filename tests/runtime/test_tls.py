@@ -7,6 +7,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -265,6 +266,19 @@ def test_a_context_shows_another_pair_from_now_on(tmp_path: Path) -> None:
     handshake(context, ssl.create_default_context(cadata=new.chain.decode()))
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(context, ssl.create_default_context(cadata=old.chain.decode()))
+
+
+@pytest.mark.parametrize("oldest, refused", [(ssl.TLSVersion.TLSv1_2, False), (ssl.TLSVersion.TLSv1_3, True)])
+def test_an_old_version_of_tls_is_refused_when_told_so(oldest: ssl.TLSVersion, refused: bool) -> None:
+    pair = replace(tls.self_signed(NOW), oldest=oldest)
+    client = ssl.create_default_context(cadata=pair.chain.decode())
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    for server in (tls.context_of(pair), tls.pages_context(pair, None)):
+        if refused:
+            with pytest.raises(ssl.SSLError, match=r"UNSUPPORTED_PROTOCOL|PROTOCOL_VERSION"):
+                handshake(server, client)
+        else:
+            handshake(server, client)
 
 
 def test_a_key_is_written_to_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,19 +1,20 @@
 """Each scorer against numbers worked out by hand from its formula."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from epp.core.fleet import Load, Lora, Reservation
+from epp.core.fleet import Endpoint, Load, Lora, Reservation
 from epp.core.request import Payload, Request
-from epp.core.scoring import Kind, PrefixMatch, Scores, kinds
+from epp.core.scoring import Cycle, Filter, Kind, PrefixMatch, Scorer, Scores, kinds
 from scorers.active_request_scorer import ActiveRequestScorer
 from scorers.kv_cache_utilization_scorer import KvCacheUtilizationScorer
 from scorers.lora_affinity_scorer import LoraAffinityScorer
 from scorers.prefix_cache_scorer import PrefixCacheScorer
 from scorers.queue_scorer import QueueScorer
 from scorers.running_requests_size_scorer import RunningRequestsSizeScorer
-from tests.picking import TYPES, cycle_of, endpoints_of, fleet_of
+from tests.picking import TYPES, cycle_of, endpoints_of, fleet_of, prompt_of
 
 MIN_MAX = [
     pytest.param([0, 5, 10], [1.0, 0.5, 0.0], id="linear-between-least-and-most"),
@@ -114,3 +115,28 @@ def test_every_scorer_gives_one_score_per_endpoint_whatever_is_known() -> None:
         for name, plugin_type in TYPES.items():
             if Kind.SCORER in kinds(plugin_type):
                 assert len(plugin_type().score(cycle_of(), endpoints)) == len(endpoints), name
+
+
+def test_what_is_said_to_follow_from_readings_follows_from_nothing_else() -> None:
+    loads = [Load(waiting=i, running=9 - i, kv_usage=i / 10, lora=Lora(max_adapters=i)) for i in range(4)]
+    endpoints = fleet_of([*loads, None]).endpoints
+    standing = {name: each for name, each in TYPES.items() if getattr(each, "from_readings", False)}
+    first, second = cycle_of(), cycle_of(prompt_of("x" * 999, model="other", prefer="if-available"), seed=7)
+    before = {name: _said(each(), first, endpoints) for name, each in standing.items()}
+    for i, endpoint in enumerate(endpoints):
+        Reservation(endpoint, 10 * i)
+        endpoint.memory["plugin"] = i
+    assert {name: _said(each(), second, endpoints) for name, each in standing.items()} == before
+    assert set(standing) == {
+        "queue-scorer",
+        "running-requests-size-scorer",
+        "kv-cache-utilization-scorer",
+        "label-selector-filter",
+    }
+
+
+def _said(plugin: object, cycle: Cycle, endpoints: Sequence[Endpoint]) -> object:
+    if isinstance(plugin, Scorer):
+        return plugin.score(cycle, endpoints)
+    assert isinstance(plugin, Filter)
+    return plugin.filter(cycle, endpoints)

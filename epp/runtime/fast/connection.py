@@ -113,7 +113,7 @@ class Connection:
 
     def drain(self) -> None:
         """No new streams; ``is_closing`` once those that are open have ended."""
-        if not self._is_draining:
+        if not (self._is_draining or self.is_closing):
             self._is_draining = True
             # The final GOAWAY follows when the peer has seen this one: no stream on its way is lost.
             self._out.append(numbers(frames.GOAWAY, 0, frames.LARGEST, ErrorCode.NO_ERROR))
@@ -559,7 +559,9 @@ class Connection:
         self._wake()
 
     def _refuse(self, fault: StreamFault) -> None:
-        """Reset a stream for its peer's fault."""
+        """Reset a stream for its peer's fault; one that is idle cannot be reset (RFC 9113, 6.4)."""
+        if fault.stream > self._last or fault.stream % 2 == 0:
+            raise ConnectionFault(fault.code, f"a fault on stream {fault.stream}, which is idle")
         self._nuisance()
         self._out.append(numbers(frames.RST_STREAM, fault.stream, fault.code))
         stream = self._streams.get(fault.stream)
