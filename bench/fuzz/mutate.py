@@ -37,7 +37,7 @@ Scramble: TypeAlias = Callable[[bytes], bytes]
 
 PATHS = (PROCESS, PROCESS, PROCESS, LATER, LATER, "/grpc.health.v1.Health/Check", "/unknown")
 NUMBERS = (0, 1, 2, 5, 100, 2**14, 2**16 - 1, 2**16, 2**24 - 1, 2**31 - 1, 2**31, 2**32 - 1)
-MOST_BYTES = 40_000
+MOST_BYTES = 16_000
 
 
 # --- reads and frames --------------------------------------------------------------------------------
@@ -134,7 +134,10 @@ class Mutator:
         begin = self._chance.randrange(len(given))
         part = given[begin : begin + self._chance.choice([1, 1, 2, 5])]
         at = self._chance.randrange(len(given) + 1)
-        return [*given[:at], *part * self._chance.choice([1, 1, 2, 10, 210]), *given[at:]]
+        times = self._chance.choice([1, 1, 1, 2, 2, 10])
+        if len(part) == 1 and isinstance(part[0], Frame) and len(part[0].payload) < 20:
+            times = self._chance.choice([1, 2, 10, 210])  # a flood
+        return [*given[:at], *part * times, *given[at:]]
 
     def _swap(self, given: list[Item]) -> list[Item]:
         one, other = (self._chance.randrange(len(given)) for _ in range(2))

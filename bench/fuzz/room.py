@@ -155,7 +155,7 @@ class _Judge:
         self._said = FrameReader()
         self._unread = len(frames.PREFACE)
         self._windows: dict[int, int] = {}  # stream -> what WINDOW_UPDATE added
-        self._initial = [frames.DEFAULT_WINDOW]
+        self._initial = [frames.DEFAULT_WINDOW]  # what counted at one moment or another of the last read
         self._largest = frames.SMALLEST_MAX_FRAME
         self._sent: dict[int, int] = {}
 
@@ -190,6 +190,7 @@ class _Judge:
                     allowed = frames.DEFAULT_WINDOW if stream == 0 else max(self._initial)
                     allowed += self._windows.get(stream, 0)
                     _require(self._sent[stream] <= allowed, f"{self._sent[stream]} bytes on stream {stream}")
+        del self._initial[:-1]
 
 
 # --- the services ------------------------------------------------------------------------------------

@@ -1,16 +1,23 @@
 """What the fuzzer started from, what it found, and a little of what it does: in the same room, without it."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import frames
 from bench.fuzz.moves import Drain, In, Push, Wait, parse, text
 from bench.fuzz.mutate import Mutator, items, moves
 from bench.fuzz.record import SEEDS
 from bench.fuzz.room import Finding, Room
+from epp.core.budget import Budget
+from epp.runtime.ext_proc import Conversation
+from epp.runtime.fast.connection import Connection
+from epp.runtime.fast.stream import Stream
+from epp.wire import usual
 
 FINDINGS = sorted(Path(__file__).with_name("findings").glob("*.txt"))
 RECORDINGS = sorted(SEEDS.glob("*.txt"))
@@ -68,11 +75,32 @@ def scrambled(some: bytes, chance: random.Random) -> bytes:
     return some[:at] + chance.randbytes(chance.randrange(3)) + some[at + chance.randrange(3) :]
 
 
-def test_a_defect_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge is no witness for the defence: what is broken on purpose is a finding."""
-    from epp.core.budget import Budget
+def small_windows(recorded: list[In | Wait | Push | Drain]) -> list[In | Wait | Push | Drain]:
+    """The same from a peer that gives each stream five bytes."""
+    preface, _, *rest = items(recorded)
+    five = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 5})
+    return moves([preface, In(five), *rest], random.Random(1))
 
+
+DEFECTS = {
+    "a body stays with the budget": (Budget, "give_back", lambda self, count: None, "of the budget are left"),
+    "a call is not told of its end": (Conversation, "close", lambda self: None, "reservations are left"),
+    "a window is not kept": (Stream, "taken", lambda self, room: TAKEN(self, 10**6), "bytes on stream"),
+    "an exception": (Connection, "_on_window_update", lambda *_: 1 / 0, "division by zero"),
+    "a quick reading that is wrong": (usual, "event", lambda message: None, "read in two ways"),
+    "an endless loop": (Connection, "_on_settings", lambda *_: sum(range(10**8)), "s for .* bytes"),
+}
+TAKEN = Stream.taken
+
+
+@pytest.mark.parametrize("defect", DEFECTS.values(), ids=DEFECTS.keys())
+def test_a_defect_would_be_found(
+    defect: tuple[object, str, Callable[..., object], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, name, replacement, finding = defect
     recorded = parse((SEEDS / "envoy-duplex.txt").read_bytes())
-    monkeypatch.setattr(Budget, "give_back", lambda self, count: None)
-    with pytest.raises(Finding, match="of the budget are left"):
-        Room().play(recorded)
+    changed = small_windows(recorded) if name == "taken" else recorded[:2] if name == "close" else recorded
+    Room().play(changed)
+    monkeypatch.setattr(where, name, replacement)
+    with pytest.raises((Finding, ArithmeticError), match=finding):
+        Room().play(changed)

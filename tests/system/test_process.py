@@ -709,7 +709,8 @@ def test_each_request_gives_one_line_of_json(fresh: tuple[Picker, Envoy]) -> Non
     assert streamed["ttft_ms"] <= streamed["duration_ms"]
     assert (refused_["status"], refused_["code"]) == (400, "BadRequest")
     assert (got["path"], got["status"]) == ("/v1/models", 200)
-    assert [line["request_id"] for line in request_lines(picker) if line["request_id"] in ids] == ids
+    told = [line["request_id"] for line in request_lines(picker) if line["request_id"] in ids]
+    assert sorted(told) == sorted(ids)  # each when the gateway has closed its stream
 
 
 def test_every_line_of_the_log_is_json(fresh: tuple[Picker, Envoy]) -> None:
