@@ -19,6 +19,7 @@ import uvloop
 
 from bench.bare import Bare
 from epp.config.flags import FLAGS
+from epp.core.budget import Budget
 from epp.core.events import AnswerRequestHeaders, AnswerResponseHeaders
 from epp.core.stream import CHUNK_BYTES
 from epp.runtime import serving
@@ -40,6 +41,7 @@ class Echo:
     """One stream, as a Call: a body is collected and sent back in the picker's pieces."""
 
     __slots__ = ("_destination", "_pieces", "_streaming", "is_over")
+    is_waiting = False
 
     def __init__(self, destination: str) -> None:
         self._destination = destination
@@ -144,7 +146,7 @@ async def serve(server: str, port: int, destination: str) -> None:
     def opened(_push: Push) -> Echo:
         return Echo(destination)
 
-    driver = serving.make_server(server, {PROCESS: opened})
+    driver = serving.make_server(server, {PROCESS: opened}, budget=Budget(1 << 30))
     driver.bind(port, flag="port")
     await driver.start()
     print("ready", flush=True)

@@ -27,7 +27,7 @@ from epp.core.stream import StreamSettings
 from epp.runtime.calls import Services
 from epp.runtime.ext_proc import ExtProc
 from epp.runtime.fast.connection import Connection
-from epp.runtime.fast.stream import Limits
+from epp.runtime.fast.limits import Limits
 from epp.runtime.logs import LogSettings, RequestLog
 from epp.runtime.metrics import Metrics
 from epp.runtime.plugins import load_types

@@ -1,9 +1,9 @@
-"""`make soak`: thousands of streams at once, for long, whose clients leave at every moment; then: is anything left?
+"""`make soak`: thousands of streams at once, whose clients leave at every moment; then: is anything left?
 
     python -m bench.soak [--seconds 600] [--streams 2000] [--connections 16] [--no-tls] [--server fast]
 
-Place:   speaks HTTP/2 and ext_proc to a real ``epp serve`` in a gateway's place, with the frames of
-         bench.frames, so that it can stop in the middle of anything; servers are bench.engine.
+Place:   speaks ext_proc to a real ``epp serve`` in a gateway's place, by bench.gateway, so that
+         it can stop in the middle of anything; servers are bench.engine.
 Ignores: latency and throughput: that is what `make bench` is for.
 Rule:    every stream that its client does not leave gets all of its answers before a deadline; at the end
          the picker's gauges, tasks, descriptors and memory are where they were before. Loopback only.
@@ -22,13 +22,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench import frames
-from bench.frames import DEFAULT_WINDOW, Error, Frame, FrameReader, Kind, Setting
+from bench.gateway import Call, Gateway, Gone, Stuck
 from bench.rig.picker import Picker
 from bench.rig.process import RigError, wait_until
 from bench.stations import Engines
@@ -36,14 +35,10 @@ from epp.wire.pb import ext_proc_pb2 as pb
 
 MOST_SECONDS = 24 * 3_600
 MOST_STREAMS = 10_000
-STUCK_SECONDS = 60.0
-"""Within which an answer must come, however busy the machine is."""
 MIB = 1 << 20
 SPARE_MIB = 48
 """How much more memory the picker may hold than after the warm-up: caches, and what its allocator keeps."""
 RELEASE_SECONDS = 30.0
-OUR_WINDOW = 100_000
-"""What we give a stream, so that large bodies wait for us."""
 
 AT_REST = (
     "llm_d_epp_extproc_streams_inflight",
@@ -54,181 +49,6 @@ AT_REST = (
     "fleet_epp_buffered_bytes",
 )
 """Gauges that are 0 when no request is there."""
-
-
-class Stuck(Exception):
-    """An answer did not come."""
-
-
-class Gone(Exception):
-    """The connection has ended, by whoever's hand."""
-
-
-# --- one connection, as a gateway has it -------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Call:
-    """One stream and what came on it."""
-
-    number: int
-    send_window: int
-    body: bytearray = field(default_factory=bytearray)
-    status: str | None = None
-    is_over: bool = False
-    unread: int = 0
-    """Bytes that came and were not given back to the window."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-class Gateway(asyncio.Protocol):
-    """A client's end of a connection; keeps to the server's windows, and complains of what it may not do."""
-
-    def __init__(self) -> None:
-        self.calls: dict[int, Call] = {}
-        self.is_gone = False
-        self.told: Error | None = None
-        """The code of a GOAWAY."""
-        self._transport: asyncio.Transport | None = None
-        self._reader = FrameReader()
-        self._next = 1
-        self._window = DEFAULT_WINDOW
-        self._stream_window = DEFAULT_WINDOW
-        self._unread = 0
-        self._room = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        ours = {Setting.INITIAL_WINDOW_SIZE: OUR_WINDOW, Setting.HEADER_TABLE_SIZE: 0}
-        self.write(frames.PREFACE + frames.settings(ours) + frames.window_update(0, 4 * MIB))
-
-    def data_received(self, data: bytes) -> None:
-        for one in self._reader.feed(data):
-            self._take(one)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self.is_gone = True
-        self._room.set()
-        for call in self.calls.values():
-            call.changed.set()
-
-    def write(self, data: bytes) -> None:
-        """Raises Gone."""
-        if self._transport is None or self._transport.is_closing():
-            raise Gone
-        self._transport.write(data)
-
-    def abort(self) -> None:
-        """Without a word."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    # --- calls ---
-
-    def open(self) -> Call:
-        call = self.calls[self._next] = Call(self._next, self._stream_window)
-        self._next += 2
-        self.write(frames.call(call.number))
-        return call
-
-    async def say(self, call: Call, content: bytes, *, ended: bool = False) -> None:
-        """One gRPC message in as many frames as the windows ask for."""
-        left = memoryview(frames.message(content))
-        while left:
-            async with asyncio.timeout(STUCK_SECONDS):
-                while (room := min(self._window, call.send_window, 16_384)) <= 0 and not self._is_lost(call):
-                    self._room.clear()
-                    await self._room.wait()
-            if self._is_lost(call):
-                raise Gone
-            piece, left = bytes(left[:room]), left[room:]
-            self._window -= len(piece)
-            call.send_window -= len(piece)
-            self.write(frames.data(call.number, piece, ended=ended and not left))
-
-    def _is_lost(self, call: Call) -> bool:
-        return self.is_gone or call.is_over
-
-    async def hear(self, call: Call, count: int) -> list[bytes]:
-        """The first ``count`` messages of the answer; fewer when the stream ends before."""
-        try:
-            async with asyncio.timeout(STUCK_SECONDS):
-                while True:
-                    messages = frames.Reply(body=bytes(call.body)).messages
-                    if len(messages) >= count or call.is_over:
-                        return messages
-                    if self.is_gone:
-                        raise Gone
-                    self._give_back(call)
-                    call.changed.clear()
-                    await call.changed.wait()
-        except TimeoutError:
-            raise Stuck(f"stream {call.number}: {count} messages are due") from None
-
-    def _give_back(self, call: Call) -> None:
-        if call.unread > OUR_WINDOW // 2:
-            self.write(frames.window_update(call.number, call.unread))
-            call.unread = 0
-
-    def leave(self, call: Call) -> None:
-        """Reset, unless it is over."""
-        if self.calls.pop(call.number, None) is not None and not call.is_over and not self.is_gone:
-            self.write(frames.reset(call.number))
-
-    # --- frames ---
-
-    def _take(self, one: Frame) -> None:
-        call = self.calls.get(one.stream)
-        match one.kind:
-            case Kind.DATA:
-                self._unread += len(one.payload)
-                if self._unread > 2 * MIB:
-                    self.write(frames.window_update(0, self._unread))
-                    self._unread = 0
-                if call is not None:
-                    call.body += one.payload
-                    call.unread += len(one.payload)
-                    if call.unread > OUR_WINDOW:
-                        raise RigError(f"the picker sends {call.unread} bytes into a window of {OUR_WINDOW}")
-            case Kind.HEADERS:
-                if call is not None and one.ended:
-                    call.status = "ended"
-            case Kind.SETTINGS if not one.flags & frames.ACK:
-                self._set(one.payload)
-            case Kind.WINDOW_UPDATE:
-                increment = int.from_bytes(one.payload, "big")
-                if one.stream == 0:
-                    self._window += increment
-                elif call is not None:
-                    call.send_window += increment
-                self._room.set()
-            case Kind.PING if not one.flags & frames.ACK:
-                self.write(frames.ping(one.payload, ack=True))
-            case Kind.GOAWAY:
-                self.told = one.code
-            case _:
-                pass
-        if call is not None:
-            call.is_over = call.is_over or one.ended or one.kind == Kind.RST_STREAM
-            call.changed.set()
-            self._room.set()
-
-    def _set(self, pairs: bytes) -> None:
-        for at in range(0, len(pairs), 6):
-            name, value = (
-                int.from_bytes(pairs[at : at + 2], "big"),
-                int.from_bytes(pairs[at + 2 : at + 6], "big"),
-            )
-            if name == Setting.INITIAL_WINDOW_SIZE:
-                for call in self.calls.values():
-                    call.send_window += value - self._stream_window
-                self._stream_window = value
-        self.write(frames.settings(ack=True))
 
 
 # --- what a client does ------------------------------------------------------------------------------
@@ -256,12 +76,11 @@ class Counts:
 
 
 LEAVE_CHANCE = 0.06
-"""In each of about nine phases."""
+"""In each phase; half of the requests come to their end."""
 PHASES = (
     "opened",
     "headers sent",
     "half a body sent",
-    "half a frame sent",
     "body sent",
     "picked",
     "response headers",
@@ -273,8 +92,8 @@ PHASES = (
 class Client:
     """One request after the other on a connection of the pool; ``run`` ends when told."""
 
-    def __init__(self, pool: "Pool", counts: Counts, chance: random.Random) -> None:
-        self._pool, self._counts, self._chance = pool, counts, chance
+    def __init__(self, pool: "Pool", counts: Counts, chance: random.Random, *, think: float) -> None:
+        self._pool, self._counts, self._chance, self._think = pool, counts, chance, think
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -286,8 +105,8 @@ class Client:
                 self._counts.left[str(left)] += 1
             except Gone:
                 self._counts.cut_streams += 1
-                if gateway.told not in (None, Error.NO_ERROR):
-                    self._counts.complain(f"GOAWAY {gateway.told}")
+                if gateway.fault:
+                    self._counts.complain(gateway.fault)
             except (Stuck, TimeoutError) as stuck:
                 self._counts.complain(f"stuck: {stuck!r}")
                 return
@@ -317,7 +136,7 @@ class Client:
             self._maybe_leave("half a body sent")
         await gateway.say(call, _body("request_body", pieces[-1], ended=True))
         self._maybe_leave("body sent")
-        await self._think()
+        await self._pause()
         answers = -(-len(body) // 62_000)
         heard = await gateway.hear(call, 1 + answers)
         self._check_request(heard, body)
@@ -328,7 +147,7 @@ class Client:
         tokens = self._chance.randrange(1, 6)
         for number in range(tokens):
             await gateway.say(call, _body("response_body", _TOKEN, ended=False))
-            await self._think()
+            await self._pause()
             if number:
                 self._maybe_leave("half a response")
         await gateway.hear(call, 2 + answers + tokens)
@@ -337,9 +156,9 @@ class Client:
         if len(heard := await gateway.hear(call, 3 + answers + tokens)) != 3 + answers + tokens:
             self._counts.complain(f"{len(heard)} answers instead of {3 + answers + tokens}")
 
-    async def _think(self) -> None:
+    async def _pause(self) -> None:
         """A server's time, mostly: it is what keeps thousands of streams open at once."""
-        await asyncio.sleep(self._chance.choice([0.0, 0.1, 1.0, 2.0]))
+        await asyncio.sleep(self._think * self._chance.choice([0.0, 0.05, 0.5, 1.0]))
 
     def _body(self) -> bytes:
         filling = "word " * self._chance.choice([1, 50, 400, 400, 8_000, 30_000])
@@ -356,13 +175,17 @@ class Client:
 
 
 def _body(part: str, data: bytes, *, ended: bool) -> bytes:
-    return pb.ProcessingRequest(**{part: pb.HttpBody(body=data, end_of_stream=ended)}).SerializeToString()
+    request = pb.ProcessingRequest()
+    getattr(request, part).CopyFrom(pb.HttpBody(body=data, end_of_stream=ended))
+    return request.SerializeToString()
 
 
 def _headers(part: str, *pairs: tuple[str, str]) -> bytes:
     values = [pb.HeaderValue(key=name, raw_value=value.encode()) for name, value in pairs]
     headers = pb.HttpHeaders(headers=pb.HeaderMap(headers=values))
-    return pb.ProcessingRequest(**{part: headers}).SerializeToString()
+    request = pb.ProcessingRequest()
+    getattr(request, part).CopyFrom(headers)
+    return request.SerializeToString()
 
 
 _HEADERS = _headers("request_headers", (":method", "POST"), (":path", "/v1/chat/completions"))
@@ -441,10 +264,10 @@ def look(picker: Picker) -> State:
         families = list(text_string_to_metric_families(page.read().decode()))
     with urllib.request.urlopen(f"{picker.metrics_url}/debug/tasks", timeout=30) as page:  # noqa: S310
         names = json.load(page)["tasks"]
-    values: Counter[str] = Counter()
+    values = dict.fromkeys(AT_REST, 0.0)
     for sample in (sample for family in families for sample in family.samples):
         if sample.name in AT_REST:
-            values[sample.name] += sample.value  # type: ignore[assignment] # counts of anything
+            values[sample.name] += sample.value
     tasks = Counter(
         "Task" if name.startswith("Task-") else name for name in names if not name.startswith("scrape: ")
     )
@@ -484,7 +307,7 @@ async def soak(picker: Picker, given: argparse.Namespace) -> tuple[Counts, list[
     looks: list[str] = []
     async with asyncio.TaskGroup() as group:
         for number in range(given.streams):
-            client = Client(pool, counts, random.Random(given.seed + number))
+            client = Client(pool, counts, random.Random(given.seed + number), think=given.think)
             group.create_task(client.run(stop), name=f"client {number}")
         group.create_task(cut(pool, counts, chance, stop), name="cutter")
         began = time.monotonic()
@@ -590,6 +413,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--streams", type=int, default=2_000)
     parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--think", type=float, default=2.0, help="longest pause [s] (default: 2)")
     parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--server", default="fast", choices=["fast", "grpcio"])
     parser.add_argument("--seed", type=int, default=1)

@@ -32,7 +32,7 @@ from epp.core.events import ResponsePhase
 from epp.core.fleet import EndpointSpec, Fleet, Reachability
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
-from epp.runtime import admin, files, logs, ports, serving, tls
+from epp.runtime import admin, files, logs, memory, ports, serving, tls
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery
 from epp.runtime.errors import StartError
 from epp.runtime.ext_proc import ExtProc
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(arguments: Sequence[str]) -> int:
     try:
         flags = parse(arguments, os.environ)
+        memory.keep_what_is_freed()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(flags))
     except HelpRequested as wanted:
@@ -212,6 +213,7 @@ class Process:
     pool: Pool
     readiness: Readiness
     ext_proc: ExtProc
+    budget: Budget
     pages: admin.AdminState
     certificates: Mapping[str, tls.Certificates]
 
@@ -266,6 +268,7 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
         pool=pool,
         readiness=readiness,
         ext_proc=ext_proc,
+        budget=budget,
         pages=pages,
         certificates=_certificates(flags),
     )
@@ -287,12 +290,13 @@ def _servers(flags: ServeFlags, process: Process) -> tuple[serving.Server, servi
     gateways = serving.make_server(
         flags.server,
         {**process.ext_proc.services(), **(health if flags.health_checking else {})},
+        budget=process.budget,
         pairs=_pairs(flags, process),
         max_receive_bytes=flags.grpc_max_recv_msg_size,
         max_send_bytes=flags.grpc_max_send_msg_size,
     )
     gateways.bind(flags.grpc_port, flag="grpc-port")
-    checks = serving.make_server(flags.server, health)
+    checks = serving.make_server(flags.server, health, budget=process.budget)
     checks.bind(flags.grpc_health_port, flag="grpc-health-port")
     return gateways, checks
 

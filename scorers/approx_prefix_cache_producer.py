@@ -72,7 +72,8 @@ class ApproxPrefixCacheProducer:
             limit = self.max_prefix_blocks_to_match or len(payload.prompt)
         seed = chain_seed(request.target_model or payload.model, payload.cache_salt)
         chain = index.chain(payload.prompt, seed, limit)
-        cycle.facts[name] = PrefixMatch(index.matches(endpoints, chain), chain.blocks, block_tokens)
+        blocks = index.matches(endpoints, chain, cycle.version)
+        cycle.facts[name] = PrefixMatch(blocks, chain.blocks, block_tokens)
         return chain
 
     def picked(self, cycle: Cycle, endpoint: Endpoint, found: Chain) -> None:

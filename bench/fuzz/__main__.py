@@ -35,19 +35,21 @@ MOST_BYTES = 36_000
 def main() -> int:
     """The exit status."""
     logging.disable()  # what the driver has to say of such peers
-    seconds = _arguments().seconds
+    given = _arguments()
+    seconds, work = given.seconds, given.work
     if importlib.util.find_spec("atheris") is None:
         sys.stderr.write("make fuzz: atheris is not here: it has wheels for Linux on x86-64 only\n")
         return 2
-    (WORK / "corpus").mkdir(parents=True, exist_ok=True)
+    for folder in ("corpus", "artifacts"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
     began, executed, found = time.monotonic(), 0, list[Path]()
     while (left := seconds - (time.monotonic() - began)) >= 1 and len(found) < MOST_FINDINGS:
-        inputs, artifact = _run(int(left))
+        inputs, artifact = _run(work, int(left))
         executed += inputs
         if artifact is not None:
             found.append(_keep(artifact))
     took = time.monotonic() - began
-    corpus = sum(1 for _ in (WORK / "corpus").iterdir())
+    corpus = sum(1 for _ in (work / "corpus").iterdir())
     print(f"{executed:,} inputs in {took:,.0f} s, {corpus:,} in the corpus, {len(found)} findings")
     for path in found:
         print(f"  {path.relative_to(ROOT)}")
@@ -57,16 +59,18 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make fuzz", description="Fuzz our own driver, in process.")
     parser.add_argument("--seconds", type=int, default=3_600, help="how long (default: 3600)")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help=f"corpus and log (default: {WORK.name} in .build)"
+    )
     given = parser.parse_args()
     if not 1 <= given.seconds <= MOST_SECONDS:
         parser.error(f"--seconds {given.seconds}: must be 1 to {MOST_SECONDS}")
     return given
 
 
-def _run(seconds: int) -> tuple[int, Path | None]:
+def _run(work: Path, seconds: int) -> tuple[int, Path | None]:
     """One libFuzzer, until it finds something or time is over: inputs tried, and the one that did it."""
-    artifacts = WORK / "artifacts"
-    artifacts.mkdir(exist_ok=True)
+    artifacts = work / "artifacts"
     before = set(artifacts.iterdir())
     options = {
         "max_total_time": seconds,
@@ -82,14 +86,14 @@ def _run(seconds: int) -> tuple[int, Path | None]:
         "bench.fuzz.child",
         *(f"-{name}={value}" for name, value in options.items()),
     ]
-    with (WORK / "log").open("ab") as log:
+    with (work / "log").open("ab") as log:
         subprocess.run(
-            [*command, str(WORK / "corpus"), str(SEEDS)], cwd=ROOT, stdout=log, stderr=log, check=False
+            [*command, str(work / "corpus"), str(SEEDS)], cwd=ROOT, stdout=log, stderr=log, check=False
         )
-    executed = re.findall(rb"stat::number_of_executed_units: (\d+)", (WORK / "log").read_bytes())
+    executed = re.findall(rb"stat::number_of_executed_units: (\d+)", (work / "log").read_bytes())
     new = sorted(set(artifacts.iterdir()) - before)
     if not executed and not new:
-        raise SystemExit(f"the fuzzer did not run: see {WORK / 'log'}")
+        raise SystemExit(f"the fuzzer did not run: see {work / 'log'}")
     return int(executed[-1]) if executed else 0, new[0] if new else None
 
 

@@ -31,7 +31,7 @@ from epp.runtime import calls
 from epp.runtime.calls import CallFailed, Open, Services
 from epp.runtime.ext_proc import PROCESS, ExtProc
 from epp.runtime.fast.connection import Connection
-from epp.runtime.fast.stream import Limits
+from epp.runtime.fast.limits import Limits
 from epp.runtime.health import HealthService, Readiness
 from epp.runtime.plugins import load_types
 from epp.wire import ext_proc, usual
@@ -135,7 +135,7 @@ def _held(connection: Any) -> int:
     streams = connection._streams.values()
     waiting = sum(len(piece) for stream in streams for piece in stream.backlog)
     begun = sum(len(stream.partial) for stream in streams)
-    counted = (connection._backlog_bytes, connection._partial_bytes)
+    counted = (connection._backlog_bytes, connection._budget.used)
     _require((waiting, begun) == counted, f"{(waiting, begun)} bytes wait, {counted} are counted")
     return waiting + begun
 
@@ -210,6 +210,10 @@ class _Watched:
     def is_over(self) -> bool:
         return self._call.is_over
 
+    @property
+    def is_waiting(self) -> bool:
+        return self._call.is_waiting
+
     def receive(self, message: bytes) -> Sequence[bytes]:
         _require(self in self.room and not self._has_failed and not self.is_over, "a call hears too much")
         if self._path == PROCESS:
@@ -256,6 +260,10 @@ class _Later:
     @property
     def is_over(self) -> bool:
         return self._said >= 3
+
+    @property
+    def is_waiting(self) -> bool:
+        return False
 
     def receive(self, message: bytes) -> Sequence[bytes]:
         self._waiting.append(message)

@@ -119,8 +119,8 @@ class Endpoint:
         self.life = 0
         """Grows when the server is known to have lost its caches (restart, death)."""
         self.memory: dict[object, Any] = {}
-        """What plugins remember about this server, by an object of theirs. It goes when the server leaves
-        the list, whoever still holds the endpoint (a remembered pick does)."""
+        """What plugins remember about this life of the server, by an object of theirs. It goes with its
+        caches and when it leaves the list, whoever still holds the endpoint (a remembered pick does)."""
         self.requests_in_flight = 0
         self.tokens_in_flight = 0
         """Prompt tokens sent there and not yet known to be processed (estimated, uncached only)."""
@@ -209,7 +209,7 @@ class Fleet:
         """The server answered, with this load. ``engine``: as in ``answered``."""
         if load.started_at is not None:
             if endpoint.started_at not in (None, load.started_at):
-                endpoint.life += 1
+                _end_life(endpoint)
             endpoint.started_at = load.started_at
         endpoint.load, endpoint.load_at = load, now
         self._next_expiry = min(self._next_expiry, now + self.stale_after)
@@ -226,7 +226,7 @@ class Fleet:
         So is its engine, unless it is declared: another process may listen there next.
         """
         if endpoint.reachability is not Reachability.DOWN:
-            endpoint.life += 1
+            _end_life(endpoint)
         endpoint.engine = endpoint.spec.engine
         endpoint.load, endpoint.load_at = UNKNOWN, None
         self._set_reachability(endpoint, Reachability.DOWN, reason)
@@ -264,6 +264,11 @@ class Fleet:
         if endpoint.reachability is not to:
             endpoint.reachability = to
             self._candidates = None
+
+
+def _end_life(endpoint: Endpoint) -> None:
+    endpoint.life += 1
+    endpoint.memory.clear()
 
 
 def _best_tier(endpoints: Collection[Endpoint]) -> tuple[Endpoint, ...]:

@@ -276,12 +276,14 @@ _TEXTS = (
     *(b'"content": "', b'"text": "', b'"reasoning_content": "', b'"reasoning": "'),
 )
 """What stands before the generated text of an event."""
+_LESSONS = 20
+"""How often a stream is learnt from, for 0.9 us: where each event has its own number it is in vain."""
 
 
 class _Events(ResponseReader):
     """Cuts a stream into events. Subclasses read one API's events."""
 
-    __slots__ = ("_after_cr", "_back", "_front", "_pending", "_skipping")
+    __slots__ = ("_after_cr", "_back", "_front", "_lessons", "_pending", "_skipping")
     streaming = True
 
     def __init__(self) -> None:
@@ -291,8 +293,9 @@ class _Events(ResponseReader):
         """The event that ``_pending`` belongs to is over the limit."""
         self._after_cr = False
         self._front: bytes | None = None
-        """Of the last event that was only output: all before its text, and ``_back``, all behind it."""
+        """Of an event that was only output: all before its text, and ``_back``, all behind it."""
         self._back = b""
+        self._lessons = _LESSONS
 
     def feed(self, data: bytes) -> None:
         if self.first_token_seen and not self._pending and not self._after_cr and self._tells_nothing(data):
@@ -326,7 +329,7 @@ class _Events(ResponseReader):
         """Whether a piece behind the first token is whole events of mere output, as nearly every one is.
 
         Most differ from the event before in their text only, and a text without a quote holds no key: 0.3 us
-        instead of 1.1 for the searches of ``_is_output``, and 2.2 for events one by one.
+        instead of 1.1 for the searches of ``_is_output``, and 1.9 for events one by one.
         """
         front, back = self._front, self._back
         if (
@@ -338,17 +341,22 @@ class _Events(ResponseReader):
             return True
         if not data.endswith(b"\n\n") or not self._is_output(data):
             return False
-        if data.find(b"\n\n") == len(data) - 2:
+        if self._lessons and (front is None or not data.startswith(front)):
+            self._lessons -= 1
             self._remember(data)
         return True
 
     def _remember(self, event: bytes) -> None:
+        """Learn what stands around the text of an event, if it is one, and its text has no quote."""
+        if event.find(b"\n\n") != len(event) - 2:
+            return
         for key in _TEXTS:
             begin = event.find(key)
             if begin >= 0:
                 begin += len(key)
                 end = event.find(b'"', begin)
-                self._front, self._back = (event[:begin], event[end:]) if end > 0 else (None, b"")
+                if end > 0 and not event.endswith(b"\\", begin, end):
+                    self._front, self._back = event[:begin], event[end:]
                 return
 
     def _with_plain_line_ends(self, data: bytes) -> bytes:

@@ -142,7 +142,7 @@ class Scheduler:
         candidates = self._candidates(request, now)
         if not candidates:
             return NO_CANDIDATES
-        cycle = Cycle(request, now=now, chance=self._chance)
+        cycle = Cycle(request, now=now, chance=self._chance, version=self._fleet.version)
         found = [(each, each.produce(cycle, candidates, name)) for name, each in self._producers]
         standing = self._stand(cycle, candidates)
         candidates = _filtered(self._filters, cycle, standing.candidates)

@@ -104,12 +104,14 @@ class PrefixMatch:
 class Cycle:
     """One decision: the request, the time, and what producers found out for it."""
 
-    __slots__ = ("chance", "charge", "facts", "now", "request")
+    __slots__ = ("chance", "charge", "facts", "now", "request", "version")
 
-    def __init__(self, request: Request, *, now: float, chance: Chance) -> None:
+    def __init__(self, request: Request, *, now: float, chance: Chance, version: int | None = None) -> None:
         self.request = request
         self.now = now
         self.chance = chance
+        self.version = version
+        """Of the fleet: as long as it is the same, so are readings, lives and labels. None: not known."""
         self.facts: dict[str, Any] = {}
         """By producer name, for example a PrefixMatch."""
         self.charge = 0

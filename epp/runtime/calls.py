@@ -16,13 +16,11 @@ class Code(enum.IntEnum):
     """gRPC status codes that we use (grpc/status.h)."""
 
     OK = 0
-    UNKNOWN = 2
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
-    UNAVAILABLE = 14
 
 
 class CallFailed(Exception):
@@ -39,6 +37,10 @@ class Call(Protocol):
     @property
     def is_over(self) -> bool:
         """Nothing more is to be said: the driver ends the stream with status OK."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """An answer is still to be pushed: a peer that has said all it will say waits for it."""
 
     def receive(self, message: bytes) -> Sequence[bytes]:
         """The answers to one message, in order. Raises CallFailed to end the stream with its status."""

@@ -26,7 +26,7 @@ from epp.core.events import (
 from epp.core.rejection import PLUGIN_FAILED, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
-from epp.core.stream import PeerError, Stream, StreamSettings
+from epp.core.stream import PeerError, State, Stream, StreamSettings
 from epp.runtime.calls import CallFailed, Code, Push, Services
 from epp.wire import ext_proc, usual
 
@@ -85,6 +85,10 @@ class Conversation:
     @property
     def is_over(self) -> bool:
         return self._stream.is_over
+
+    @property
+    def is_waiting(self) -> bool:
+        return self._stream.state is State.PICKING
 
     def receive(self, message: bytes) -> list[bytes]:
         """The answers to one ProcessingRequest."""

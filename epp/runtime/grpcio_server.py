@@ -8,6 +8,7 @@ Rule:    between two awaits a whole message is worked off; every Call is closed 
 import asyncio
 import functools
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -110,38 +111,65 @@ class _Handlers(grpc.GenericRpcHandler):
 
 async def _run(opened: Open, _requests: Any, context: Context) -> None:
     """One stream."""
-    writes: set[asyncio.Task[None]] = set()
-    loop = asyncio.get_running_loop()
+    await _Stream(opened, context).run()
 
-    def push(answers: Sequence[bytes]) -> None:
-        task = loop.create_task(_write(context, answers), name="late answers")
-        writes.add(task)
-        task.add_done_callback(writes.discard)
 
-    call = opened(push)
-    try:
-        # A stream that is over is closed from here: the peer's own close would cost another wake-up.
-        while not call.is_over and (message := await _next(context)) is not None:
-            await _write(context, call.receive(message))
-            call.delivered()
-    except CallFailed as failure:
-        await context.abort(_STATUS[failure.code], str(failure))
-    except grpc.aio.InternalError:
-        pass  # the peer left while answers were on their way to it
-    finally:
+class _Stream:
+    """One stream: its Call, and what the Call pushes."""
+
+    def __init__(self, opened: Open, context: Context) -> None:
+        self._context = context
+        self._reader = asyncio.current_task()
+        self._late: deque[Sequence[bytes]] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self._written = asyncio.Event()
+        self._turn = asyncio.Lock()  # gRPC takes one write at a time
+        self._call = opened(self._push)
+
+    async def run(self) -> None:
+        call = self._call
         try:
-            call.close()
+            # A stream that is over is closed from here: the peer's own close would cost another wake-up.
+            while not call.is_over and (message := await self._next()) is not None:
+                await self._write(call.receive(message))
+            while self._writer is not None or (call.is_waiting and not call.is_over):
+                self._written.clear()
+                await self._written.wait()
+        except asyncio.CancelledError:
+            if not call.is_over or self._context.cancelled():
+                raise
+        except CallFailed as failure:
+            await self._context.abort(_STATUS[failure.code], str(failure))
+        except grpc.aio.InternalError:
+            pass  # the peer left while answers were on their way to it
         finally:
-            for task in writes:
-                task.cancel()
+            if self._writer is not None:
+                self._writer.cancel()
+            call.close()
 
+    async def _next(self) -> bytes | None:
+        """The next message; None when the peer has no more."""
+        message: Any = await self._context.read()
+        return None if message is grpc.aio.EOF else message
 
-async def _next(context: Context) -> bytes | None:
-    """The next message; None when the peer has no more."""
-    message: Any = await context.read()
-    return None if message is grpc.aio.EOF else message
+    async def _write(self, answers: Sequence[bytes]) -> None:
+        async with self._turn:
+            for answer in answers:
+                await self._context.write(answer)
+        self._call.delivered()
 
+    def _push(self, answers: Sequence[bytes]) -> None:
+        self._late.append(answers)
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write_late(), name="late answers")
 
-async def _write(context: Context, answers: Sequence[bytes]) -> None:
-    for answer in answers:
-        await context.write(answer)
+    async def _write_late(self) -> None:
+        try:
+            while self._late:
+                await self._write(self._late.popleft())
+        except grpc.aio.InternalError:
+            pass  # as in run
+        self._writer = None
+        self._written.set()
+        if self._call.is_over and self._reader is not None:
+            self._reader.cancel()  # it waits for a message that nobody needs any more

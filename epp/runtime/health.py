@@ -86,6 +86,7 @@ class _Unary:
     def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         self._answer = answer
         self.is_over = False
+        self.is_waiting = False
 
     def receive(self, message: bytes) -> list[bytes]:
         try:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from epp.core.budget import Budget
 from epp.core.stream import MAX_BODY_BYTES
 from epp.runtime.calls import Services
 from epp.runtime.tls import KeyPair
@@ -39,11 +40,14 @@ def make_server(
     driver: str,
     services: Services,
     *,
+    budget: Budget,
     pairs: Callable[[], KeyPair] | None = None,
     max_receive_bytes: int | None = None,
     max_send_bytes: int | None = None,
 ) -> Server:
     """A server that ``driver`` ("fast" or "grpcio") runs. ``pairs``: certificates; None: plaintext.
+
+    ``budget``: of request bytes held at once, messages in pieces included (gRPC's own core does not ask).
 
     The limits are of one message; None: what the largest body needs, and no limit.
     """
@@ -52,11 +56,11 @@ def make_server(
         from epp.runtime.grpcio_server import GrpcioServer  # noqa: PLC0415 (see above)
 
         return GrpcioServer(services, pairs=pairs, max_receive_bytes=largest, max_send_bytes=max_send_bytes)
+    from epp.runtime.fast.limits import Limits  # noqa: PLC0415
     from epp.runtime.fast.server import FastServer  # noqa: PLC0415
-    from epp.runtime.fast.stream import Limits  # noqa: PLC0415
 
     limits = Limits(max_receive_bytes=largest, max_send_bytes=max_send_bytes)
-    return FastServer(services, limits, pairs=pairs)
+    return FastServer(services, limits, budget=budget, pairs=pairs)
 
 
 async def stop(server: Server, grace: float, *, open_streams: Callable[[], int]) -> None:

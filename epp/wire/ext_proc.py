@@ -191,7 +191,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 # An answer with a destination is put together from fields, most of which were the same in the answer before.
-# The generated classes take four times as long (6.1 against 1.5 us), and every request has one.
+# The generated classes take four times as long (5.1 against 1.3 us), and every request has one.
 
 _HEADER_MUTATION, _RESPONSE, _REQUEST_HEADERS = (
     2,
@@ -264,8 +264,8 @@ _LAST = pb.StreamedBodyResponse(end_of_stream=True).SerializeToString()
 class _BeforePieces(dict[int, bytes]):
     """By the number of a piece's bytes, everything in front of them.
 
-    Putting a piece between this and the end mark takes a tenth of the time of building the message
-    (0.2 against 2.2 us for 200 bytes), and there is one for every token.
+    Putting a piece between this and the end mark takes a seventh of the time of building the message
+    (0.15 against 1.1 us for 200 bytes), and there is one for every token.
     """
 
     def __init__(self, part: str, *, is_last: bool) -> None:

@@ -178,6 +178,44 @@ def test_each_endpoint_is_asked_on_its_own(
     assert index.matches(endpoints, chain_of(*probe)) == expected
 
 
+NEWS = st.lists(
+    st.tuples(
+        st.sampled_from(["goes", "goes", "asks", "restarts", "dies", "is there", "names"]),
+        st.integers(0, 2),
+        PROMPT,
+    ),
+    max_size=30,
+)
+
+
+@given(news=NEWS, contiguous=st.booleans())
+def test_who_holds_anything_is_looked_up_anew_when_it_may_be_another(
+    news: list[tuple[str, int, list[int]]], contiguous: bool
+) -> None:
+    index, fleet = index_of(auto_tune=True, contiguous=contiguous), fleet_of([Load(started_at=1.0)] * 3)
+    everyone = fleet.endpoints
+    for number, (what, which, prompt) in enumerate(news):
+        endpoint = everyone[which]
+        match what:
+            case "goes":
+                index.record(endpoint, chain_of(*prompt))
+            case "restarts":
+                fleet.reading(endpoint, Load(started_at=number + 2.0), 0.0)
+            case "names":
+                fleet.reading(endpoint, Load(cache_block_tokens=256 - number), 0.0)
+            case "dies":
+                fleet.lost(endpoint, "gone")
+            case "is there":
+                fleet.answered(endpoint)
+        kept = index.matches(everyone, chain_of(*prompt), fleet.version)
+        assert kept == index.matches(list(everyone), chain_of(*prompt))
+        some = everyone[: which + 1]
+        assert index.matches(some, chain_of(*prompt), fleet.version) == (
+            {endpoint: count for endpoint, count in kept.items() if endpoint in some}
+        )
+        index.matches(everyone, chain_of(*prompt), fleet.version)
+
+
 def test_a_match_is_counted_in_blocks_however_long_pieces_are() -> None:
     index, (a, b, c) = index_of(capacity=2000), endpoints_of(Load(), Load(), Load())
     prompt = bytes(860 * BLOCK)

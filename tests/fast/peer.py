@@ -8,7 +8,7 @@ from bench.frames import Error, Frame, Replies, Reply
 from bench.virtual import Clock
 from epp.runtime.calls import CallFailed, Code, Push, Services
 from epp.runtime.fast.connection import Connection
-from epp.runtime.fast.stream import Limits
+from epp.runtime.fast.limits import Limits
 
 ECHO = "/test.Service/Echo"
 BROKEN = "/test.Service/Broken"
@@ -22,6 +22,8 @@ class EchoCall:
     ``s`` and a number: so many answers. ``p``: later, when the test calls ``push_next``. ``o``: an answer,
     and the call is over. ``f``: the call fails. ``x``: a defect.
     """
+
+    is_waiting = False
 
     def __init__(self, push: Push) -> None:
         self.heard: list[bytes] = []

@@ -7,7 +7,7 @@ import pytest
 
 from bench import frames
 from bench.frames import Error, Kind, Setting, call, data, headers, message, reset, window_update
-from epp.runtime.fast.stream import Limits
+from epp.runtime.fast.limits import Limits
 from tests.fast.abuse import CONNECTION, FLOOD, STREAM, Abuse
 from tests.fast.peer import ECHO, LIMITS, Talk, held_bytes
 

@@ -30,7 +30,7 @@ from bench import frames
 from bench.frames import END_HEADERS, Frame, FrameReader, Kind, message
 from bench.virtual import Clock
 from epp.runtime.fast.connection import Connection
-from epp.runtime.fast.stream import Limits
+from epp.runtime.fast.limits import Limits
 from tests.fast.peer import ECHO, EchoCall, Service, held_bytes
 
 OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 4, 8, 12, 13

@@ -18,7 +18,7 @@ from bench.frames import (
     settings,
     window_update,
 )
-from epp.runtime.fast.stream import Limits
+from epp.runtime.fast.limits import Limits
 from tests.fast.peer import ECHO, Talk, held_bytes
 
 MIB = 1 << 20
@@ -255,9 +255,33 @@ def test_a_connection_may_be_drained_before_it_has_begun_and_twice() -> None:
     talk = Talk(begun=False)
     talk.connection.drain()
     talk.connection.drain()
-    told = talk.hear()
-    assert [one.kind for one in told if one.kind in (Kind.GOAWAY, Kind.PING)] == [Kind.GOAWAY, Kind.PING]
-    assert told[0].kind == Kind.SETTINGS
+    assert [one.kind for one in talk.hear()] == [Kind.SETTINGS, Kind.WINDOW_UPDATE]
+    assert talk.connection.is_closing, "it has asked for nothing yet"
+    talk.end()
+
+
+def test_a_drained_connection_is_told_twice_and_ends_with_its_last_stream() -> None:
+    talk = Talk()
+    talk.say(call(1, ECHO))
+    talk.connection.drain()
+    talk.connection.drain()
+    assert [one.kind for one in talk.hear()] == [Kind.GOAWAY, Kind.PING]
+    told = talk.say(call(3, ECHO), ping(ack=True), call(5, ECHO), ping(ack=True))
+    assert [one.payload[:4] for one in told if one.kind == Kind.GOAWAY] == [b"\0\0\0\3"]
+    talk.say(data(1, message(b"e"), ended=True))
+    assert talk[1].status == 0 and not talk.connection.is_closing
+    talk.say(data(3, message(b"e"), ended=True))
+    assert talk[3].status == 0 and talk[5].status is None and talk.connection.is_closing
+    talk.end()
+
+
+def test_a_drained_peer_that_does_not_answer_is_not_waited_for() -> None:
+    talk = Talk()
+    talk.connection.drain()
+    talk.wait(0.9)
+    assert not talk.connection.is_closing
+    talk.wait(0.2)
+    assert talk.connection.is_closing and talk.fault is None
     talk.end()
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bench import frames
 from bench.frames import Error, Kind, Reply, block, call, data, headers, message, request, reset
 from epp.runtime.calls import Push
-from epp.runtime.fast.stream import Limits
+from epp.runtime.fast.limits import Limits
 from tests.fast.peer import BROKEN, ECHO, EchoCall, Service, Talk
 
 OK, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED = 0, 2, 3, 4

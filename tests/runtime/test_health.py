@@ -6,6 +6,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from epp.core.budget import Budget
 from epp.runtime.health import NAMES, HealthService, Readiness
 from epp.runtime.serving import make_server
 from epp.wire.pb.health_pb2 import (
@@ -25,7 +26,7 @@ def state() -> Readiness:
 
 @pytest.fixture(params=["fast", "grpcio"])
 async def channel(state: Readiness, request: pytest.FixtureRequest) -> AsyncIterator[grpc.aio.Channel]:
-    server = make_server(request.param, HealthService(state).services())
+    server = make_server(request.param, HealthService(state).services(), budget=Budget(1 << 20))
     port = server.bind(0, flag="grpc-health-port")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

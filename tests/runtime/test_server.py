@@ -17,6 +17,7 @@ from epp.core.rejection import NO_CANDIDATES, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
 from epp.core.stream import StreamSettings
+from epp.runtime.calls import Push
 from epp.runtime.errors import StartError
 from epp.runtime.ext_proc import PROCESS as METHOD
 from epp.runtime.ext_proc import Conversation, ExtProc
@@ -109,7 +110,7 @@ async def serving(driver: str, *, max_receive_bytes: int | None = None) -> Async
     scheduler, watcher, budget = OneEndpoint(), Watcher(), Budget(1 << 30)
     settings = StreamSettings(Parsers(), budget, new_id=lambda: "made-id")
     part = ExtProc(scheduler=scheduler, settings=settings, observer=watcher, clock=time.monotonic)
-    server = make_server(driver, part.services(), max_receive_bytes=max_receive_bytes)
+    server = make_server(driver, part.services(), budget=budget, max_receive_bytes=max_receive_bytes)
     port = server.bind(0, flag="grpc-port")
     await server.start()
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -345,7 +346,7 @@ async def test_draining_lets_open_streams_finish(driver: str) -> None:
     scheduler, watcher = OneEndpoint(), Watcher()
     settings = StreamSettings(Parsers(), Budget(1 << 20), new_id=lambda: "made-id")
     part = ExtProc(scheduler=scheduler, settings=settings, observer=watcher, clock=time.monotonic)
-    server = make_server(driver, part.services())
+    server = make_server(driver, part.services(), budget=settings.budget)
     port = server.bind(0, flag="grpc-port")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -364,7 +365,7 @@ async def test_draining_lets_open_streams_finish(driver: str) -> None:
 
 
 async def test_a_port_in_use_names_the_flag(driver: str) -> None:
-    first, second = (make_server(driver, {}) for _ in range(2))
+    first, second = (make_server(driver, {}, budget=Budget(1)) for _ in range(2))
     port = first.bind(0, flag="grpc-port")
     await first.start()
     try:
@@ -373,3 +374,102 @@ async def test_a_port_in_use_names_the_flag(driver: str) -> None:
     finally:
         await first.stop(0)
         await second.stop(0)
+
+
+class Later:
+    """A Call that answers from events of its own: ``b"end"`` makes it over, ``b"wait"`` owes an answer."""
+
+    def __init__(self, push: Push) -> None:
+        self.push = push
+        self.is_over = self.is_waiting = self.is_closed = False
+        self.delivered_times = 0
+
+    def receive(self, message: bytes) -> list[bytes]:
+        self.is_waiting = message == b"wait"
+        return [b"got " + message]
+
+    def delivered(self) -> None:
+        self.delivered_times += 1
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@asynccontextmanager
+async def later(driver: str) -> AsyncIterator[tuple[grpc.aio.Channel, list[Later]]]:
+    calls: list[Later] = []
+
+    def opened(push: Push) -> Later:
+        calls.append(Later(push))
+        return calls[-1]
+
+    server = make_server(driver, {"/test/Later": opened}, budget=Budget(1 << 20))
+    port = server.bind(0, flag="grpc-port")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel, calls
+        await eventually(lambda: all(call.is_closed for call in calls))
+    finally:
+        await server.stop(0)
+
+
+async def test_an_answer_may_come_from_an_event_of_the_services_own(driver: str) -> None:
+    async with later(driver) as (channel, calls):
+        stream = channel.stream_stream("/test/Later")(timeout=30)
+        await stream.write(b"one")
+        assert await stream.read() == b"got one"
+        for number in range(20):
+            calls[0].push([b"late %d" % number, b"and"])
+        for number in range(20):
+            assert (await stream.read(), await stream.read()) == (b"late %d" % number, b"and")
+        calls[0].is_over = True
+        calls[0].push([b"last"])
+        assert await stream.read() == b"last"
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+        assert calls[0].delivered_times > 1
+
+
+async def test_a_peer_that_has_said_all_waits_for_the_answer_it_is_owed(driver: str) -> None:
+    async with later(driver) as (channel, calls):
+        stream = channel.stream_stream("/test/Later")(timeout=30)
+        await stream.write(b"wait")
+        await stream.done_writing()
+        assert await stream.read() == b"got wait"
+        calls[0].is_waiting = False
+        calls[0].push([b"picked"])
+        assert await stream.read() == b"picked"
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_peer_may_leave_while_an_answer_is_owed(driver: str) -> None:
+    async with later(driver) as (channel, calls):
+        stream = channel.stream_stream("/test/Later")(timeout=30)
+        await stream.write(b"wait")
+        assert await stream.read() == b"got wait"
+        stream.cancel()
+        await eventually(lambda: calls[0].is_closed)
+        calls[0].push([b"too late"])
+
+
+@pytest.mark.parametrize("limit", [100])
+async def test_an_answer_over_the_limit_ends_its_stream(driver: str, limit: int) -> None:
+    calls: list[Later] = []
+
+    def opened(push: Push) -> Later:
+        calls.append(Later(push))
+        return calls[-1]
+
+    server = make_server(driver, {"/test/Later": opened}, budget=Budget(1 << 20), max_send_bytes=limit)
+    port = server.bind(0, flag="grpc-port")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stream = channel.stream_stream("/test/Later")(timeout=30)
+        await stream.write(b"x" * 200)
+        assert await stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        stream = channel.stream_stream("/test/Later")(timeout=30)
+        await stream.write(b"x")
+        assert await stream.read() == b"got x"
+    await server.stop(0)

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from epp.core.budget import Budget
 from epp.runtime import tls
 from epp.runtime.errors import StartError
 from epp.runtime.health import HealthService, Readiness
@@ -195,7 +196,7 @@ async def test_a_pair_that_is_not_followed_is_read_again_when_asked_for(
 
 @asynccontextmanager
 async def serving(driver: str, pairs: Callable[[], tls.KeyPair]) -> AsyncIterator[int]:
-    server = make_server(driver, HealthService(Readiness()).services(), pairs=pairs)
+    server = make_server(driver, HealthService(Readiness()).services(), budget=Budget(1 << 20), pairs=pairs)
     port = server.bind(0, flag="grpc-port")
     await server.start()
     yield port

@@ -10,13 +10,16 @@ Source:  RFC 9113; gRPC over HTTP/2 (PROTOCOL-HTTP2.md).
 
 import logging
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from epp.core.budget import Budget
 from epp.runtime.calls import CallFailed, Code, Services
 from epp.runtime.fast import frames, headers
 from epp.runtime.fast.frames import HEAD, ConnectionFault, ErrorCode, StreamFault, frame, numbers, require
-from epp.runtime.fast.stream import Limits, Stream, Timer
+from epp.runtime.fast.limits import Limits
+from epp.runtime.fast.stream import Stream, Timer
 
 logger = logging.getLogger("epp.server")
 
@@ -31,7 +34,7 @@ class Connection:
     """One peer.
 
     ``later`` calls a function after some seconds; ``wake`` is called when there is something to
-    ``take`` without anything received.
+    ``take`` without anything received. ``budget`` lends what messages hold whose rest is on its way.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class Connection:
         *,
         later: Callable[[float, Callable[[], None]], Timer],
         wake: Callable[[], None],
+        budget: Budget | None = None,
     ) -> None:
         self.is_closing = False
         """What ``take`` returns next is the last; then the transport is to be closed."""
         self.fault: ConnectionFault | None = None
         """Why it is closing, where the peer is to blame."""
         self._services, self._limits, self._later, self._wake = services, limits, later, wake
+        self._budget = Budget(2 * limits.max_receive_bytes) if budget is None else budget
         self._headers = headers.HeaderReader()
         self._streams: dict[int, Stream] = {}
         self._gone: dict[int, bool] = {}  # the latest streams to end; True: the peer may not use it again
@@ -59,10 +64,11 @@ class Connection:
         self._receive_window = limits.connection_window
         self._send_window = self._peer_window = frames.DEFAULT_WINDOW
         self._max_frame = frames.MAX_FRAME_SIZES.start  # of those we send
-        self._waiting: dict[int, Stream] = {}  # for the connection's window, in turn
-        self._backlog_bytes = self._partial_bytes = 0
+        self._waiting: OrderedDict[int, Stream] = OrderedDict()  # for the connection's window, in turn
+        self._backlog_bytes = 0
         self._nuisances = self._nuisance_at = self._now = 0.0
         self._timer: Timer | None = later(limits.handshake_seconds, self._too_slow)
+        self._drain_timer: Timer | None = None
         announced = {
             frames.HEADER_TABLE_SIZE: 0,
             frames.MAX_CONCURRENT_STREAMS: limits.streams,
@@ -113,18 +119,36 @@ class Connection:
 
     def drain(self) -> None:
         """No new streams; ``is_closing`` once those that are open have ended."""
-        if not (self._is_draining or self.is_closing):
-            self._is_draining = True
-            # The final GOAWAY follows when the peer has seen this one: no stream on its way is lost.
-            self._out.append(numbers(frames.GOAWAY, 0, frames.LARGEST, ErrorCode.NO_ERROR))
-            self._out.append(frame(frames.PING, 0, 0, b"draining"))
+        if self._is_draining or self.is_closing:
+            return
+        self._is_draining = True
+        if self._read == self._read_preface:  # it has said nothing yet
+            self.lost()
+            return
+        # The final GOAWAY follows when the peer has seen this one, so that no stream on its way is lost; one
+        # that does not answer is not waited for.
+        self._out.append(numbers(frames.GOAWAY, 0, frames.LARGEST, ErrorCode.NO_ERROR))
+        self._out.append(frame(frames.PING, 0, 0, b"draining"))
+        self._drain_timer = self._later(self._limits.drain_seconds, self._drained)
+
+    def _drained(self) -> None:
+        """From now on a new stream is not served."""
+        _stop(self._drain_timer)
+        self._drain_timer = None
+        if self._last_served == frames.LARGEST:
+            self._last_served = self._last
+            self._out.append(numbers(frames.GOAWAY, 0, self._last, ErrorCode.NO_ERROR))
+            self._close_if_drained()
+            self._wake()
 
     def lost(self) -> None:
         """The transport is gone: close every call."""
         self.is_closing = True
-        self._stop_timer()
-        for stream in list(self._streams.values()):
-            self._forget(stream)
+        _stop(self._timer)
+        _stop(self._drain_timer)
+        self._timer = self._drain_timer = None
+        while self._streams:
+            self._forget(next(iter(self._streams.values())))
 
     def _fail(self, fault: ConnectionFault) -> None:
         self.fault = fault
@@ -137,11 +161,6 @@ class Connection:
         self._timer = None
         self._fail(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too slow"))
         self._wake()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _nuisance(self, count: int = 1) -> None:
         """Count what costs us something and does nothing for the peer."""
@@ -160,7 +179,8 @@ class Connection:
             return 0
         good = data[size + 3] == frames.SETTINGS and not data[size + 4] & frames.ACK
         require(good, ErrorCode.PROTOCOL_ERROR, "SETTINGS must come first")
-        self._stop_timer()
+        _stop(self._timer)
+        self._timer = None
         self._read = self._read_frames
         return self._read_frames(data, size)
 
@@ -199,6 +219,7 @@ class Connection:
         size = end - at
         self._receive_window -= size
         if self._receive_window < self._limits.connection_window // 2:
+            require(self._receive_window >= 0, ErrorCode.FLOW_CONTROL_ERROR, "connection window")
             self._credit()
         stream = self._streams.get(number)
         if stream is None or stream.has_ended:
@@ -215,9 +236,12 @@ class Connection:
             stream.announced -= end - at
             if stream.announced < 0:
                 raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
+        stream.has_ended = bool(flags & frames.END_STREAM)
         if stream.call is not None:
             self._on_messages(stream, data, at, end)
-        if flags & frames.END_STREAM:
+        if stream.ending is not None:
+            return
+        if stream.has_ended:
             self._on_end(stream)
         elif stream.receive_window < self._limits.stream_window // 2:
             self._credit_stream(stream)
@@ -241,7 +265,7 @@ class Connection:
                 return
             data, at, end = bytes(stream.partial), 0, len(stream.partial)
             stream.partial = bytearray()
-            self._partial_bytes -= end
+            self._budget.give_back(end)
         stream.wanted = PREFIX.size
         while end - at >= 5 and stream.ending is None and (call := stream.call) is not None:
             compressed, length = PREFIX.unpack_from(data, at)
@@ -266,10 +290,10 @@ class Connection:
 
     def _keep(self, stream: Stream, rest: bytes) -> None:
         """The rest of a message is on its way."""
-        stream.partial += rest
-        self._partial_bytes += len(rest)
-        if self._partial_bytes > 2 * self._limits.max_receive_bytes:
-            self._finish(stream, Code.RESOURCE_EXHAUSTED, "too many messages are on their way in pieces")
+        if self._budget.take(len(rest)):
+            stream.partial += rest
+        else:
+            self._finish(stream, Code.RESOURCE_EXHAUSTED, "too many bytes of requests are held already")
 
     def _refuse_message(self, stream: Stream, length: int) -> None:
         most = self._limits.max_receive_bytes
@@ -279,11 +303,12 @@ class Connection:
         raise CallFailed(code, "compressed messages are not supported")
 
     def _on_failure(self, stream: Stream, failure: Exception) -> None:
-        if isinstance(failure, CallFailed):
-            self._finish(stream, failure.code, str(failure))
-        else:
+        known = failure if isinstance(failure, CallFailed) else None
+        if known is None:
             logger.error("a call failed", exc_info=failure)
-            self._finish(stream, Code.INTERNAL, "the service failed")
+            known = CallFailed(Code.INTERNAL, "the service failed")
+        if stream.ending is None:
+            self._finish(stream, known.code, str(known))
 
     def _on_headers(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
         require(number % 2 == 1, ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {number}")
@@ -309,7 +334,8 @@ class Connection:
         self._nuisance()
         if flags & frames.END_HEADERS:
             self._block = None
-            self._stop_timer()
+            _stop(self._timer)
+            self._timer = None
             self._on_block(number, first_flags, bytes(block))
 
     def _on_block(self, number: int, flags: int, block: bytes) -> None:
@@ -332,7 +358,9 @@ class Connection:
         elif not flags & frames.END_STREAM or not read.are_trailers:
             raise StreamFault(number, ErrorCode.PROTOCOL_ERROR)
         else:
-            self._on_end(stream)
+            stream.has_ended = True
+            if stream.ending is None:
+                self._on_end(stream)
 
     def _open(self, number: int, opening: headers.Opening, *, ended: bool) -> None:
         if number > self._last_served:
@@ -342,9 +370,10 @@ class Connection:
         window, length = self._limits.stream_window, opening.content_length
         stream = Stream(number, window, self._peer_window, length, opening)
         self._streams[number] = stream
+        stream.has_ended = ended
         if opening.is_grpc:
             self._begin(stream, opening)
-        if ended:
+        if ended and stream.ending is None:
             self._on_end(stream)
 
     def _begin(self, stream: Stream, opening: headers.Opening) -> None:
@@ -353,7 +382,7 @@ class Connection:
             if opened is None:
                 raise CallFailed(Code.UNIMPLEMENTED, f"unknown method {opening.path}")
             stream.call = opened(partial(self._push, stream))
-        except Exception as failure:  # noqa: BLE001 (as in _on_messages)
+        except Exception as failure:  # noqa: BLE001 (one stream's failure; _on_failure logs a defect)
             self._on_failure(stream, failure)
         else:
             if opening.timeout is not None:
@@ -361,11 +390,8 @@ class Connection:
 
     def _on_end(self, stream: Stream) -> None:
         """The peer has said all it will say."""
-        stream.has_ended = True
         if stream.announced:
             raise StreamFault(stream.number, ErrorCode.PROTOCOL_ERROR)
-        if stream.ending is not None:
-            return
         if not stream.opening.is_grpc:  # told only now: whoever asks may not listen before
             self._out.append(frame(frames.HEADERS, frames.END_HEADERS, stream.number, headers.NOT_GRPC))
             self._backlog_bytes += stream.put_off(_NOT_GRPC_TEXT)
@@ -373,7 +399,7 @@ class Connection:
             self._flush(stream)
         elif stream.partial:
             self._finish(stream, Code.INTERNAL, "the stream ended inside a message")
-        else:
+        elif stream.call is not None and not stream.call.is_waiting:
             self._finish(stream)
 
     def _on_priority(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
@@ -412,6 +438,7 @@ class Connection:
         before = self._peer_window
         self._peer_window = settings.get(frames.INITIAL_WINDOW_SIZE, before)
         if self._peer_window != before:
+            self._nuisance(len(self._streams) // 20)  # each is visited
             for stream in self._streams.values():
                 stream.send_window += self._peer_window - before
                 fits = stream.send_window <= frames.LARGEST
@@ -423,10 +450,8 @@ class Connection:
         self._nuisance()
         if not flags & frames.ACK:
             self._out.append(frame(frames.PING, frames.ACK, 0, data[at:end]))
-        elif self._is_draining and self._last_served == frames.LARGEST:
-            self._last_served = self._last
-            self._out.append(numbers(frames.GOAWAY, 0, self._last, ErrorCode.NO_ERROR))
-            self._close_if_drained()
+        elif self._is_draining:
+            self._drained()
 
     def _on_window_update(self, flags: int, number: int, data: bytes, at: int, end: int) -> None:
         increment = int.from_bytes(data[at:end], "big") & frames.LARGEST
@@ -450,7 +475,6 @@ class Connection:
 
     def _credit(self) -> None:
         """Give the connection's window back, in large steps; not while too many answers wait."""
-        require(self._receive_window >= 0, ErrorCode.FLOW_CONTROL_ERROR, "connection window")
         owed = self._limits.connection_window - self._receive_window
         if owed > self._limits.connection_window // 2 and self._backlog_bytes < self._limits.backlog:
             self._receive_window += owed
@@ -489,7 +513,7 @@ class Connection:
     def _flush_all(self) -> None:
         """Share the connection's window out, the stream that has waited longest first."""
         while self._waiting and self._send_window > 0:
-            self._flush(self._waiting.pop(next(iter(self._waiting))))
+            self._flush(self._waiting.popitem(last=False)[1])
 
     def _flush(self, stream: Stream) -> None:
         """Send of the backlog what the windows allow now."""
@@ -517,14 +541,18 @@ class Connection:
     def _push(self, stream: Stream, answers: Sequence[bytes]) -> None:
         """Answers from an event of the service's own."""
         call = stream.call
-        if call is not None and stream.ending is None:
-            try:
+        if stream.ending is not None or self.is_closing:
+            return
+        if call is None:
+            raise RuntimeError("a call pushes before it is open")
+        try:
+            if answers:
                 self._send(stream, answers)
-                if call.is_over:
-                    self._finish(stream)
-            except CallFailed as failure:
-                self._on_failure(stream, failure)
-            self._wake()
+            if call.is_over or (stream.has_ended and not call.is_waiting):
+                self._finish(stream)
+        except CallFailed as failure:
+            self._on_failure(stream, failure)
+        self._wake()
 
     # --- the end of a stream ---
 
@@ -552,6 +580,7 @@ class Connection:
         stream.backlog_bytes = 0
         stream.backlog.clear()
         self._waiting.pop(stream.number, None)
+        self._credit()
 
     def _expired(self, stream: Stream) -> None:
         stream.timer = None
@@ -577,24 +606,29 @@ class Connection:
 
     def _forget(self, stream: Stream) -> None:
         self._close_call(stream)
+        stream.ending = stream.ending or b""
         self._remember(stream.number, ended_by_peer=stream.has_ended)
         self._drop_backlog(stream)
-        self._partial_bytes -= len(stream.partial)
+        self._budget.give_back(len(stream.partial))
+        stream.partial = bytearray()
         del self._streams[stream.number]
         self._close_if_drained()
 
     def _close_call(self, stream: Stream) -> None:
         call, stream.call = stream.call, None
-        if stream.timer is not None:
-            stream.timer.cancel()
-            stream.timer = None
+        _stop(stream.timer)
+        stream.timer = None
         if call is not None:
             try:
                 call.close()
-            except Exception:  # as in _deliver
+            except Exception:  # a defect of the service must not end its neighbours' streams
                 logger.exception("closing a call failed")
 
     def _close_if_drained(self) -> None:
         if not self._streams and self._last_served < frames.LARGEST:
-            self.is_closing = True
-            self._stop_timer()
+            self.lost()
+
+
+def _stop(timer: Timer | None) -> None:
+    if timer is not None:
+        timer.cancel()

@@ -27,7 +27,7 @@ _CONNECTION_SPECIFIC = {"connection", "keep-alive", "proxy-connection", "transfe
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _NAME = re.compile(r"[!-9;-@\[-~]+")  # what can be seen, no colon and no capital
-_VALUE = re.compile(r"[^\0\r\n]*")
+_VALUE = re.compile(r"([^\0\r\n\t ]([^\0\r\n]*[^\0\r\n\t ])?)?")
 _GRPC = re.compile(r"application/grpc([+;]|$)")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
@@ -64,6 +64,7 @@ class HeaderReader:
     def __init__(self) -> None:
         self._decoder = hpack.Decoder(MAX_LIST_BYTES)
         self._known: dict[bytes, Block] = {}
+        self._has_table = True
 
     def table_is_gone(self) -> None:
         """The peer has acknowledged our table size of 0.
@@ -72,13 +73,14 @@ class HeaderReader:
         (NGINX's gRPC client), so that we do not insist.
         """
         self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
+        self._has_table = False
 
     def read(self, block: bytes) -> Block:
         """What a block says. Raises ConnectionFault when the table may be out of step."""
         known = self._known.get(block)
         if known is None:
             known = _block(self._decode(block))
-            if self._decoder.header_table_size == 0 and len(block) <= _SHORT:
+            if not self._has_table and len(block) <= _SHORT:
                 if len(self._known) >= _REMEMBERED:
                     self._known.clear()
                 self._known[block] = known
@@ -117,6 +119,8 @@ def _checked(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
                 raise _Malformed
             _match(_NAME, name)
         _match(_VALUE, value)
+        if name == "content-length" and fields.get(name, value) != value:
+            raise _Malformed
         fields[name] = value
     return fields
 

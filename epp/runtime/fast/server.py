@@ -3,7 +3,8 @@
 Place:   serves the Calls of epp.runtime.calls through epp.runtime.fast.connection.
 Ignores: frames, what is served.
 Rule:    one read is one ``receive`` and at most one write. What a peer may take is bounded: the number
-         of connections, the time of a handshake, the time in which it must read what it asked for.
+         of connections, the time of a handshake, the time in which it must empty its socket. How long a
+         single stream may leave its window closed is the gateway's affair: its client may be slow.
 """
 
 import asyncio
@@ -13,10 +14,11 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+from epp.core.budget import Budget
 from epp.runtime.calls import Services
 from epp.runtime.fast.connection import Connection
 from epp.runtime.fast.frames import ConnectionFault
-from epp.runtime.fast.stream import Limits
+from epp.runtime.fast.limits import Limits
 from epp.runtime.ports import listen
 from epp.runtime.tls import KeyPair, context_of
 
@@ -32,12 +34,21 @@ _TLS_HELLO = b"\x16\x03"
 
 
 class FastServer:
-    """Serves ``services``. ``pairs`` gives each new connection its certificate; None: plaintext."""
+    """Serves ``services``.
+
+    ``pairs`` gives each new connection its certificate; None: plaintext. ``budget`` is what all
+    connections may hold of messages whose rest is on its way.
+    """
 
     def __init__(
-        self, services: Services, limits: Limits, *, pairs: Callable[[], KeyPair] | None = None
+        self,
+        services: Services,
+        limits: Limits,
+        *,
+        budget: Budget,
+        pairs: Callable[[], KeyPair] | None = None,
     ) -> None:
-        self.services, self.limits = services, limits
+        self.services, self.limits, self.budget = services, limits, budget
         self.peers: set[_Peer] = set()
         self.port = 0
         self._pairs = pairs
@@ -112,9 +123,9 @@ class FastServer:
     async def _connect(self, sock: socket.socket, address: Any) -> None:
         """From an accepted socket to a connection; as a task, because a TLS handshake takes its time."""
         loop = asyncio.get_running_loop()
-        context = context_of(self._pairs()) if self._pairs is not None else None
-        keep_alive(sock)
         try:
+            keep_alive(sock)
+            context = context_of(self._pairs()) if self._pairs is not None else None
             await loop.connect_accepted_socket(
                 lambda: _Peer(self, loop),
                 sock,
@@ -134,7 +145,10 @@ class _Peer(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._address: object = None
         self._unread: asyncio.TimerHandle | None = None
-        self._connection = Connection(server.services, server.limits, later=loop.call_later, wake=self._write)
+        self._first_bytes = b""
+        self._connection = Connection(
+            server.services, server.limits, later=loop.call_later, wake=self._write, budget=server.budget
+        )
 
     # --- asyncio.Protocol ---
 
@@ -145,11 +159,10 @@ class _Peer(asyncio.Protocol):
         self._write()
 
     def data_received(self, data: bytes) -> None:
-        connection = self._connection
-        connection.receive(data, self._loop.time())
+        if not self._first_bytes:
+            self._first_bytes = data[: len(_TLS_HELLO)]
+        self._connection.receive(data, self._loop.time())
         self._write()
-        if connection.fault is not None:
-            self._explain(connection.fault, data)
 
     def pause_writing(self) -> None:
         """The peer does not read: nor do we, so that what waits for it stays bounded."""
@@ -186,11 +199,13 @@ class _Peer(asyncio.Protocol):
         out = connection.take()
         if out:
             transport.write(out)
-        if connection.is_closing:
+        if connection.is_closing and not transport.is_closing():
+            if connection.fault is not None:
+                self._explain(connection.fault)
             transport.close()
 
-    def _explain(self, fault: ConnectionFault, data: bytes) -> None:
-        if data.startswith(_TLS_HELLO):
+    def _explain(self, fault: ConnectionFault) -> None:
+        if self._first_bytes == _TLS_HELLO:
             reason = "turn TLS off at the gateway, or serve it: --secure-serving"
             self._server.complain("TLS on a plaintext port", reason, self._address)
         else:
