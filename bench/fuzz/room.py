@@ -93,7 +93,9 @@ class Room:
 
     def _play(self, moves: Sequence[Move]) -> None:
         clock = self._clock = Clock()
-        connection = Connection(self._services, LIMITS, later=clock.later, wake=lambda: None)
+        connection = Connection(
+            self._services, LIMITS, later=clock.later, wake=lambda: None, budget=self._budget
+        )
         judge = _Judge()
         judge.hear(connection.take())
         for move in moves:
@@ -135,8 +137,9 @@ def _held(connection: Any) -> int:
     streams = connection._streams.values()
     waiting = sum(len(piece) for stream in streams for piece in stream.backlog)
     begun = sum(len(stream.partial) for stream in streams)
-    counted = (connection._backlog_bytes, connection._budget.used)
-    _require((waiting, begun) == counted, f"{(waiting, begun)} bytes wait, {counted} are counted")
+    counted, lent = connection._backlog_bytes, connection._budget.used
+    _require(waiting == counted, f"{waiting} bytes wait, {counted} are counted")
+    _require(begun <= lent, f"{begun} bytes of messages have come, the budget has lent {lent}")
     return waiting + begun
 
 
@@ -263,7 +266,7 @@ class _Later:
 
     @property
     def is_waiting(self) -> bool:
-        return False
+        return bool(self._waiting)
 
     def receive(self, message: bytes) -> Sequence[bytes]:
         self._waiting.append(message)

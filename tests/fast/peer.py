@@ -19,11 +19,10 @@ class EchoCall:
     """Answers as each message asks in its first byte, and remembers what was said on both sides.
 
     ``e``: the message's length and its reverse. ``n``: nothing. ``l`` and a number: so many bytes.
-    ``s`` and a number: so many answers. ``p``: later, when the test calls ``push_next``. ``o``: an answer,
-    and the call is over. ``f``: the call fails. ``x``: a defect.
+    ``s`` and a number: so many answers. ``p``: later, when the test calls ``push_next``; ``w``: the same, and
+    a peer that has said all waits for it. ``o``: an answer, and the call is over. ``f``: the call fails.
+    ``x``: a defect.
     """
-
-    is_waiting = False
 
     def __init__(self, push: Push) -> None:
         self.heard: list[bytes] = []
@@ -47,7 +46,7 @@ class EchoCall:
                 answers = [bytes(range(256)) * (int(message[1:]) // 256) + bytes(int(message[1:]) % 256)]
             case b"s":
                 answers = [b"%d" % number for number in range(int(message[1:]))]
-            case b"p":
+            case b"p" | b"w":
                 self.later.append(_echo(message))
             case b"o":
                 answers, self.is_over = [_echo(message)], True
@@ -61,6 +60,10 @@ class EchoCall:
                 pass
         self.said += answers
         return answers
+
+    @property
+    def is_waiting(self) -> bool:
+        return any(answer.endswith(b"w") for answer in self.later)
 
     def push_next(self) -> bytes:
         """Say the first of what was put off."""

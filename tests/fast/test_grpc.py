@@ -260,6 +260,19 @@ def test_answers_may_come_later() -> None:
     talk.end()
 
 
+def test_a_peer_that_has_said_all_waits_for_what_is_still_to_come() -> None:
+    talk = Talk()
+    talk.say(call(1, ECHO), data(1, message(b"w1") + message(b"p") + message(b"w2"), ended=True))
+    (waiting,) = talk.service.calls
+    for so_far in (1, 2, 3):
+        assert not talk[1].ended
+        waiting.push_next()
+        talk.hear()
+        assert len(talk[1].messages) == so_far
+    assert talk[1].status == 0 and waiting.closed
+    talk.end()
+
+
 def test_answers_that_come_too_late_are_lost_without_harm() -> None:
     talk = Talk()
     talk.say(call(1, ECHO), data(1, message(b"p")), reset(1))

@@ -34,6 +34,9 @@ class Client:
     def say(self, *parts: bytes) -> None:
         self.writer.write(b"".join(parts))
 
+    def stop_reading(self) -> None:
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
     async def hear_until_closed(self) -> None:
         async with asyncio.timeout(20):
             while some := await self.reader.read(1 << 16):
@@ -111,10 +114,11 @@ async def test_a_peer_that_leaves_its_answers_unread_is_cut_off(
     monkeypatch.setattr(fast, "UNREAD_SECONDS", 0.1)
     async with serving(secure=secure) as setting:
         client = await setting.client()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.stop_reading()
         windows = frames.settings({Setting.INITIAL_WINDOW_SIZE: 2**30}) + frames.window_update(0, 2**30)
-        client.say(windows, call(1, ECHO), data(1, message(b"l30000000") + message(b"l30000000")))
-        await eventually(lambda: setting.service.calls)
+        client.say(windows, call(1, ECHO), data(1, message(b"l30000000")))
+        await eventually(lambda: setting.service.calls and setting.service.calls[0].heard)
+        client.say(data(1, message(b"l30000000")))  # TLS notices only now that nobody reads
         await eventually(lambda: not setting.server.peers)
         assert setting.service.open_calls == 0
     assert "answers unread" in str([record.__dict__.get("fields") for record in caplog.records])

@@ -10,14 +10,14 @@ Rule:    one read is one ``receive`` and at most one write. What a peer may take
 import asyncio
 import logging
 import socket
-import ssl
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from epp.core.budget import Budget
 from epp.runtime.calls import Services
+from epp.runtime.complaints import Complaints
 from epp.runtime.fast.connection import Connection
-from epp.runtime.fast.frames import ConnectionFault
 from epp.runtime.fast.limits import Limits
 from epp.runtime.ports import listen
 from epp.runtime.tls import KeyPair, context_of
@@ -29,8 +29,9 @@ MAX_CONNECTIONS = 1_000
 HANDSHAKE_SECONDS = 10.0
 UNREAD_SECONDS = 30.0
 """How long a peer may leave answers unread."""
-_COMPLAIN_EVERY = 60.0
-_TLS_HELLO = b"\x16\x03"
+_PIECE = 1 << 18
+"""Bytes of one write. A TLS transport hands a write on as a whole and does not count it as waiting: only by
+those that follow does it notice, and tell us, that the peer does not read."""
 
 
 class FastServer:
@@ -55,13 +56,14 @@ class FastServer:
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._nobody = asyncio.Event()
-        self._complained: dict[str, float] = {}
+        self.complaints = Complaints(time.monotonic)
 
     def bind(self, port: int, *, flag: str) -> int:
         """Reserve the port on every address; returns it (chosen by the system when ``port`` is 0)."""
         self._listener = listen(port, flag=flag, backlog=1024)
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
+        self.complaints.flag, self.complaints.port = flag, self.port
         return self.port
 
     async def start(self) -> None:
@@ -93,13 +95,6 @@ class FastServer:
         if not self.peers:
             self._nobody.set()
 
-    def complain(self, event: str, reason: str, peer: object) -> None:
-        """Log what is wrong with a peer, each kind at most once a minute."""
-        now = asyncio.get_running_loop().time()
-        if now - self._complained.get(event, -_COMPLAIN_EVERY) >= _COMPLAIN_EVERY:
-            self._complained[event] = now
-            logger.warning(event, extra={"fields": {"reason": reason, "peer": str(peer)}})
-
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
@@ -111,11 +106,11 @@ class FastServer:
             try:
                 sock, address = await loop.sock_accept(listener)
             except OSError as failure:  # no descriptor is left, mostly: those who wait are served later
-                self.complain("no connection can be accepted", str(failure), None)
+                self.complaints.tell("no connection can be accepted", str(failure), None)
                 await asyncio.sleep(0.1)
                 continue
             if len(self.peers) + len(self._tasks) > MAX_CONNECTIONS:
-                self.complain("connection refused", f"{MAX_CONNECTIONS} are open already", address)
+                self.complaints.tell("connection refused", f"{MAX_CONNECTIONS} are open already", address)
                 sock.close()
             else:
                 self._run(self._connect(sock, address), "handshake")
@@ -133,7 +128,7 @@ class FastServer:
                 ssl_handshake_timeout=None if context is None else HANDSHAKE_SECONDS,
             )
         except OSError as failure:  # ssl.SSLError is one
-            self.complain("TLS handshake failed", _tls_reason(failure), address)
+            self.complaints.handshake(failure, address)
             sock.close()
 
 
@@ -160,7 +155,7 @@ class _Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._first_bytes:
-            self._first_bytes = data[: len(_TLS_HELLO)]
+            self._first_bytes = data[:16]
         self._connection.receive(data, self._loop.time())
         self._write()
 
@@ -197,22 +192,16 @@ class _Peer(asyncio.Protocol):
         if transport is None:
             return
         out = connection.take()
-        if out:
-            transport.write(out)
+        for at in range(0, len(out), _PIECE):
+            transport.write(out[at : at + _PIECE])
         if connection.is_closing and not transport.is_closing():
             if connection.fault is not None:
-                self._explain(connection.fault)
+                self._server.complaints.fault(str(connection.fault), self._first_bytes, self._address)
             transport.close()
 
-    def _explain(self, fault: ConnectionFault) -> None:
-        if self._first_bytes == _TLS_HELLO:
-            reason = "turn TLS off at the gateway, or serve it: --secure-serving"
-            self._server.complain("TLS on a plaintext port", reason, self._address)
-        else:
-            self._server.complain("connection closed for its peer's fault", str(fault), self._address)
-
     def _give_up(self) -> None:
-        self._server.complain("connection closed", f"answers unread for {UNREAD_SECONDS:g} s", self._address)
+        reason = f"answers unread for {UNREAD_SECONDS:g} s"
+        self._server.complaints.tell("connection closed", reason, self._address)
         self.abort()
 
     def _stop_clock(self) -> None:
@@ -222,14 +211,12 @@ class _Peer(asyncio.Protocol):
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Have the kernel find out that a peer is gone without a word; its streams hold reservations."""
+    """Have the kernel end a connection whose peer is gone without a word, or takes nothing any more.
+
+    Its streams hold reservations; under TLS the loop does not tell of the last answers that are not taken.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, seconds in {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}.items():
+    unread = {"TCP_USER_TIMEOUT": int(UNREAD_SECONDS * 1000)}
+    for option, value in {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, **unread}.items():
         if hasattr(socket, option):  # macOS has not all
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
-
-
-def _tls_reason(failure: Exception) -> str:
-    if isinstance(failure, ssl.SSLError) and failure.reason in {"HTTP_REQUEST", "WRONG_VERSION_NUMBER"}:
-        return "plaintext on a TLS port: turn TLS on at the gateway, or start with --secure-serving=false"
-    return str(failure) or type(failure).__name__
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
