@@ -33,8 +33,11 @@ class Recording:
 
     @classmethod
     def load(cls, path: Path) -> "Recording":
-        """Raises ValueError for a file that is none."""
-        whole = path.read_bytes()
+        """Raises ValueError for a file that is none, or not there."""
+        try:
+            whole = path.read_bytes()
+        except FileNotFoundError:
+            raise ValueError(f"{path}: is not there: make it with `make profile`") from None
         if not whole.startswith(_MAGIC):
             raise ValueError(f"{path}: not a recording: make it again with python -m bench.profile --record")
         end = whole.index(b"\n", len(_MAGIC)) + 1

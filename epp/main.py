@@ -231,6 +231,8 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     readiness = Readiness()
     pool = _pool(flags, assembly, readiness)
     readiness.explain("endpoints", pool.discovery.detail)
+    certificates = _certificates(flags)
+    readiness.explain("certificate", lambda: "; ".join(c.error for c in certificates.values() if c.error))
     budget = Budget(flags.max_buffered_bytes)
     metrics = Metrics(version=version("fleet-epp"))
     metrics.add(
@@ -270,7 +272,7 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
         ext_proc=ext_proc,
         budget=budget,
         pages=pages,
-        certificates=_certificates(flags),
+        certificates=certificates,
     )
 
 

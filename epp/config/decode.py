@@ -208,11 +208,13 @@ def _compose(text: str) -> yaml.Node | None:
 def _syntax(error: yaml.MarkedYAMLError, file: str, text: str) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"{file}:{mark.line + 1}" if mark else file
-    if mark and "\t" in "".join(text.split("\n")[mark.line : mark.line + 1])[: mark.column + 1]:
+    line = "".join(text.split("\n")[mark.line : mark.line + 1]) if mark else ""
+    if mark and "\t" in line[: mark.column + 1]:
         return f"{where}: is not valid YAML: there is a tab, indent with spaces"
     if error.context == "expected a single document in the stream":
         return f'{where}: holds more than one document, remove all from the second "---" on'
-    return f"{where}: is not valid YAML: {error.problem or error.context}"
+    remedy = ": quote values that hold a colon" if "::" in line else ""  # an IPv6 address in braces
+    return f"{where}: is not valid YAML: {error.problem or error.context}{remedy}"
 
 
 def _check(root: yaml.Node, file: str) -> None:

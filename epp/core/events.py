@@ -271,6 +271,8 @@ class Outcome(msgspec.Struct, gc=False):
     """The response was seen to its end; where its body is not shown, its headers were."""
     is_unseen: bool = False
     """It was not to be seen to its end: --response-phase. The gateway left it out, or we left the stream."""
+    is_left: bool = False
+    """We left the stream: unless the response is complete, ``ended_at`` is not when it ended."""
     response_streaming: bool = False
     response_bytes: int | None = 0
     """None: the body was not shown."""

@@ -168,8 +168,11 @@ class _Answer(msgspec.Struct, gc=False):
 
     def finish(self) -> str | None:
         reasons = [choice.finish_reason for choice in self.choices or () if choice.finish_reason]
-        status = self.status if isinstance(self.status, str) else None
-        return reasons[-1] if reasons else self.stop_reason or status
+        return reasons[-1] if reasons else self.stop_reason or self._status_of_response()
+
+    def _status_of_response(self) -> str | None:
+        """Of the Responses API only: ``/health`` and others have a status that ends nothing."""
+        return self.status if self.object == "response" and isinstance(self.status, str) else None
 
 
 class _MessageStart(msgspec.Struct, gc=False):

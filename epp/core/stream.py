@@ -1,6 +1,6 @@
 """One request's conversation with the gateway (ext_proc), without I/O.
 
-Place:   fed by epp.wire, driven by epp.runtime.server; hands Pick to whoever chooses.
+Place:   fed by epp.wire, driven by epp.runtime.ext_proc; hands Pick to whoever chooses.
 Ignores: gRPC, asyncio, the clock (callers pass ``now``), why an endpoint won.
 Rule:    every change of state is a row of TRANSITIONS; a pair that is absent is the peer's error.
          Whatever was reserved by a Picked is released exactly once, on every way out.
@@ -71,7 +71,7 @@ CHUNK_BYTES = 62_000
 """Largest piece of a body in one answer, as upstream: it leaves room for framing below 64 KiB."""
 
 REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
-PATH_HEADERS = (":path", "x-original-path", "x-forwarded-path")
+OTHER_PATH_HEADERS = ("x-original-path", "x-forwarded-path")
 DEFAULT_PATH = "/v1/completions"
 
 
@@ -403,8 +403,7 @@ class Stream:
         if event.response_mode is not None:
             self._response_mode = event.response_mode
         headers, request = event.headers, self._request
-        status = headers.get(":status", "")
-        outcome.status = int(status) if status.isascii() and status.isdigit() else None
+        outcome.status = _number(headers.get(":status", ""), digits=3)
         outcome.served = event.served
         self._reader = reader_for(
             request.api if request else Api.PASSTHROUGH,
@@ -495,7 +494,7 @@ class Stream:
     def _leave(self) -> None:
         """More is shown than was wanted: close the stream, where the gateway has kept every byte."""
         if self._response_mode is not _FULL_DUPLEX and self._outcome is not None:
-            self.is_over = self._outcome.is_unseen = True
+            self.is_over = self._outcome.is_unseen = self._outcome.is_left = True
 
     # --- the end ---
 
@@ -519,7 +518,7 @@ class Stream:
             return
         outcome.ended_at = now
         if is_hidden:  # an answer with a status is all that can be seen, or not even that
-            outcome.response_complete = outcome.status is not None
+            outcome.response_complete = outcome.status is not None and not outcome.is_left
             outcome.is_unseen |= self._settings.response_phase is ResponsePhase.NONE
 
     def _prefilled(self) -> Sequence[Action]:
@@ -577,9 +576,13 @@ def _pieces(body: bytes, *, ended: bool) -> Sequence[Action]:
 
 
 def _path_elsewhere(headers: Mapping[str, str]) -> str:
-    return next((headers[name] for name in PATH_HEADERS if headers.get(name)), DEFAULT_PATH)
+    return next((headers[name] for name in OTHER_PATH_HEADERS if headers.get(name)), DEFAULT_PATH)
 
 
 def _announced_bytes(headers: Mapping[str, str]) -> int | None:
-    length = headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
+    return _number(headers.get("content-length", ""), digits=19)
+
+
+def _number(text: str, *, digits: int) -> int | None:
+    """None: no number, or one of more digits. (``int`` refuses 5,000 of them.)"""
+    return int(text) if len(text) <= digits and text.isascii() and text.isdigit() else None

@@ -174,10 +174,15 @@ class _Pages:
         return self._json({"endpoints": [describe_endpoint(e, now) for e in self._state.fleet.endpoints]})
 
     async def picks(self, request: "web.Request") -> "web.StreamResponse":
+        recent = self._state.scheduler.recent
+        for name in request.query:
+            if name != "limit":
+                return self._json({"error": f"{name!a}: unknown, there is only limit"}, status=400)
         text = request.query.get("limit", "20")
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 1000:
-            return self._json({"error": f"limit: {text!r} is not a number from 1 to 1000"}, status=400)
-        newest_first = islice(reversed(self._state.scheduler.recent), int(text))
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= (recent.maxlen or 0):
+            error = f"limit: {text!a} is not a number from 1 to {recent.maxlen}"
+            return self._json({"error": error}, status=400)
+        newest_first = islice(reversed(recent), int(text))
         offset = self._state.wall_clock() - self._state.clock()
         picks = [{"time": round(record.at + offset, 3), **describe(record)} for record in newest_first]
         return self._json({"picks": picks})

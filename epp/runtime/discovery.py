@@ -227,9 +227,9 @@ class FileDiscovery:
         try:
             self._seen, self._written = await self._aside(self._load)
         except FileFault as fault:
-            self._broken(f"{self._path}: {fault}")
+            self._broken(f"{self._path}: {fault}", say_again=asked_for)
         except ConfigError as fault:
-            self._broken(str(fault))
+            self._broken(str(fault), say_again=asked_for)
         else:
             self.error = ""
             logger.log(
@@ -278,9 +278,10 @@ class FileDiscovery:
         except (OSError, ValueError):  # ValueError: no file can be called so
             return None
 
-    def _broken(self, message: str) -> None:
+    def _broken(self, message: str, *, say_again: bool = False) -> None:
+        """``say_again``: who asks for the file to be read wants to know, though it is as before."""
         self.errors += 1
-        if message != self.error:
+        if say_again or message != self.error:
             stays = "endpoints file not usable, the last good list stays"
             logger.error(
                 "endpoints file not usable" if self._specs is None else stays,

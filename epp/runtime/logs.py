@@ -131,7 +131,9 @@ _facts_of = operator.attrgetter(*_FACTS)
 def request_line(outcome: Outcome, ts: str | float) -> RequestLine:
     """What is said of a request, at ``ts``."""
     received = outcome.received_at
-    line = RequestLine(ts, duration_ms=_milliseconds(outcome.ended_at - received))
+    line = RequestLine(ts)
+    if outcome.response_complete or not outcome.is_left:
+        line.duration_ms = _milliseconds(outcome.ended_at - received)
     if outcome.first_token_at is not None:
         line.ttft_ms = _milliseconds(outcome.first_token_at - received)
     _tell_request(line, outcome)

@@ -222,6 +222,8 @@ class Certificates:
         follow: bool = False,
         poll_interval: float = 1.0,
     ) -> None:
+        self.error = ""
+        """Why the pair as it is on disk now is not in use; empty when it is."""
         self._directory = directory
         self._today = today
         self._flag = flag
@@ -255,8 +257,10 @@ class Certificates:
         try:
             pair = await files.aside(self._load, name="certificates")
         except StartError as fault:  # half-written, mostly: the next change is looked at again
-            logger.error("the new certificate is not used", extra={"fields": {"error": str(fault)}})  # noqa: TRY400
+            self.error = str(fault)
+            logger.error("the new certificate is not used", extra={"fields": {"error": self.error}})  # noqa: TRY400
             return
+        self.error = ""
         if pair != self._pair:
             self._pair = pair
             self.on_change(pair)

@@ -200,12 +200,14 @@ _HEADER_MUTATION, _RESPONSE, _REQUEST_HEADERS = (
 )  # of CommonResponse, HeadersResponse, ProcessingResponse
 
 
-@lru_cache(maxsize=4096)
 def _option(name: str, value: str) -> bytes:
     """One header to be set, as a field of HeaderMutation."""
     mutation = pb.HeaderMutation()
     _set_header(mutation, name, value)
     return mutation.SerializeToString()
+
+
+_repeated_option = lru_cache(maxsize=4096)(_option)
 
 
 @lru_cache(maxsize=4096)
@@ -221,11 +223,11 @@ _CLEAR_ROUTE_CACHE = pb.CommonResponse(clear_route_cache=True).SerializeToString
 
 def _write_request_headers(answer: AnswerRequestHeaders) -> bytes:
     addresses = ",".join(answer.addresses)
-    options = _option(DESTINATION, addresses)
+    options = _repeated_option(DESTINATION, addresses)
     if answer.content_length is not None:
-        options += _option("Content-Length", str(answer.content_length))
+        options += _repeated_option("Content-Length", str(answer.content_length))
     if answer.request_id is not None:
-        options += _option("x-request-id", answer.request_id)
+        options += _option("x-request-id", answer.request_id)  # never the same again
     common = _field(_HEADER_MUTATION, options) + _CLEAR_ROUTE_CACHE
     message = _field(_REQUEST_HEADERS, _field(_RESPONSE, common)) + _metadata_to(addresses)
     return message if answer.override is None else message + _override(answer.override)
