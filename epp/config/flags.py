@@ -218,7 +218,8 @@ _SERVING = _group(
     Flag(
         *("server", _choice("fast", "grpcio"), "fast", "who speaks HTTP/2: our own driver, or gRPC's"),
         metavar="DRIVER",
-        note="not an upstream flag",
+        note="not an upstream flag; gRPC's logs nothing of a gateway that speaks TLS to a plaintext port, or"
+        " plaintext to a TLS one",
     ),
     Flag(
         *("response-phase", _choice("full", "headers", "none"), "full", "how much of the answers to look at"),
@@ -427,8 +428,12 @@ class ServeFlags:
 def normalise(arguments: Sequence[str], switches: frozenset[str], known: frozenset[str]) -> list[str]:
     """Every spelling that Go accepts as ``--name=value``; what is no known flag stays as it is."""
     normal: list[str] = []
+    switch = ""  # it stands just before, without a value
     rest = iter(arguments)
     for argument in rest:
+        if switch and argument in _BOOLEANS:
+            raise UsageError(f"--{switch}: a switch has its value after =: write --{switch}={argument}")
+        switch = ""
         if argument == "--":  # nothing after it is a flag, and we take nothing else
             for extra in rest:
                 raise UsageError(f'unexpected argument "{extra}"')
@@ -443,6 +448,7 @@ def normalise(arguments: Sequence[str], switches: frozenset[str], known: frozens
         elif equals:
             normal.append(f"--{name}={value}")
         elif name in switches:
+            switch = name
             normal.append(f"--{name}=true")
         else:
             following = next(rest, None)
@@ -569,8 +575,7 @@ def _not_understood(argument: str) -> str:
     written = argument.partition("=")[0]
     name = written.lstrip("-")
     if not name or not argument.startswith("-"):
-        hint = "write --flag=value for a switch" if argument in _BOOLEANS else "there are flags only"
-        return f'unexpected argument "{argument}": {hint}, see epp serve --help'
+        return f'unexpected argument "{argument}": there are flags only, see epp serve --help'
     import difflib  # noqa: PLC0415 (only a mistake needs it)
 
     close = difflib.get_close_matches(name, _BY_NAME, n=1)

@@ -166,13 +166,12 @@ class _Answer(msgspec.Struct, gc=False):
     object: str | None = None
     message: Raw = Raw()
 
-    def finish(self) -> str | None:
+    def finish(self, *, by_status: bool = False) -> str | None:
+        """``by_status``: in the Responses API; elsewhere a status tells of other things (``/health``)."""
+        if by_status and isinstance(self.status, str):
+            return self.status
         reasons = [choice.finish_reason for choice in self.choices or () if choice.finish_reason]
-        return reasons[-1] if reasons else self.stop_reason or self._status_of_response()
-
-    def _status_of_response(self) -> str | None:
-        """Of the Responses API only: ``/health`` and others have a status that ends nothing."""
-        return self.status if self.object == "response" and isinstance(self.status, str) else None
+        return reasons[-1] if reasons else self.stop_reason
 
 
 class _MessageStart(msgspec.Struct, gc=False):
@@ -261,7 +260,7 @@ class JsonReader(ResponseReader):
             return
         counts = answer.usage or answer.timings
         self.usage = counts.usage() if counts else None
-        self.finish = answer.finish()
+        self.finish = answer.finish(by_status=answer.object == "response")
         self.error = _answer_error(answer)
 
 
@@ -519,7 +518,7 @@ class _ResponseEvents(_Events):
             self.error = self.error or _error_text(event.error)
         elif event.response is not None and kind in self._TELLING:
             self.usage = event.response.usage.usage() if event.response.usage else self.usage
-            self.finish = event.response.finish() or self.finish
+            self.finish = event.response.finish(by_status=True) or self.finish
             self.error = self.error or _error_text(event.response.error)
 
 

@@ -175,9 +175,9 @@ class _Pages:
 
     async def picks(self, request: "web.Request") -> "web.StreamResponse":
         recent = self._state.scheduler.recent
-        for name in request.query:
-            if name != "limit":
-                return self._json({"error": f"{name!a}: unknown, there is only limit"}, status=400)
+        unknown = [name for name in request.query if name != "limit"]
+        if unknown:
+            return self._json({"error": f"{unknown[0]!a}: unknown, there is only limit"}, status=400)
         text = request.query.get("limit", "20")
         if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= (recent.maxlen or 0):
             error = f"limit: {text!a} is not a number from 1 to {recent.maxlen}"

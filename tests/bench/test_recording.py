@@ -31,6 +31,11 @@ def test_another_file_is_no_recording(tmp_path: Path) -> None:
         Recording.load(path)
 
 
+def test_a_recording_that_is_not_there_is_made_by_profile(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not there: make it with `make profile`"):
+        Recording.load(tmp_path / "none")
+
+
 def test_a_recording_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one"
     a_recording().save(path)

@@ -91,6 +91,14 @@ GOOD = "name: a, address: 10.0.0.1, port: 80"
             "f.yaml:2: is not valid YAML: there is a tab, indent with spaces",
             id="tab",
         ),
+        *(
+            pytest.param(
+                f"endpoints:\n- {{name: a, address: {address}, port: 80}}",
+                ": quote values that hold a colon",
+                id=f"unquoted {address}",
+            )
+            for address in ("::1", "[::1]", "fe80::")
+        ),
         pytest.param(
             'endpoints:\n- {name: a, address: b, port: "80 "}',
             'f.yaml:2: endpoints[0].port: must be from 1 to 65535, got "80 "',

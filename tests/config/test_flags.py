@@ -165,7 +165,7 @@ def test_durations_are_gos() -> None:
         ),
         pytest.param(
             ["--secure-serving", "false"],
-            'unexpected argument "false": write --flag=value for a switch',
+            "--secure-serving: a switch has its value after =: write --secure-serving=false",
             id="switch and value apart",
         ),
         pytest.param(

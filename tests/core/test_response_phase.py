@@ -276,6 +276,24 @@ def test_an_answer_that_was_left_in_the_middle_is_unseen() -> None:
     assert outcome.status == 200
 
 
+@pytest.mark.parametrize("request_mode", [BUFFERED, STREAMED, FULL])
+def test_a_response_that_was_left_at_its_headers_has_a_status_and_no_end(request_mode: BodyMode) -> None:
+    """The stream lasts a millisecond, whatever the answer takes: that is no duration."""
+    conversation = asked(ResponsePhase.NONE, request_mode, STREAMED)
+    conversation.hear(ResponseHeaders(SSE), StreamClosed())
+    outcome = conversation.outcome
+    assert (outcome.status, outcome.is_left, outcome.is_unseen) == (200, True, True)
+    assert not outcome.response_complete
+
+
+def test_headers_that_come_all_the_same_tell_the_status_of_a_stream_that_is_kept() -> None:
+    """The gateway shows no body and holds the stream open to the end of the answer."""
+    conversation = asked(ResponsePhase.NONE, FULL, NONE)
+    conversation.hear(ResponseHeaders(SSE), StreamClosed())
+    outcome = conversation.outcome
+    assert outcome.response_complete and not outcome.is_left
+
+
 def test_a_body_that_comes_whole_all_the_same_is_read() -> None:
     conversation = asked(ResponsePhase.HEADERS, BUFFERED, BUFFERED)
     conversation.hear(ResponseHeaders(JSON), ResponseBody(ANSWER, True))

@@ -591,7 +591,13 @@ def test_a_json_answer_nested_too_deeply_tells_nothing() -> None:
             "max_tokens",
             id="anthropic",
         ),
-        pytest.param(COMPLETED["response"], Usage(8, 2, 6, 10), "completed", id="responses"),
+        pytest.param(
+            {"object": "response", **COMPLETED["response"]},
+            Usage(8, 2, 6, 10),
+            "completed",
+            id="responses",
+        ),
+        pytest.param({"status": "ok"}, None, None, id="a-health-check-has-a-status-and-no-finish"),
         pytest.param(
             {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 4, "total_tokens": 4}},
             Usage(4, None, None, 4),

@@ -246,6 +246,14 @@ def test_a_client_without_request_id_gets_one() -> None:
     assert answer == AnswerRequestHeaders(["10.0.0.1:8000"], None, "made-id")
 
 
+@pytest.mark.parametrize("status", ["9" * 5_000, "2000", "-1", "", "²00"])
+def test_a_status_that_is_none_is_unknown(status: str) -> None:
+    conversation = Conversation()
+    conversation.hear(RequestHeaders({":path": "/v1/models"}, ended=True))
+    conversation.hear(ResponseHeaders({":status": status}, ended=True), StreamClosed())
+    assert conversation.outcome.status is None
+
+
 @pytest.mark.parametrize(
     "headers, path",
     [
@@ -613,7 +621,7 @@ subsets = st.sampled_from([None, None, ("10.0.0.1",), ()])
 request_headers = st.fixed_dictionaries(
     {":path": st.sampled_from(["/v1/chat/completions", "/v1/chat/completions", "/x"])},
     optional={
-        "content-length": st.sampled_from(["abc", "", "9" * 30, "9" * 15]),
+        "content-length": st.sampled_from(["abc", "", "9" * 5_000, "9" * 30, "9" * 15]),
         "x-request-id": st.sampled_from(["r-1", ""]),
         REWRITE: st.sampled_from(["larger", "tiny", ""]),
     },
@@ -621,7 +629,7 @@ request_headers = st.fixed_dictionaries(
 response_headers = st.fixed_dictionaries(
     {"content-type": st.sampled_from([*["text/event-stream"] * 3, "application/json", "text/plain", ""])},
     optional={
-        ":status": st.sampled_from(["200", "503", "abc"]),
+        ":status": st.sampled_from(["200", "503", "abc", "9" * 5_000]),
         "content-length": st.sampled_from([str(len(TOKEN)), "2", "0", "abc"]),
     },
 )

@@ -152,6 +152,13 @@ def test_what_is_unusual_is_said(facts: dict[str, object], expected: dict[str, o
 def test_what_was_not_to_be_seen_is_not_broken_off() -> None:
     fields = json.loads(line(outcome(response_complete=False, is_unseen=True, status=None)))
     assert "incomplete" not in fields and "status" not in fields
+    assert fields["duration_ms"] == 1500.0
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_stream_that_we_left_has_a_duration_only_if_the_answer_had_ended(*, whole: bool) -> None:
+    left = outcome(response_complete=whole, is_unseen=True, is_left=True)
+    assert ("duration_ms" in json.loads(line(left))) == whole
 
 
 @given(

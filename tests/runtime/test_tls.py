@@ -173,8 +173,10 @@ async def test_a_new_pair_is_taken_and_a_bad_one_is_not(
         await eventually(lambda: caplog.records)
         assert "does not belong to" in str(caplog.records[0].__dict__["fields"])
         assert certificates.current() == old
+        assert "does not belong to" in certificates.error
         (tmp_path / tls.KEY).write_bytes(new.key)
         await eventually(lambda: certificates.current() == new)
+        assert certificates.error == ""
 
 
 async def test_a_pair_that_is_not_followed_is_read_again_when_asked_for(

@@ -223,7 +223,7 @@ def wait_reachable(picker: Picker, wanted: Mapping[str, str], *, timeout: float 
     wait_until(lambda: reachability(picker) == wanted, what=f"endpoints {wanted}", timeout=timeout)
 
 
-def picks(picker: Picker, limit: int = 1000) -> list[dict[str, Any]]:
+def picks(picker: Picker, limit: int = 100) -> list[dict[str, Any]]:
     """The last picks, newest first."""
     found: list[dict[str, Any]] = page(picker, f"/debug/picks?limit={limit}")["picks"]
     return found

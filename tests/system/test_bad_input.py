@@ -324,6 +324,7 @@ def test_no_connection_harms_the_ports(data: bytes, picker: Picker) -> None:
         ("/nothing", 404),
         ("/debug/picks?limit=0", 400),
         ("/debug/picks?limit=x", 400),
+        ("/debug/picks?limits=5", 400),
         ("/../etc/passwd", 404),
     ],
 )

@@ -493,6 +493,10 @@ def test_an_own_certificate_is_shown_and_a_new_one_taken_over(
         assert first.strip() == (folder / "tls.crt").read_text().strip()
         (folder / "tls.key").write_bytes((files / "mixed" / "tls.key").read_bytes())  # halfway
         assert shown_certificate(picker.grpc_port) == first
+        wait_until(
+            lambda: "does not belong to" in str(page(picker, "/readyz").get("details")),
+            what="told on /readyz",
+        )
         pair = self_signed(dt.datetime.now(dt.UTC))
         (folder / "tls.key").write_bytes(pair.key)
         (folder / "tls.crt").write_bytes(pair.chain)
@@ -500,6 +504,7 @@ def test_an_own_certificate_is_shown_and_a_new_one_taken_over(
             lambda: shown_certificate(picker.grpc_port).strip() == pair.chain.decode().strip(),
             what="the new certificate",
         )
+        assert "details" not in page(picker, "/readyz")
 
 
 def test_an_older_tls_than_told_is_refused(logs: Path) -> None:

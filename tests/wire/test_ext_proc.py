@@ -247,6 +247,14 @@ def test_a_destination_is_what_the_generated_classes_write(
     )
 
 
+def test_what_never_comes_again_is_not_remembered() -> None:
+    ext_proc.encode(AnswerRequestHeaders(["10.0.0.1:80"], 17, "id-0"))
+    before = ext_proc._repeated_option.cache_info().misses
+    for number in range(1, 20):
+        ext_proc.encode(AnswerRequestHeaders(["10.0.0.1:80"], 17, f"id-{number}"))
+    assert ext_proc._repeated_option.cache_info().misses == before
+
+
 OVERRIDES = {
     "headers": (Override(BodyMode.STREAMED, True), {"responseHeaderMode": "SEND"}),
     "nothing": (Override(BodyMode.STREAMED, False), {"responseHeaderMode": "SKIP"}),
