@@ -72,6 +72,9 @@ class Generations(Held):
     Every prompt that touches piece k touches all pieces before it in the same call, and a call puts
     all of its pieces into one generation. So whoever has piece k has all before it, and the length
     of the held prefix is found by bisection.
+
+    A generation is a dict of nothing but numbers, which the garbage collector leaves alone until Python
+    3.13; a set it would walk through: 110 ms for a full index of 100 endpoints, while every request waits.
     """
 
     __slots__ = ("blocks", "current", "previous")
@@ -80,8 +83,8 @@ class Generations(Held):
         super().__init__(capacity, layout)
         self.blocks = 0
         """In the current generation."""
-        self.current: set[int] = set()
-        self.previous: set[int] = set()
+        self.current: dict[int, None] = {}
+        self.previous: dict[int, None] = {}
 
     def match(self, backwards: Sequence[int]) -> int:
         """How many pieces from the beginning are held of a prompt, given from its end."""
@@ -94,9 +97,13 @@ class Generations(Held):
         known = _held_in(self.current, hashes[::-1])
         blocks = self.blocks + _blocks(len(hashes)) - _blocks(known)
         if blocks > limit:  # before inserting, so that all of this prompt is in one generation
-            self.previous, self.current, self.blocks = self.current, set(hashes), _blocks(len(hashes))
+            self.previous, self.current, self.blocks = (
+                self.current,
+                dict.fromkeys(hashes),
+                _blocks(len(hashes)),
+            )
         else:
-            self.current.update(hashes[known:])
+            self.current.update(dict.fromkeys(hashes[known:]))
             self.blocks = blocks
 
 
@@ -105,10 +112,10 @@ def _blocks(pieces: int) -> int:
     return GROWING[pieces - 1] if pieces else 0
 
 
-def _held_in(blocks: set[int], backwards: Sequence[int]) -> int:
+def _held_in(generation: dict[int, None], backwards: Sequence[int]) -> int:
     """How many pieces from the beginning are in one generation, by bisection. That wants what is not held
     first, so the prompt is given from its end; the questions are then asked without a line of Python."""
-    return len(backwards) - bisect_left(backwards, True, key=blocks.__contains__)
+    return len(backwards) - bisect_left(backwards, True, key=generation.__contains__)
 
 
 class Lru(Held):

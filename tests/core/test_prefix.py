@@ -1,5 +1,7 @@
 """The prefix index against naive models of what it stands for."""
 
+import gc
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -118,6 +120,16 @@ def test_the_last_prompt_is_held_as_far_as_it_fits(prompts: list[list[int]]) -> 
     for prompt in prompts:
         held.record(hashes_of(prompt))
         assert held.match(hashes_of(prompt)[::-1]) == min(len(prompt), 8)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="the collector looks at every dict from then on")
+@pytest.mark.parametrize("kind", [Generations, Lru])
+def test_what_is_held_is_nothing_to_the_garbage_collector(kind: type[Generations] | type[Lru]) -> None:
+    held = kind(30)
+    for number in range(20):
+        held.record(hashes_of([number, 1, 2]))
+    kept = [held.hashes] if isinstance(held, Lru) else [held.current, held.previous]
+    assert all(kept) and not any(map(gc.is_tracked, kept))
 
 
 def test_a_repeated_prompt_does_not_push_others_out() -> None:

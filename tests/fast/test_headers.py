@@ -74,6 +74,26 @@ def fault_of(read: bytes) -> int | None:
     return None
 
 
+def test_usual_blocks_are_decoded_once_and_many_others_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    decode = hpack.Decoder.decode
+
+    def counted(self: hpack.Decoder, data: bytes, raw: bool = False) -> object:
+        decoded.append(data)
+        return decode(self, data, raw)
+
+    monkeypatch.setattr(hpack.Decoder, "decode", counted)
+    reader, usual = HeaderReader(), [block([*PLAIN, ("x-cluster", name)]) for name in "abc"]
+    reader.table_is_gone()
+    for _ in range(10):
+        for one in usual:
+            reader.read(one)
+    assert decoded == usual
+    for number in range(5_000):
+        reader.read(block([*PLAIN, ("x-request-id", str(number))]))
+    assert len(reader._known) < 1_000
+
+
 @pytest.mark.parametrize(
     "update",
     [pytest.param(table_size(128), id="one"), pytest.param(table_size(128) + table_size(4096), id="two")],

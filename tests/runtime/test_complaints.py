@@ -59,13 +59,13 @@ def test_reasons_without_end_do_not_add_up(complaints: Complaints, caplog: pytes
 
 
 @pytest.mark.parametrize(
-    "flag, first_bytes, event, remedy",
+    "flag, first_bytes, told_of",
     [
-        ("grpc-port", b"\x16\x03\x01\x02", "TLS on a plaintext port", "--secure-serving"),
-        ("grpc-health-port", b"\x16\x03\x01\x02", "TLS on a plaintext port", "never TLS"),
-        ("grpc-port", b"GET /metrics HTTP/1.1", "HTTP/1.1 on a gRPC port", "http2_protocol_options"),
-        ("grpc-port", b"PRI * HTTP/2.0\r\n", "connection closed for its peer's fault", "a reason"),
-        ("grpc-port", b"", "connection closed for its peer's fault", "a reason"),
+        ("grpc-port", b"\x16\x03\x01\x02", ("TLS on a plaintext port", "--secure-serving")),
+        ("grpc-health-port", b"\x16\x03\x01\x02", ("TLS on a plaintext port", "never TLS")),
+        ("grpc-port", b"GET /metrics HTTP/1.1", ("HTTP/1.1 on a gRPC port", "http2_protocol_options")),
+        ("grpc-port", b"PRI * HTTP/2.0\r\n", ("connection closed for its peer's fault", "a reason")),
+        ("grpc-port", b"", ("connection closed for its peer's fault", "a reason")),
     ],
 )
 def test_a_fault_is_told_by_what_the_peer_speaks(
@@ -73,13 +73,12 @@ def test_a_fault_is_told_by_what_the_peer_speaks(
     caplog: pytest.LogCaptureFixture,
     flag: str,
     first_bytes: bytes,
-    event: str,
-    remedy: str,
+    told_of: tuple[str, str],
 ) -> None:
     complaints.flag = flag
     complaints.fault("a reason", first_bytes, PEER)
     ((said, fields),) = told(caplog)
-    assert said == event and remedy in str(fields["reason"])
+    assert said == told_of[0] and told_of[1] in str(fields["reason"])
 
 
 @pytest.mark.parametrize(
