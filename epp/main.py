@@ -213,7 +213,6 @@ class Process:
     pool: Pool
     readiness: Readiness
     ext_proc: ExtProc
-    budget: Budget
     pages: admin.AdminState
     certificates: Mapping[str, tls.Certificates]
 
@@ -270,7 +269,6 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
         pool=pool,
         readiness=readiness,
         ext_proc=ext_proc,
-        budget=budget,
         pages=pages,
         certificates=certificates,
     )
@@ -289,16 +287,18 @@ def _pairs(flags: ServeFlags, process: Process) -> Callable[[], tls.KeyPair] | N
 def _servers(flags: ServeFlags, process: Process) -> tuple[serving.Server, serving.Server]:
     """The one for gateways and the one for health checks, on their ports."""
     health = HealthService(process.readiness).services()
+    # As much again as bodies: what is refused here breaks its stream, what is refused there is told the client.
+    pieces = Budget(flags.max_buffered_bytes)
     gateways = serving.make_server(
         flags.server,
         {**process.ext_proc.services(), **(health if flags.health_checking else {})},
-        budget=process.budget,
+        budget=pieces,
         pairs=_pairs(flags, process),
         max_receive_bytes=flags.grpc_max_recv_msg_size,
         max_send_bytes=flags.grpc_max_send_msg_size,
     )
     gateways.bind(flags.grpc_port, flag="grpc-port")
-    checks = serving.make_server(flags.server, health, budget=process.budget)
+    checks = serving.make_server(flags.server, health, budget=pieces)
     checks.bind(flags.grpc_health_port, flag="grpc-health-port")
     return gateways, checks
 

@@ -47,7 +47,7 @@ def make_server(
 ) -> Server:
     """A server that ``driver`` ("fast" or "grpcio") runs. ``pairs``: certificates; None: plaintext.
 
-    ``budget``: of request bytes held at once, messages in pieces included (gRPC's own core does not ask).
+    ``budget``: what messages may hold whose rest is on its way (gRPC's own core does not ask).
 
     The limits are of one message; None: what the largest body needs, and no limit.
     """
