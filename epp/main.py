@@ -287,7 +287,7 @@ def _pairs(flags: ServeFlags, process: Process) -> Callable[[], tls.KeyPair] | N
 def _servers(flags: ServeFlags, process: Process) -> tuple[serving.Server, serving.Server]:
     """The one for gateways and the one for health checks, on their ports."""
     health = HealthService(process.readiness).services()
-    # As much again as bodies: what is refused here breaks its stream, what is refused there is told the client.
+    # As much again as for bodies: a client is told what is refused there, here its stream breaks.
     pieces = Budget(flags.max_buffered_bytes)
     gateways = serving.make_server(
         flags.server,

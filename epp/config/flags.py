@@ -213,8 +213,8 @@ _SERVING = _group(
         metavar="SIZE",
         shown="1GiB",
         least="1MiB",
-        note="not an upstream flag; below 64MiB large bodies never find room; messages whose rest is still on its"
-        " way may hold as much again",
+        note="not an upstream flag; below 64MiB large bodies never find room; messages whose rest is still"
+        " on its way may hold as much again",
     ),
     Flag(
         *("server", _choice("fast", "grpcio"), "fast", "who speaks HTTP/2: our own driver, or gRPC's"),
