@@ -124,7 +124,8 @@ def _family(pid: int) -> list[int]:
     members = [pid]
     for member in members:  # grows while it is walked
         for children in Path(f"/proc/{member}/task").glob("*/children"):
-            members += [int(child) for child in children.read_text().split()]
+            with contextlib.suppress(FileNotFoundError):  # the thread has ended since it was found
+                members += [int(child) for child in children.read_text().split()]
     return members
 
 
