@@ -113,6 +113,11 @@ def serve(logs: Path, *, tls: bool) -> Picker:
     )
 
 
+pytestmark = pytest.mark.skipif(
+    shutil.which("go") is None, reason="h2spec is built with Go 1.24 or newer, which is not here"
+)
+
+
 @pytest.fixture(scope="module", params=["plaintext", "tls"])
 def cases(request: pytest.FixtureRequest, logs: Path) -> list[Case]:
     with serve(logs, tls=request.param == "tls") as picker:
