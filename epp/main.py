@@ -313,12 +313,12 @@ def _pages_tls(flags: ServeFlags, process: Process) -> ssl.SSLContext | None:
     return context
 
 
-def _what_is_served(flags: ServeFlags, pool: Pool, ports: Sequence[int]) -> dict[str, Any]:
+def _what_is_served(flags: ServeFlags, pool: Pool, taken: Sequence[int]) -> dict[str, Any]:
     return {
         "version": version("fleet-epp"),
         "server": flags.server,
         "tls": flags.secure_serving,
-        **dict(zip(("port", "health_port", "metrics_port"), ports, strict=True)),
+        **dict(zip(("port", "health_port", "metrics_port"), taken, strict=True)),
         "endpoints": len(pool.fleet.endpoints),
         "answering": sum(e.reachability is Reachability.UP for e in pool.fleet.endpoints),
     }

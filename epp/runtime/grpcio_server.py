@@ -7,7 +7,6 @@ Rule:    between two awaits a whole message is worked off; every Call is closed 
 
 import asyncio
 import functools
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +18,6 @@ from epp.runtime.calls import CallFailed, Open, Services
 from epp.runtime.errors import StartError
 from epp.runtime.ports import listen
 from epp.runtime.tls import KeyPair
-
-logger = logging.getLogger("epp.server")
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 Context = grpc.aio.ServicerContext[bytes, bytes]

@@ -8,7 +8,6 @@ Rule:    one read is one ``receive`` and at most one write. What a peer may take
 """
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -21,8 +20,6 @@ from epp.runtime.fast.connection import Connection
 from epp.runtime.fast.limits import Limits
 from epp.runtime.ports import listen
 from epp.runtime.tls import KeyPair, context_of
-
-logger = logging.getLogger("epp.server")
 
 MAX_CONNECTIONS = 1_000
 """A gateway's worker has one, or a few; each open one may take some hundred KB."""
