@@ -47,7 +47,7 @@ def pool(endpoints: int, log_fd: int) -> Services:
     """The default profile over endpoints that answer, as one process serves it."""
     assembly = build(load_default(), load_types())
     fleet = Fleet(stale_after=1e9)
-    fleet.replace(EndpointSpec(name=f"engine-{n}", ip="127.0.0.1", port=8_000 + n) for n in range(endpoints))
+    fleet.replace((EndpointSpec(name=f"engine-{n}", ip="127.0.0.1", port=8_000 + n) for n in range(endpoints)), 0.0)
     for number, endpoint in enumerate(fleet.endpoints):
         fleet.reading(endpoint, _load(number), 0.0)
     scheduler = Scheduler(fleet, assembly.profile, assembly.producers, chance=random.Random(1))

@@ -29,7 +29,7 @@ from epp.config.picker_config import Assembly, build, load, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.events import ResponsePhase
-from epp.core.fleet import EndpointSpec, Fleet, Reachability
+from epp.core.fleet import EndpointSpec, Fleet
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
 from epp.runtime import admin, files, logs, memory, ports, serving, tls
@@ -44,6 +44,7 @@ from epp.runtime.probe import check_files
 from epp.runtime.reporting import Reporter
 from epp.runtime.scrape import Scraper, scrape_settings
 from epp.runtime.supervise import forever, on_hangup, told_to_stop
+from epp.runtime.transitions import Transitions
 
 logger = logging.getLogger("epp.main")
 
@@ -109,6 +110,7 @@ class Pool:
     """One pool's parts, ready to run."""
 
     fleet: Fleet
+    transitions: Transitions
     scheduler: Scheduler
     scraper: Scraper
     discovery: FileDiscovery
@@ -132,7 +134,8 @@ def _configured(flags: ServeFlags) -> Assembly:
 
 def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     chance, clock = random.Random(), time.monotonic
-    fleet = Fleet(stale_after=flags.metrics_staleness_threshold)
+    transitions = Transitions()
+    fleet = Fleet(stale_after=flags.metrics_staleness_threshold, on_change=transitions.changed)
     pace = assembly.pace(floor=flags.refresh_metrics_interval, stale_after=flags.metrics_staleness_threshold)
     settings = scrape_settings(assembly.metrics_source, assembly.extractor, pace)
     try:
@@ -156,7 +159,7 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     )
 
     def take_over(specs: Sequence[EndpointSpec]) -> None:
-        scraper.update(*fleet.replace(specs))
+        scraper.update(*fleet.replace(specs, clock()))
         readiness.is_synced = True
 
     listed = assembly.discovery
@@ -173,6 +176,7 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     )
     return Pool(
         fleet=fleet,
+        transitions=transitions,
         scheduler=scheduler,
         scraper=scraper,
         discovery=discovery,
@@ -236,6 +240,7 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     metrics = Metrics(version=version("fleet-epp"))
     metrics.add(
         FleetMetrics(pool.fleet, pool=flags.pool_name, clock=time.monotonic),
+        pool.transitions,
         ScrapeMetrics(pool.scraper.stats),
         BufferMetrics(budget),
         pool.discovery,
@@ -320,7 +325,7 @@ def _what_is_served(flags: ServeFlags, pool: Pool, taken: Sequence[int]) -> dict
         "tls": flags.secure_serving,
         **dict(zip(("port", "health_port", "metrics_port"), taken, strict=True)),
         "endpoints": len(pool.fleet.endpoints),
-        "answering": sum(e.reachability is Reachability.UP for e in pool.fleet.endpoints),
+        "serving": sum(e.lifecycle.is_serving for e in pool.fleet.endpoints),
     }
 
 

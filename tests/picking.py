@@ -5,7 +5,8 @@ import pathlib
 import random
 from collections.abc import Iterable, Mapping
 
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load
+from epp.core.lifecycle import Phase
 from epp.core.request import Payload, Request
 from epp.core.scoring import Cycle
 
@@ -25,25 +26,26 @@ TYPES: Mapping[str, type] = {
 }
 
 
-def fleet_of(
-    loads: Iterable[Load | Reachability | None], *, stale_after: float = 1e9, port: int = 8000
-) -> Fleet:
+def fleet_of(loads: Iterable[Load | Phase | None], *, stale_after: float = 1e9, port: int = 8000) -> Fleet:
     """Endpoints e0, e1, … at 10.0.0.1, 10.0.0.2, …
 
-    A load: it was read at 0. None or UP: it answers and tells no load. UNTRIED, DOWN: as they say.
+    A load: it was read at 0. None or READY: it answers and tells no load. PENDING: nobody has looked.
+    EJECTED: it takes no connections.
     """
     fleet = Fleet(stale_after=stale_after)
     loads = list(loads)
-    fleet.replace(EndpointSpec(name=f"e{i}", ip=f"10.0.0.{i + 1}", port=port) for i in range(len(loads)))
+    fleet.replace(
+        (EndpointSpec(name=f"e{i}", ip=f"10.0.0.{i + 1}", port=port) for i in range(len(loads))), 0.0
+    )
     for endpoint, load in zip(fleet.endpoints, loads, strict=True):
         match load:
             case Load():
                 fleet.reading(endpoint, load, 0.0)
-            case Reachability.DOWN:
-                fleet.lost(endpoint, "gone")
-            case Reachability.UP | None:
-                fleet.answered(endpoint)
-            case Reachability.UNTRIED:
+            case Phase.EJECTED:
+                fleet.lost(endpoint, 0.0, "gone")
+            case Phase.READY | None:
+                fleet.answered(endpoint, 0.0)
+            case Phase.PENDING:
                 pass
     return fleet
 

@@ -66,7 +66,7 @@ class Room:
 
     def __init__(self) -> None:
         self._fleet = Fleet(stale_after=2.0)
-        self._fleet.replace([EndpointSpec(name=f"s{n}", ip=f"10.0.0.{n}", port=8000) for n in (1, 2)])
+        self._fleet.replace([EndpointSpec(name=f"s{n}", ip=f"10.0.0.{n}", port=8000) for n in (1, 2)], 0.0)
         self._budget = Budget(300_000)
         assembly = build(load_default(), load_types())
         scheduler = Scheduler(self._fleet, assembly.profile, assembly.producers, chance=random.Random(1))

@@ -5,12 +5,13 @@ Ignores: how a reading was made, who chooses, and the clock (callers pass ``now`
 Rule:    unknown is None. A reading that is too old is unknown again; it never becomes a zero.
 """
 
-import enum
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from epp.core.addresses import MetricsUrl
+from epp.core.lifecycle import Change, HealthSettings, Lifecycle, Phase, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,6 @@ class Load:
 UNKNOWN = Load()
 
 
-class Reachability(enum.Enum):
-    """What the last attempt to talk to the server showed."""
-
-    UNTRIED = "untried"
-    UP = "up"
-    DOWN = "down"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
     """Everything discovery knows of an endpoint: which server it is, and what is said about it."""
@@ -70,11 +63,24 @@ class EndpointSpec:
     """The name before resolution, for TLS and the Host header; empty for a literal address."""
     ca_file: str | None = None
     api_key_file: str | None = None
+    tier: int = 0
+    """0 is to be used first."""
+    identity: str = ""
+    """What the server is, wherever it is: under another address it is the same one, moved (a Mac with a new
+    lease). Empty: its address says which server it is."""
+    hold: str = ""
+    """Why its manager says that it does not serve yet (a pod that is not ready)."""
+    leaving: str = ""
+    """Why its manager has told it to stop (a pod that is deleted)."""
+    pressure: str = ""
+    """Its manager's warning of memory or heat, as long as it holds."""
+    note: str = ""
+    """What its manager knows of it, to be said while it does not answer: its model is downloading."""
 
     @property
     def server(self) -> tuple[str | int, ...]:
         """Which server it is: where this is the same, the rest is only said differently of it."""
-        return self.namespace, self.name, self.ip, self.port, self.scheme, self.host_name
+        return self.identity or self.address, self.scheme, self.host_name
 
     @property
     def address(self) -> str:
@@ -87,22 +93,23 @@ class Endpoint:
 
     __slots__ = (
         "address",
-        "down_reason",
         "engine",
         "labels",
         "life",
+        "lifecycle",
         "load",
         "load_at",
         "memory",
         "name",
-        "reachability",
+        "on_occupied",
         "requests_in_flight",
         "spec",
         "started_at",
         "tokens_in_flight",
+        "unanswered",
     )
 
-    def __init__(self, spec: EndpointSpec) -> None:
+    def __init__(self, spec: EndpointSpec, lifecycle: Lifecycle | None = None) -> None:
         self.spec = spec
         self.name = spec.name
         self.address = spec.address
@@ -114,8 +121,8 @@ class Endpoint:
         """When ``load`` was read [s]; None when it is unknown."""
         self.started_at: float | None = None
         """When the server process started, as it last said; kept when a reading grows too old."""
-        self.reachability = Reachability.UNTRIED
-        self.down_reason = ""
+        self.lifecycle = lifecycle or Lifecycle(HealthSettings(), 0.0)
+        """What it can do now."""
         self.life = 0
         """Grows when the server is known to have lost its caches (restart, death)."""
         self.memory: dict[object, Any] = {}
@@ -124,6 +131,16 @@ class Endpoint:
         self.requests_in_flight = 0
         self.tokens_in_flight = 0
         """Prompt tokens sent there and not yet known to be processed (estimated, uncached only)."""
+        self.unanswered: dict[Reservation, None] = {}
+        """Requests of streamed answers that have got no token yet, the oldest first."""
+        self.on_occupied: Callable[[], None] | None = None
+        """To be told of every request that comes or goes, while their number is limited."""
+
+    @property
+    def oldest_unanswered(self) -> float | None:
+        """Since when the longest waiting of ``unanswered`` is there [s]; None: there is none."""
+        first = next(iter(self.unanswered), None)
+        return None if first is None else first.at
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name} {self.address})"
@@ -132,148 +149,279 @@ class Endpoint:
 class Reservation:
     """What one request occupies on one endpoint, from the pick until ``release``.
 
-    ``tokens`` >= 0, else ValueError and nothing is taken. Exactly one ``release``: a second one is a
-    defect of the caller and raises.
+    ``tokens`` >= 0, else ValueError and nothing is taken. ``at``: when it was picked [s]; ``is_streamed``:
+    its first token will be seen. Exactly one ``release``: a second one is a defect of the caller and raises.
     """
 
-    __slots__ = ("_open", "endpoint", "tokens")
+    __slots__ = ("_open", "at", "endpoint", "tokens")
 
-    def __init__(self, endpoint: Endpoint, tokens: int) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tokens: int, *, at: float = 0.0, is_streamed: bool = False
+    ) -> None:
         if tokens < 0:  # made by a plugin: what is no number raises here, before anything is taken
             raise ValueError(f"tokens of a reservation: expected at least 0, got {tokens}")
         self.endpoint = endpoint
         self.tokens = tokens
+        self.at = at
         self._open = True
-        endpoint.requests_in_flight += 1
-        endpoint.tokens_in_flight += tokens
+        self._occupy(endpoint)
+        if is_streamed:
+            endpoint.unanswered[self] = None
 
     def prefilled(self) -> None:
         """The prompt has been processed: its tokens are no work ahead of anyone any more."""
-        self.endpoint.tokens_in_flight -= self.tokens
+        endpoint = self.endpoint
+        endpoint.tokens_in_flight -= self.tokens
         self.tokens = 0
+        endpoint.unanswered.pop(self, None)
+
+    def move(self, endpoint: Endpoint) -> None:
+        """Another endpoint has it: the gateway went on to the next of its list."""
+        if not self._open or endpoint is self.endpoint:
+            return
+        is_streamed = self in self.endpoint.unanswered
+        self._leave()
+        self.endpoint = endpoint
+        self._occupy(endpoint)
+        if is_streamed:
+            endpoint.unanswered[self] = None
 
     def release(self) -> None:
         """The request has ended, however it ended."""
         if not self._open:
             raise RuntimeError(f"reservation on {self.endpoint} released twice")
         self._open = False
-        self.prefilled()
-        self.endpoint.requests_in_flight -= 1
+        self._leave()
+        self.tokens = 0
+
+    def _occupy(self, endpoint: Endpoint) -> None:
+        endpoint.requests_in_flight += 1
+        endpoint.tokens_in_flight += self.tokens
+        if endpoint.on_occupied is not None:
+            endpoint.on_occupied()
+
+    def _leave(self) -> None:
+        endpoint = self.endpoint
+        endpoint.requests_in_flight -= 1
+        endpoint.tokens_in_flight -= self.tokens
+        endpoint.unanswered.pop(self, None)
+        if endpoint.on_occupied is not None:
+            endpoint.on_occupied()
+
+
+class Replaced(NamedTuple):
+    """What a new list changed."""
+
+    added: Sequence[Endpoint]
+    changed: Sequence[Endpoint]
+    """The same servers, of which something else is said now."""
+    removed: Sequence[Endpoint]
 
 
 class Fleet:
-    """All endpoints of one pool. ``stale_after`` [s]: the age at which a reading becomes unknown."""
+    """All endpoints of one pool. ``stale_after`` [s]: the age at which a reading becomes unknown.
 
-    def __init__(self, *, stale_after: float = 2.0) -> None:
+    ``on_change`` hears of every change of phase.
+    """
+
+    def __init__(
+        self,
+        *,
+        stale_after: float = 2.0,
+        health: HealthSettings | None = None,
+        on_change: Callable[[Endpoint, Change], None] = lambda endpoint, change: None,
+    ) -> None:
         self.stale_after = stale_after
+        self.health = health or HealthSettings()
         self.version = 0
-        """Grows with every look at an endpoint and every change of the list: what follows from readings,
-        reachability and labels alone holds as long as this stays the same."""
+        """Grows with every look at an endpoint and every change of the list or of a phase: what follows from
+        readings, phases and labels alone holds as long as this stays the same."""
+        self._on_change = on_change
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
-        self._candidates: tuple[Endpoint, ...] | None = None
-        self._next_expiry = float("inf")
+        self._by_address: dict[str, Endpoint] = {}
+        self._began_at: float | None = None
+        self._found_with_us: set[Endpoint] = set()
+        self._next_expiry = math.inf
+        self._all: tuple[Endpoint, ...] = ()
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Every known endpoint, reachable or not."""
-        return tuple(self._endpoints.values())
+        """Every known endpoint, whatever it can do; the same tuple until the list changes."""
+        return self._all
 
-    def replace(self, specs: Iterable[EndpointSpec]) -> tuple[list[Endpoint], list[Endpoint], list[Endpoint]]:
-        """Take over a whole new list at once; returns (added, changed, removed).
+    def endpoint_at(self, address: str) -> Endpoint | None:
+        """Who is at ``ip:port``; the first of several."""
+        return self._by_address.get(address)
+
+    # --- the list
+
+    def replace(self, specs: Iterable[EndpointSpec], now: float) -> Replaced:
+        """Take over a whole new list at once.
 
         A server of which something else is said now (labels, engine, keys, metrics URL) stays the same
-        endpoint, with its reading, its reservations and what is remembered of it. Under another address
-        it is another server.
+        endpoint, with its reading, its reservations and what is remembered of it; also under another address
+        where its identity says so, but then its reading is of the past. Else it is another server.
         """
+        if self._began_at is None:
+            self._began_at = now
         before, self._endpoints = self._endpoints, {}
         added, changed = [], []
         for key, spec in {(spec.namespace, spec.name): spec for spec in specs}.items():
             endpoint = before.get(key)
             if endpoint is None or endpoint.spec.server != spec.server:
-                endpoint = Endpoint(spec)
+                endpoint = self._add(spec, now)
                 added.append(endpoint)
             elif endpoint.spec != spec:
-                if endpoint.spec.engine != spec.engine:
-                    endpoint.engine = spec.engine
-                endpoint.spec, endpoint.labels = spec, spec.labels
+                self._change(endpoint, spec, now)
                 changed.append(endpoint)
             self._endpoints[key] = endpoint
         removed = [endpoint for key, endpoint in before.items() if self._endpoints.get(key) is not endpoint]
         for endpoint in removed:
             endpoint.memory.clear()
+            self._found_with_us.discard(endpoint)
+            self._signal(endpoint, Signal.REMOVED, now)
+        self._all = tuple(self._endpoints.values())
+        self._by_address = {endpoint.address: endpoint for endpoint in reversed(self._all)}
+        self._look_ahead()
         self.version += 1
-        self._candidates = None
-        return added, changed, removed
+        return Replaced(added, changed, removed)
+
+    def _add(self, spec: EndpointSpec, now: float) -> Endpoint:
+        endpoint = Endpoint(spec, Lifecycle(self.health, now))
+        if self._began_at is not None and now - self._began_at <= self.health.warm_up:
+            self._found_with_us.add(endpoint)
+        self._manage(endpoint, now)
+        return endpoint
+
+    def _change(self, endpoint: Endpoint, spec: EndpointSpec, now: float) -> None:
+        before, endpoint.spec, endpoint.labels = endpoint.spec, spec, spec.labels
+        if before.engine != spec.engine:
+            endpoint.engine = spec.engine
+        if before.address != spec.address:
+            endpoint.address = spec.address
+            endpoint.load, endpoint.load_at = UNKNOWN, None
+            self._signal(endpoint, Signal.MOVED, now, f"moved from {before.address} to {spec.address}")
+        self._manage(endpoint, now)
+
+    def _manage(self, endpoint: Endpoint, now: float) -> None:
+        spec = endpoint.spec
+        changes = endpoint.lifecycle.managed(
+            now, hold=spec.hold, leaving=spec.leaving, pressure=spec.pressure
+        )
+        self._tell(endpoint, changes)
+
+    # --- what looks show
 
     def reading(self, endpoint: Endpoint, load: Load, now: float, *, engine: str | None = None) -> None:
-        """The server answered, with this load. ``engine``: as in ``answered``."""
+        """The server answered, ready to serve, with this load. ``engine``: as in ``answered``."""
         if load.started_at is not None:
             if endpoint.started_at not in (None, load.started_at):
                 _end_life(endpoint)
             endpoint.started_at = load.started_at
         endpoint.load, endpoint.load_at = load, now
         self._next_expiry = min(self._next_expiry, now + self.stale_after)
-        self.answered(endpoint, engine=engine)
+        self.answered(endpoint, now, engine=engine)
 
-    def answered(self, endpoint: Endpoint, *, engine: str | None = None) -> None:
-        """The server is there, even if it does not tell its load. ``engine``: whose answer it was read as."""
+    def answered(self, endpoint: Endpoint, now: float, *, engine: str | None = None) -> None:
+        """The server is ready, even if it does not tell its load. ``engine``: whose answer it was read as."""
         endpoint.engine = engine or endpoint.spec.engine
-        self._set_reachability(endpoint, Reachability.UP, "")
+        found = endpoint in self._found_with_us and endpoint.lifecycle.phase is Phase.PENDING
+        self._look(endpoint, Signal.FOUND if found else Signal.ANSWERED, now)
 
-    def lost(self, endpoint: Endpoint, reason: str) -> None:
-        """Talking to the server failed: what it held in its caches is gone, its load is unknown.
+    def loading(self, endpoint: Endpoint, now: float, reason: str, *, engine: str | None = None) -> None:
+        """The server is there, its model is not."""
+        if endpoint.lifecycle.phase is not Phase.LOADING:
+            _end_life(endpoint)
+        endpoint.engine = engine or endpoint.spec.engine
+        endpoint.load, endpoint.load_at = UNKNOWN, None
+        self._look(endpoint, Signal.LOADING, now, reason)
+
+    def lost(self, endpoint: Endpoint, now: float, reason: str) -> None:
+        """The server takes no connections: what it held in its caches is gone, its load is unknown.
 
         So is its engine, unless it is declared: another process may listen there next.
         """
-        if endpoint.reachability is not Reachability.DOWN:
+        if not endpoint.lifecycle.is_known_dead:
             _end_life(endpoint)
         endpoint.engine = endpoint.spec.engine
         endpoint.load, endpoint.load_at = UNKNOWN, None
-        self._set_reachability(endpoint, Reachability.DOWN, reason)
+        note = endpoint.spec.note
+        reason = f"{note} ({reason})" if note else reason
+        self._look(endpoint, Signal.ABSENT if note else Signal.REFUSED, now, reason)
 
-    def candidates(self, now: float, among: Sequence[Endpoint] | None = None) -> tuple[Endpoint, ...]:
-        """The endpoints a request may go to: those that answer, else the untried, else all.
+    def silent(self, endpoint: Endpoint, now: float, reason: str) -> None:
+        """The server did not answer in time: its load is unknown, what it holds is not."""
+        endpoint.load, endpoint.load_at = UNKNOWN, None
+        note = endpoint.spec.note
+        self._look(endpoint, Signal.SILENT, now, f"{reason}; {note}" if note else reason)
 
-        ``among``: of these only, whatever the others are. The last choice is never empty while
-        endpoints are known: a fleet that looks dead from here may still serve.
-        """
+    # --- what requests show
+
+    def served(self, endpoint: Endpoint, now: float) -> None:
+        """A request there got its first token, or a good answer."""
+        lifecycle = endpoint.lifecycle
+        if lifecycle.phase is not Phase.READY or lifecycle.failures:
+            self._signal(endpoint, Signal.SERVED, now)
+
+    def failed(self, endpoint: Endpoint, now: float, reason: str, *, sent_at: float = math.inf) -> None:
+        """A request failed there. What was ``sent_at`` [s] before it came into this phase says nothing new
+        of one that is on its way back."""
+        lifecycle = endpoint.lifecycle
+        is_back = lifecycle.phase in (Phase.PROBING, Phase.WARMING)
+        if not (is_back and sent_at < lifecycle.since):
+            self._signal(endpoint, Signal.FAILED, now, reason)
+
+    def quitting(self, endpoint: Endpoint, now: float, reason: str) -> None:
+        """The server says itself that it shuts down."""
+        self._signal(endpoint, Signal.QUITTING, now, reason)
+
+    # --- for those who choose
+
+    def candidates(self, now: float, among: Sequence[Endpoint] | None = None) -> Sequence[Endpoint]:
+        """The endpoints a request may be thought to go to, as of ``now``: all, or those ``among`` them."""
         self.expire(now)
-        if among is not None:
-            return _best_tier(among)
-        if self._candidates is None:
-            self._candidates = _best_tier(self._endpoints.values())
-        return self._candidates
+        return self._all if among is None else among
 
     def expire(self, now: float) -> None:
-        """Forget readings that are too old by now: before a pick, and before anybody shows them."""
+        """Let time pass: before a pick, and before anybody shows anything."""
         if now < self._next_expiry:
             return
         self.version += 1
-        self._next_expiry = float("inf")
-        for endpoint in self._endpoints.values():
-            if endpoint.load_at is None:
-                continue
-            if now - endpoint.load_at >= self.stale_after:
+        for endpoint in self._all:
+            if endpoint.load_at is not None and now - endpoint.load_at >= self.stale_after:
                 endpoint.load, endpoint.load_at = UNKNOWN, None
-            else:
-                self._next_expiry = min(self._next_expiry, endpoint.load_at + self.stale_after)
+            if endpoint.lifecycle.due <= now:
+                self._tell(endpoint, endpoint.lifecycle.advance(now))
+        self._look_ahead()
 
-    def _set_reachability(self, endpoint: Endpoint, to: Reachability, reason: str) -> None:
+    # --- inside
+
+    def _look(self, endpoint: Endpoint, signal: Signal, now: float, reason: str = "") -> None:
+        self._found_with_us.discard(endpoint)
+        self._signal(endpoint, signal, now, reason)
+
+    def _signal(self, endpoint: Endpoint, signal: Signal, now: float, reason: str = "") -> None:
         self.version += 1
-        endpoint.down_reason = reason
-        if endpoint.reachability is not to:
-            endpoint.reachability = to
-            self._candidates = None
+        self._tell(endpoint, endpoint.lifecycle.receive(signal, now, reason))
+
+    def _tell(self, endpoint: Endpoint, changes: Sequence[Change]) -> None:
+        lifecycle = endpoint.lifecycle
+        self._next_expiry = min(self._next_expiry, lifecycle.due)
+        endpoint.on_occupied = None if lifecycle.allowance is None else self._occupied
+        for change in changes:
+            self._on_change(endpoint, change)
+
+    def _occupied(self) -> None:
+        """A request came to or left an endpoint whose number of requests is limited."""
+        self.version += 1
+
+    def _look_ahead(self) -> None:
+        """When time alone changes something next."""
+        readings = (each.load_at + self.stale_after for each in self._all if each.load_at is not None)
+        phases = (each.lifecycle.due for each in self._all)
+        self._next_expiry = min(min(readings, default=math.inf), min(phases, default=math.inf))
 
 
 def _end_life(endpoint: Endpoint) -> None:
     endpoint.life += 1
     endpoint.memory.clear()
-
-
-def _best_tier(endpoints: Collection[Endpoint]) -> tuple[Endpoint, ...]:
-    for tier in (Reachability.UP, Reachability.UNTRIED):
-        found = tuple(endpoint for endpoint in endpoints if endpoint.reachability is tier)
-        if found:
-            return found
-    return tuple(endpoints)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from epp.core.fleet import Endpoint, Fleet, Reservation
-from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Rejection
+from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Rejected, Rejection
 from epp.core.request import Request
 from epp.core.scoring import (
     Chance,
@@ -131,7 +131,10 @@ class Scheduler:
 
     def pick(self, request: Request, now: float) -> Decision | Rejection:
         """Where ``request`` goes, reserved there; or why nowhere."""
-        result = self._decide(request, now)
+        try:
+            result = self._decide(request, now)
+        except Rejected as rejected:  # a filter knows better than nobody why nobody is left
+            result = rejected.rejection
         payload = request.payload
         self.recent.append(
             PickRecord(now, request.id, payload.model, request.target_model, request.prompt_tokens, result)
@@ -159,7 +162,7 @@ class Scheduler:
             return NOT_CACHED
         for producer, what in found:
             producer.picked(cycle, chosen[0], what)
-        reservation = Reservation(chosen[0], cycle.charge)
+        reservation = Reservation(chosen[0], cycle.charge, at=now, is_streamed=request.payload.streaming)
         return Decision(chosen, reservation, candidates, scores, totals, self._weights, match)
 
     def _candidates(self, request: Request, now: float) -> Sequence[Endpoint]:

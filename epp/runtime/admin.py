@@ -43,8 +43,10 @@ def describe_endpoint(endpoint: Endpoint, now: float) -> dict[str, Any]:
         "address": endpoint.address,
         "host": endpoint.spec.host_name or None,
         "engine": endpoint.engine,
-        "reachability": endpoint.reachability.value,
-        "reason": endpoint.down_reason or None,
+        "tier": endpoint.spec.tier,
+        "phase": endpoint.lifecycle.phase.value,
+        "reason": endpoint.lifecycle.reason,
+        "phase_seconds": round(now - endpoint.lifecycle.since, 3),
         "load": {
             "age_seconds": None if endpoint.load_at is None else round(now - endpoint.load_at, 3),
             "waiting": load.waiting,

@@ -18,7 +18,8 @@ from typing import Literal, Protocol
 
 from epp.core.budget import Budget
 from epp.core.events import Outcome
-from epp.core.fleet import Endpoint, Fleet, Reachability
+from epp.core.fleet import Endpoint, Fleet
+from epp.core.lifecycle import Phase
 from epp.core.rejection import Rejection
 from epp.core.request import BYTES_PER_TOKEN, Request
 from epp.core.scheduling import Decision
@@ -445,8 +446,8 @@ class FleetMetrics:
         yield from self._average(
             "running_requests", "number of requests a server works on", [e.load.running for e in fresh]
         )
-        ready = float(sum(e.reachability is Reachability.UP for e in endpoints))
-        help_text = "Endpoints that answer."
+        ready = float(sum(e.lifecycle.is_serving for e in endpoints))
+        help_text = "Endpoints that take requests."
         for name in ("llm_d_epp_ready_endpoints", "inference_pool_ready_pods"):
             yield Values(name, "gauge", help_text, ("name",), {(self._pool,): ready})
         yield from self._queue_sizes(fresh)
@@ -491,12 +492,15 @@ def _endpoint_families(
 
     yield gauge(
         "endpoint_up",
-        "1: the server answers, 0: it does not; absent until it has been tried.",
-        {
-            key(e): float(e.reachability is Reachability.UP)
-            for e in endpoints
-            if e.reachability is not Reachability.UNTRIED
-        },
+        "1: the server takes requests, 0: it does not; absent while it is pending.",
+        {key(e): float(e.lifecycle.is_serving) for e in endpoints if e.lifecycle.phase is not Phase.PENDING},
+    )
+    yield Values(
+        "fleet_epp_endpoint_phase",
+        "gauge",
+        "1 for the phase that an endpoint is in; the others are left out.",
+        ("namespace", "endpoint", "phase"),
+        {(*key(e), e.lifecycle.phase.value): 1.0 for e in endpoints},
     )
     yield gauge(
         "endpoint_in_flight_requests",

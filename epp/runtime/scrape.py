@@ -341,7 +341,7 @@ class Scraper:
         engine = watch.probe.engine
         if load is None:
             watch.standing = Standing.SILENT
-            self._fleet.answered(endpoint, engine=engine)
+            self._fleet.answered(endpoint, now, engine=engine)
         else:
             watch.standing = Standing.QUIET
             self._fleet.reading(endpoint, load, now, engine=engine)
@@ -352,7 +352,7 @@ class Scraper:
         watch.standing = Standing.LOST
         watch.failures += 1
         endpoint = watch.endpoint
-        self._fleet.lost(endpoint, reason)
+        self._fleet.lost(endpoint, self._clock(), reason)
         if watch.lost_at is None:
             watch.lost_at = self._clock()
             news = "endpoint is lost" if watch.has_answered else "endpoint is not available"

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.core.addresses import MetricsUrl
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
+from epp.core.lifecycle import Change, HealthSettings, Phase
 
 SPEC = EndpointSpec(name="a", ip="10.0.0.1", port=8000)
 
@@ -17,7 +18,7 @@ SPEC = EndpointSpec(name="a", ip="10.0.0.1", port=8000)
 def used() -> tuple[Fleet, Endpoint]:
     """A fleet of one, in use."""
     fleet = Fleet()
-    (endpoint,), *_ = fleet.replace([SPEC])
+    (endpoint,), *_ = fleet.replace([SPEC], 0.0)
     fleet.reading(endpoint, Load(waiting=3), 1.0, engine="vllm")
     Reservation(endpoint, 50)
     endpoint.memory["plugin"] = "what it remembers"
@@ -38,18 +39,15 @@ def used() -> tuple[Fleet, Endpoint]:
 def test_a_server_of_which_something_else_is_said_stays_the_same_endpoint(said: dict[str, Any]) -> None:
     fleet, endpoint = used()
     spec = replace(SPEC, **said)
-    assert fleet.replace([spec]) == ([], [endpoint], [])
+    assert fleet.replace([spec], 0.0) == ([], [endpoint], [])
     assert fleet.endpoints == (endpoint,)
     assert (endpoint.spec, endpoint.labels) == (spec, spec.labels)
     assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (1, 50)
-    assert (endpoint.load, endpoint.load_at, endpoint.reachability) == (
-        Load(waiting=3),
-        1.0,
-        Reachability.UP,
-    )
+    assert (endpoint.load, endpoint.load_at) == (Load(waiting=3), 1.0)
+    assert endpoint.lifecycle.phase is Phase.READY
     assert endpoint.memory == {"plugin": "what it remembers"} and endpoint.life == 0
     assert endpoint.engine == (spec.engine or "vllm")
-    assert fleet.replace([spec]) == ([], [], [])
+    assert fleet.replace([spec], 0.0) == ([], [], [])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +57,7 @@ def test_a_server_of_which_something_else_is_said_stays_the_same_endpoint(said: 
 )
 def test_at_another_place_is_another_server(other: dict[str, Any]) -> None:
     fleet, endpoint = used()
-    (added,), changed, removed = fleet.replace([replace(SPEC, **other)])
+    (added,), changed, removed = fleet.replace([replace(SPEC, **other)], 0.0)
     assert (changed, removed, fleet.endpoints) == ([], [endpoint], (added,))
     assert (added.requests_in_flight, added.memory, added.load_at) == (0, {}, None)
 
@@ -67,7 +65,7 @@ def test_at_another_place_is_another_server(other: dict[str, Any]) -> None:
 def test_the_order_of_the_list_is_the_order_of_the_endpoints() -> None:
     fleet, endpoint = used()
     other = replace(SPEC, name="b", port=1)
-    fleet.replace([other, SPEC])
+    fleet.replace([other, SPEC], 0.0)
     assert [each.name for each in fleet.endpoints] == ["b", "a"]
     assert fleet.endpoints[1] is endpoint
 
@@ -75,65 +73,33 @@ def test_the_order_of_the_list_is_the_order_of_the_endpoints() -> None:
 def test_the_engine_is_that_of_the_last_answer() -> None:
     fleet, endpoint = used()
     assert endpoint.engine == "vllm"
-    fleet.lost(endpoint, "connection refused")
+    fleet.lost(endpoint, 0.0, "connection refused")
     assert endpoint.engine is None, "another process may listen there next"
-    fleet.answered(endpoint)
+    fleet.answered(endpoint, 0.0)
     assert endpoint.engine is None
-    fleet.answered(endpoint, engine="llamacpp")
+    fleet.answered(endpoint, 0.0, engine="llamacpp")
     assert endpoint.engine == "llamacpp"
 
 
 def test_a_declared_engine_is_known_without_an_answer() -> None:
     fleet = Fleet()
-    (endpoint,), *_ = fleet.replace([replace(SPEC, engine="tgi")])
+    (endpoint,), *_ = fleet.replace([replace(SPEC, engine="tgi")], 0.0)
     assert endpoint.engine == "tgi"
-    fleet.lost(endpoint, "connection refused")
+    fleet.lost(endpoint, 0.0, "connection refused")
     assert endpoint.engine == "tgi"
 
 
-UP, UNTRIED, DOWN = Reachability.UP, Reachability.UNTRIED, Reachability.DOWN
-
-
-def fleet_in(*states: Reachability) -> Fleet:
+def test_everybody_is_a_candidate_whatever_they_can_do() -> None:
     fleet = Fleet()
-    fleet.replace(replace(SPEC, name=f"e{i}", port=i + 1) for i in range(len(states)))
-    for endpoint, state in zip(fleet.endpoints, states, strict=True):
-        if state is UP:
-            fleet.answered(endpoint)
-        elif state is DOWN:
-            fleet.lost(endpoint, "gone")
-    return fleet
-
-
-@pytest.mark.parametrize(
-    "states, among, expected",
-    [
-        pytest.param([DOWN, UNTRIED, UP], None, ["e2"], id="all-of-them"),
-        pytest.param([DOWN, UNTRIED, UP], [0, 1], ["e1"], id="a-dead-one-never-beats-an-untried-one"),
-        pytest.param([DOWN, UNTRIED, UP], [0, 1, 2], ["e2"], id="with-one-that-answers"),
-        pytest.param([DOWN, UNTRIED, UP], [0], ["e0"], id="only-a-dead-one"),
-        pytest.param([DOWN, UNTRIED, UP], [], [], id="nobody"),
-        pytest.param([DOWN, DOWN], None, ["e0", "e1"], id="all-look-dead"),
-    ],
-)
-def test_who_may_serve(states: list[Reachability], among: list[int] | None, expected: list[str]) -> None:
-    fleet = fleet_in(*states)
-    subset = None if among is None else [fleet.endpoints[i] for i in among]
-    assert [each.name for each in fleet.candidates(0.0, among=subset)] == expected
-    assert [each.name for each in fleet.candidates(0.0, subset)] == expected, "nothing is remembered"
-
-
-STATES = st.lists(st.sampled_from(Reachability), max_size=6)
-
-
-@given(states=STATES, data=st.data())
-def test_the_best_of_a_subset_are_served(states: list[Reachability], data: st.DataObject) -> None:
-    fleet = fleet_in(*states)
-    among = [each for each in fleet.endpoints if data.draw(st.booleans())]
-    found = fleet.candidates(0.0, among=among)
-    rank = [UP, UNTRIED, DOWN].index
-    best = min((rank(each.reachability) for each in among), default=None)
-    assert list(found) == [each for each in among if rank(each.reachability) == best]
+    fleet.replace((replace(SPEC, name=f"e{i}", port=i + 1) for i in range(3)), 0.0)
+    dead, untried, up = fleet.endpoints
+    fleet.lost(dead, 0.0, "gone")
+    fleet.answered(up, 0.0)
+    assert fleet.candidates(0.0) == (dead, untried, up)
+    assert fleet.candidates(0.0) is fleet.candidates(1.0), "one tuple, so that what follows from it may stand"
+    assert fleet.candidates(0.0, among=[up, dead]) == [up, dead]
+    fleet.replace([dead.spec], 1.0)
+    assert fleet.candidates(1.0) == (dead,)
 
 
 def test_a_reading_grows_old_within_a_subset_too() -> None:
@@ -144,7 +110,7 @@ def test_a_reading_grows_old_within_a_subset_too() -> None:
 
 def test_readings_of_different_ages_are_forgotten_one_by_one() -> None:
     fleet = Fleet(stale_after=2.0)
-    fleet.replace([SPEC, replace(SPEC, name="b", port=1)])
+    fleet.replace([SPEC, replace(SPEC, name="b", port=1)], 0.0)
     old, young = fleet.endpoints
     fleet.reading(old, Load(waiting=3), 0.0)
     fleet.reading(young, Load(waiting=4), 1.0)
@@ -170,11 +136,14 @@ def test_a_reading_grows_old_without_a_request_too() -> None:
     "change",
     [
         pytest.param(lambda fleet, endpoint: fleet.reading(endpoint, Load(waiting=3), 2.0), id="reading"),
-        pytest.param(lambda fleet, endpoint: fleet.answered(endpoint), id="answered"),
-        pytest.param(lambda fleet, endpoint: fleet.lost(endpoint, "gone"), id="lost"),
-        pytest.param(lambda fleet, endpoint: fleet.replace([replace(SPEC, labels={"a": "b"})]), id="label"),
-        pytest.param(lambda fleet, endpoint: fleet.replace([]), id="left"),
+        pytest.param(lambda fleet, endpoint: fleet.answered(endpoint, 0.0), id="answered"),
+        pytest.param(lambda fleet, endpoint: fleet.lost(endpoint, 0.0, "gone"), id="lost"),
+        pytest.param(
+            lambda fleet, endpoint: fleet.replace([replace(SPEC, labels={"a": "b"})], 0.0), id="label"
+        ),
+        pytest.param(lambda fleet, endpoint: fleet.replace([], 0.0), id="left"),
         pytest.param(lambda fleet, endpoint: fleet.candidates(3.0), id="too-old"),
+        pytest.param(lambda fleet, endpoint: fleet.failed(endpoint, 2.0, "500"), id="failed"),
     ],
 )
 def test_the_version_grows_with_every_look_and_every_list(change: Callable[[Fleet, Endpoint], Any]) -> None:
@@ -189,25 +158,137 @@ def test_the_version_grows_with_every_look_and_every_list(change: Callable[[Flee
 
 def test_what_is_remembered_of_a_server_goes_when_it_leaves_the_list() -> None:
     fleet, endpoint = used()
-    fleet.replace([replace(SPEC, name="b")])
+    fleet.replace([replace(SPEC, name="b")], 0.0)
     assert endpoint.memory == {}, "whoever still holds the endpoint"
 
 
 def test_a_lost_server_has_no_load() -> None:
     fleet, endpoint = used()
-    fleet.lost(endpoint, "connection refused")
+    fleet.lost(endpoint, 2.0, "connection refused")
     assert (endpoint.load, endpoint.load_at) == (Load(), None)
-    assert (endpoint.reachability, endpoint.down_reason, endpoint.life) == (DOWN, "connection refused", 1)
-    fleet.lost(endpoint, "still refused")
-    assert (endpoint.down_reason, endpoint.life) == ("still refused", 1), "it died once"
-    fleet.answered(endpoint)
-    assert (endpoint.load, endpoint.load_at, endpoint.down_reason) == (Load(), None, "")
+    lifecycle = endpoint.lifecycle
+    assert (lifecycle.phase, lifecycle.reason, endpoint.life) == (Phase.EJECTED, "connection refused", 1)
+    fleet.lost(endpoint, 2.1, "still refused")
+    assert (lifecycle.reason, endpoint.life) == ("still refused", 1), "it died once"
+    fleet.answered(endpoint, 10.0)
+    assert (endpoint.load, endpoint.load_at, lifecycle.phase) == (Load(), None, Phase.PROBING)
+
+
+def test_a_silent_server_keeps_its_caches() -> None:
+    fleet, endpoint = used()
+    fleet.silent(endpoint, 2.0, "no answer for 0.5 s")
+    assert (endpoint.load, endpoint.load_at) == (Load(), None), "but its load is not known"
+    assert (endpoint.life, endpoint.memory) == (0, {"plugin": "what it remembers"})
+    assert endpoint.lifecycle.phase is Phase.SUSPECT
+
+
+def test_a_server_that_loads_has_lost_its_caches() -> None:
+    fleet, endpoint = used()
+    fleet.loading(endpoint, 2.0, "loading model")
+    fleet.loading(endpoint, 2.5, "loading model")
+    assert (endpoint.load, endpoint.life, endpoint.memory) == (Load(), 1, {})
+    assert endpoint.lifecycle.phase is Phase.LOADING
+
+
+def test_what_its_manager_knows_explains_why_it_is_not_there() -> None:
+    fleet = Fleet()
+    spec = replace(SPEC, note="Model qwen is Downloading")
+    (endpoint,), *_ = fleet.replace([spec], 0.0)
+    fleet.lost(endpoint, 0.1, "connection refused")
+    lifecycle = endpoint.lifecycle
+    assert lifecycle.phase is Phase.PENDING and lifecycle.is_known_dead
+    assert lifecycle.reason == "Model qwen is Downloading (connection refused)"
+    fleet.answered(endpoint, 60.0)
+    assert lifecycle.phase is Phase.WARMING, "who answers serves, whatever is said of it"
+
+
+def test_who_answers_soon_after_our_start_was_there_before_us() -> None:
+    fleet = Fleet(health=HealthSettings(warm_up=5.0))
+    fleet.replace([SPEC], 100.0)
+    fleet.replace([SPEC, replace(SPEC, name="resolved", port=2)], 101.0)
+    fleet.replace([SPEC, replace(SPEC, name="resolved", port=2), replace(SPEC, name="new", port=3)], 200.0)
+    for endpoint in fleet.endpoints:
+        fleet.answered(endpoint, 200.0)
+    assert [e.lifecycle.phase for e in fleet.endpoints] == [Phase.READY, Phase.READY, Phase.WARMING]
+
+
+def test_a_server_that_was_down_when_we_started_warms_up() -> None:
+    fleet = Fleet()
+    (endpoint,), *_ = fleet.replace([SPEC], 0.0)
+    fleet.lost(endpoint, 0.1, "connection refused")
+    fleet.answered(endpoint, 1.0)
+    assert endpoint.lifecycle.phase is Phase.PROBING
+
+
+def test_what_managers_say_moves_an_endpoint() -> None:
+    heard: list[tuple[str, Change]] = []
+    fleet = Fleet(on_change=lambda endpoint, change: heard.append((endpoint.name, change)))
+    (endpoint,), *_ = fleet.replace([replace(SPEC, hold="the pod is not ready")], 0.0)
+    fleet.answered(endpoint, 0.1)
+    assert endpoint.lifecycle.phase is Phase.PENDING and endpoint.lifecycle.is_known_dead
+    fleet.replace([SPEC], 1.0)
+    fleet.replace([replace(SPEC, leaving="the pod is deleted")], 2.0)
+    fleet.replace([], 3.0)
+    assert [change.after for _, change in heard] == [Phase.WARMING, Phase.DRAINING, Phase.GONE]
+    assert [change.reason for _, change in heard][1] == "the pod is deleted"
+
+
+def test_a_server_with_an_identity_may_move() -> None:
+    fleet = Fleet()
+    mac = replace(SPEC, identity="studio", host_name="studio.local")
+    (endpoint,), *_ = fleet.replace([mac], 0.0)
+    fleet.reading(endpoint, Load(waiting=3), 0.1)
+    reservation, endpoint.memory["rates"] = Reservation(endpoint, 5), "learned"
+    moved = replace(mac, ip="10.0.0.99", port=8001)
+    assert fleet.replace([moved], 1.0) == ([], [endpoint], [])
+    assert (endpoint.address, endpoint.memory, endpoint.load) == (
+        "10.0.0.99:8001",
+        {"rates": "learned"},
+        Load(),
+    )
+    assert endpoint.lifecycle.phase is Phase.PENDING
+    assert endpoint.lifecycle.reason == "moved from 10.0.0.1:8000 to 10.0.0.99:8001"
+    assert fleet.endpoint_at("10.0.0.99:8001") is endpoint and fleet.endpoint_at("10.0.0.1:8000") is None
+    reservation.release()
+    assert endpoint.requests_in_flight == 0
+
+
+def test_a_failure_of_before_says_nothing_of_one_that_is_back() -> None:
+    fleet = Fleet()
+    (endpoint,), *_ = fleet.replace([SPEC], 0.0)
+    fleet.lost(endpoint, 1.0, "connection refused")
+    fleet.answered(endpoint, 10.0)
+    fleet.failed(endpoint, 10.1, "gateway: 503", sent_at=0.9)
+    assert endpoint.lifecycle.phase is Phase.PROBING
+    fleet.failed(endpoint, 10.2, "gateway: 503", sent_at=10.1)
+    assert endpoint.lifecycle.phase is Phase.EJECTED
+
+
+def test_requests_at_an_endpoint_whose_number_is_limited_are_news() -> None:
+    fleet, endpoint = used()
+    fleet.lost(endpoint, 2.0, "connection refused")
+    fleet.answered(endpoint, 10.0)
+    before = fleet.version
+    reservation = Reservation(endpoint, 1)
+    assert fleet.version == before + 1
+    reservation.release()
+    assert fleet.version == before + 2
+
+
+def test_time_alone_moves_a_phase() -> None:
+    fleet, endpoint = used()
+    fleet.failed(endpoint, 2.0, "engine: 500")
+    assert endpoint.lifecycle.phase is Phase.SUSPECT
+    fleet.expire(6.9)
+    assert endpoint.lifecycle.phase is Phase.SUSPECT
+    fleet.expire(7.0)
+    assert endpoint.lifecycle.phase is Phase.READY
 
 
 @pytest.mark.parametrize("between", [[], [99.0]], ids=["while-fresh", "after-it-went-stale"])
 def test_a_restart_is_noticed(between: list[float]) -> None:
     fleet = Fleet(stale_after=2.0)
-    (endpoint,), *_ = fleet.replace([SPEC])
+    (endpoint,), *_ = fleet.replace([SPEC], 0.0)
     fleet.reading(endpoint, Load(started_at=1.0), 0.0)
     fleet.reading(endpoint, Load(started_at=1.0), 0.5)
     fleet.reading(endpoint, Load(), 1.0)
@@ -217,28 +298,6 @@ def test_a_restart_is_noticed(between: list[float]) -> None:
     assert endpoint.life == 0, "a reading that is too old is no restart"
     fleet.reading(endpoint, Load(started_at=2.0), 100.0)
     assert endpoint.life == 1
-
-
-@pytest.mark.parametrize("among", [True, False], ids=["subset", "all"])
-def test_who_was_a_candidate_is_asked_again_after_any_change(among: bool) -> None:
-    fleet = fleet_in(UP, UP, UNTRIED)
-
-    def names() -> list[str]:
-        found = fleet.candidates(0.0, fleet.endpoints if among else None)
-        return [each.name for each in found]
-
-    specs = [each.spec for each in fleet.endpoints]
-    assert names() == ["e0", "e1"]
-    fleet.replace(specs[1:])
-    assert names() == ["e1"], "who was removed is no candidate"
-    fleet.lost(fleet.endpoints[0], "gone")
-    assert names() == ["e2"]
-    fleet.reading(fleet.endpoints[0], Load(), 0.0)
-    assert names() == ["e1"]
-    fleet.replace([])
-    assert names() == []
-    fleet.replace(specs[:1])
-    assert names() == ["e0"]
 
 
 # --- what a request occupies ---
@@ -269,6 +328,34 @@ def test_a_reservation_of_less_than_nothing_takes_nothing() -> None:
     assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (0, 0)
 
 
+def test_a_reservation_follows_the_endpoint_that_really_served() -> None:
+    fleet = Fleet()
+    fleet.replace([SPEC, replace(SPEC, name="b", port=1)], 0.0)
+    first, second = fleet.endpoints
+    reservation = Reservation(first, 50, at=1.0, is_streamed=True)
+    assert (first.oldest_unanswered, second.oldest_unanswered) == (1.0, None)
+    reservation.move(second)
+    reservation.move(second)
+    assert [(e.requests_in_flight, e.tokens_in_flight) for e in (first, second)] == [(0, 0), (1, 50)]
+    assert (first.oldest_unanswered, second.oldest_unanswered) == (None, 1.0)
+    reservation.prefilled()
+    assert second.oldest_unanswered is None and second.requests_in_flight == 1
+    reservation.release()
+    reservation.move(first)
+    assert [(e.requests_in_flight, e.tokens_in_flight) for e in (first, second)] == [(0, 0), (0, 0)]
+
+
+def test_the_longest_waiting_request_is_known() -> None:
+    _, endpoint = used()
+    first, second = (Reservation(endpoint, 1, at=at, is_streamed=True) for at in (5.0, 6.0))
+    Reservation(endpoint, 1, at=4.0)
+    assert endpoint.oldest_unanswered == 5.0, "nobody sees the first token of an answer in one piece"
+    first.prefilled()
+    assert endpoint.oldest_unanswered == 6.0
+    second.release()
+    assert endpoint.oldest_unanswered is None
+
+
 NAMES = st.sampled_from("abc")
 LISTS = st.lists(
     st.builds(
@@ -288,7 +375,7 @@ def test_what_replace_returns_is_what_happened(lists: list[list[EndpointSpec]]) 
     for specs in lists:
         before = {each: each.spec for each in fleet.endpoints}
         addresses = {each: each.address for each in before}
-        added, changed, removed = fleet.replace(specs)
+        added, changed, removed = fleet.replace(specs, 0.0)
         after = set(fleet.endpoints)
         assert {each.name: each.spec for each in after} == {spec.name: spec for spec in specs}
         assert (set(added), set(removed)) == (after - before.keys(), before.keys() - after)

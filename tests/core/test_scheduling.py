@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability
-from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Rejection
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load
+from epp.core.lifecycle import Phase
+from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Code, Rejected, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision, Profile, Scheduler, describe, wants_cached
 from epp.core.scoring import Cycle, Filter, Scorer, Scores
@@ -156,23 +157,22 @@ def test_the_subset_hint_can_be_switched_off() -> None:
     assert len(decided(picks.pick(Request(subset=()), 0.0)).candidates) == 3
 
 
-def test_within_a_subset_an_untried_endpoint_comes_before_a_dead_one() -> None:
-    fleet = Fleet()
-    specs = [EndpointSpec(name=f"e{i}", ip=f"10.0.0.{i}", port=80) for i in (1, 2, 3)]
-    dead, untried, up = fleet.replace(specs)[0]
-    fleet.lost(dead, "refused")
-    fleet.answered(up)
-    picks = scheduler(fleet)
-    hint = Request(subset=("10.0.0.1", "10.0.0.2"))
-    assert {decided(picks.pick(hint, 0.0)).endpoints[0] for _ in range(50)} == {untried}
+@dataclass(frozen=True)
+class Hopeless:
+    """A filter that knows why nobody is left."""
+
+    def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        raise Rejected(Rejection(Code.SERVICE_UNAVAILABLE, "all 2 endpoints are down", {"retry-after": "3"}))
 
 
-def test_a_subset_that_looks_dead_is_tried_all_the_same() -> None:
+def test_a_filter_may_say_why_nobody_is_left() -> None:
     fleet = fleet_of([IDLE, IDLE])
-    fleet.lost(fleet.endpoints[0], "connection refused")
-    picks = scheduler(fleet)
-    assert decided(picks.pick(Request(subset=("10.0.0.1",)), 0.0)).endpoints[0].name == "e0"
-    assert decided(picks.pick(Request(subset=("10.0.0.1", "10.0.0.2")), 0.0)).endpoints[0].name == "e1"
+    picks = scheduler(fleet, filters=[Hopeless()])
+    outcome = picks.pick(Request(), 0.0)
+    assert isinstance(outcome, Rejection)
+    assert (outcome.status, outcome.headers) == (503, {"retry-after": "3"})
+    assert picks.recent[-1].result is outcome
+    assert all(endpoint.requests_in_flight == 0 for endpoint in fleet.endpoints)
 
 
 def test_the_same_hint_means_others_when_the_fleet_has_changed() -> None:
@@ -183,9 +183,9 @@ def test_the_same_hint_means_others_when_the_fleet_has_changed() -> None:
         return [each.name for each in decided(picks.pick(hint, 0.0)).candidates]
 
     assert candidates() == candidates() == ["e0", "e1"]
-    fleet.lost(fleet.endpoints[0], "connection refused")
+    fleet.replace([each.spec for each in fleet.endpoints[1:]], 0.0)
     assert candidates() == ["e1"]
-    fleet.replace([EndpointSpec(name="new", ip="10.0.0.2", port=8000)])
+    fleet.replace([EndpointSpec(name="new", ip="10.0.0.2", port=8000)], 0.0)
     assert candidates() == ["new"]
 
 
@@ -292,7 +292,7 @@ NEWS = st.one_of(
 def test_what_stands_is_what_would_be_worked_out_anew(news: list[tuple[Any, ...]], narrowed: bool) -> None:
     fleet, now = Fleet(stale_after=2.0), 0.0
     specs = {i: EndpointSpec(name=f"e{i}", ip="10.0.0.1", port=i + 1) for i in range(3)}
-    fleet.replace(specs.values())
+    fleet.replace(specs.values(), 0.0)
 
     def both() -> list[Scheduler]:
         return [
@@ -324,13 +324,13 @@ def test_what_stands_is_what_would_be_worked_out_anew(news: list[tuple[Any, ...]
                 specs[number] = EndpointSpec(name=f"e{number}", ip="10.0.0.1", port=number + 1, labels=labels)
                 if what == "leave":
                     del specs[number]
-                fleet.replace(specs.values())
+                fleet.replace(specs.values(), now)
             case "read" if endpoint:
                 fleet.reading(endpoint, Load(waiting=more[0]), now)
             case "answer" if endpoint:
-                fleet.answered(endpoint)
+                fleet.answered(endpoint, now)
             case "lose" if endpoint:
-                fleet.lost(endpoint, "gone")
+                fleet.lost(endpoint, now, "gone")
 
 
 # --- reservations ------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ LOAD = st.builds(
 )
 
 
-NOT_UP = st.sampled_from([Reachability.UNTRIED, Reachability.DOWN])
+NOT_UP = st.sampled_from([Phase.PENDING, Phase.EJECTED])
 FLEETS = st.builds(
     fleet_of,
     st.lists(st.none() | LOAD | NOT_UP, max_size=6) | st.lists(NOT_UP, min_size=2, max_size=6),
@@ -428,7 +428,6 @@ def test_every_pick_is_a_candidate_with_one_reservation(
     for decision in decisions:
         assert decision.endpoints and set(decision.endpoints) <= set(decision.candidates)
         assert all(endpoint.name in keep for endpoint in decision.candidates for keep in filters)
-        assert len({endpoint.reachability for endpoint in decision.candidates}) == 1
         decision.reservation.release()
     assert all(e.requests_in_flight == e.tokens_in_flight == 0 for e in fleet.endpoints)
     assert len(json.loads(json.dumps([describe(record) for record in picks.recent]))) == len(requests)
@@ -496,7 +495,7 @@ def test_a_remembered_pick_does_not_hold_the_prompt() -> None:
 def test_an_endpoint_that_left_is_no_candidate() -> None:
     fleet = fleet_of([IDLE, IDLE])
     picks = scheduler(fleet)
-    fleet.replace([EndpointSpec(name="e1", ip="10.0.0.2", port=8000)])
+    fleet.replace([EndpointSpec(name="e1", ip="10.0.0.2", port=8000)], 0.0)
     assert [e.name for e in decided(picks.pick(Request(), 0.0)).candidates] == ["e1"]
 
 

@@ -43,7 +43,7 @@ class Best:
 @pytest.fixture
 def state() -> admin.AdminState:
     fleet = Fleet()
-    fleet.replace(SPECS)
+    fleet.replace(SPECS, 0.0)
     profile = Profile(scorers=[("halves", Halves(), 3.0)], picker=("best", Best()))
     return admin.AdminState(
         metrics=Metrics(version="1"),
@@ -162,16 +162,16 @@ async def test_endpoints_are_shown_as_the_picker_sees_them(site: str, state: adm
     state.fleet.reading(
         first, Load(waiting=3, lora=Lora(running=frozenset({"b", "a"}), max_adapters=4)), 12.0
     )
-    state.fleet.lost(second, "connection refused")
+    state.fleet.lost(second, 0.0, "connection refused")
     Reservation(first, 7)
     status, page = await get(site, "/debug/endpoints")
     up, down = page["endpoints"]
     assert status == 200
     assert (up["name"], up["address"], up["labels"]) == ("gpu-1", "10.0.0.1:8000", {"gpu": "a"})
-    assert (up["reachability"], up["load"]["age_seconds"], up["load"]["waiting"]) == ("up", 0.5, 3)
+    assert (up["phase"], up["load"]["age_seconds"], up["load"]["waiting"]) == ("ready", 0.5, 3)
     assert up["load"]["lora"] == {"running": ["a", "b"], "waiting": [], "max_adapters": 4}
     assert (up["requests_in_flight"], up["tokens_in_flight"], up["load"]["kv_usage"]) == (1, 7, None)
-    assert (down["reachability"], down["reason"]) == ("down", "connection refused")
+    assert (down["phase"], down["reason"]) == ("ejected", "connection refused")
     assert down["load"]["age_seconds"] is None
 
 
@@ -197,7 +197,7 @@ async def test_a_pick_is_explained_with_every_score(site: str, state: admin.Admi
 
 
 async def test_a_refusal_is_explained_as_well(site: str, state: admin.AdminState) -> None:
-    state.fleet.replace([])
+    state.fleet.replace([], 0.0)
     pick(state)
     _, page = await get(site, "/debug/picks")
     assert page["picks"][0]["rejected"].startswith("inference error: ServiceUnavailable - ")

@@ -240,14 +240,16 @@ def test_what_comes_while_the_page_is_read_spoils_nothing() -> None:
     metrics.add(FleetMetrics(fleet, pool="pool", clock=lambda: 10.0))
     for number in range(60):
         serve(metrics, request(f"model-{number}"))
-    endpoints, *_ = fleet.replace(EndpointSpec(name=f"e{n}", ip="10.0.0.1", port=n) for n in range(1, 600))
+    endpoints, *_ = fleet.replace(
+        (EndpointSpec(name=f"e{n}", ip="10.0.0.1", port=n) for n in range(1, 600)), 0.0
+    )
     pieces = []
     for piece in metrics.pages():  # between two pieces anything may happen
         pieces.append(piece)
         serve(metrics, request(f"later-{len(pieces)}"))
         for endpoint in endpoints:
             fleet.reading(endpoint, Load(waiting=1), 10.0 + len(pieces))
-        fleet.replace(each.spec for each in endpoints[len(pieces) :])
+        fleet.replace((each.spec for each in endpoints[len(pieces) :]), 0.0)
     for family in text_string_to_metric_families(b"".join(pieces).decode()):
         for sample in family.samples:
             assert sample.value >= 0
@@ -367,12 +369,12 @@ def fleet_page(fleet: Fleet, now: float) -> Metrics:
 def test_unknown_readings_are_left_out_of_averages() -> None:
     fleet = Fleet(stale_after=2.0)
     first, second, third, silent = fleet.replace(
-        EndpointSpec(name=name, ip="10.0.0.1", port=port) for port, name in enumerate("abcd", start=1)
+        (EndpointSpec(name=name, ip="10.0.0.1", port=port) for port, name in enumerate("abcd", start=1)), 0.0
     )[0]
     fleet.reading(first, Load(waiting=2, running=1, kv_usage=0.5), 10.0)
     fleet.reading(second, Load(waiting=4, kv_usage=None), 10.0)
     fleet.reading(third, Load(waiting=100), 7.0)
-    fleet.answered(silent)
+    fleet.answered(silent, 0.0)
     metrics = fleet_page(fleet, 11.0)
     for prefix in ("llm_d_epp", "inference_pool"):
         assert value(metrics, f"{prefix}_average_queue_size", name="pool") == 3
@@ -388,7 +390,7 @@ def test_unknown_readings_are_left_out_of_averages() -> None:
 
 def test_nothing_known_is_no_average_and_no_zero() -> None:
     fleet = Fleet()
-    fleet.replace([SPEC])
+    fleet.replace([SPEC], 0.0)
     metrics = fleet_page(fleet, 1.0)
     assert value(metrics, "llm_d_epp_average_queue_size", name="pool") is None
     assert value(metrics, "fleet_epp_endpoint_up", namespace="team", endpoint="gpu-0") is None
@@ -397,8 +399,8 @@ def test_nothing_known_is_no_average_and_no_zero() -> None:
 
 def test_an_endpoint_shows_whether_it_is_up_and_what_it_carries() -> None:
     fleet = Fleet()
-    (endpoint,), *_ = fleet.replace([SPEC])
-    fleet.lost(endpoint, "refused")
+    (endpoint,), *_ = fleet.replace([SPEC], 0.0)
+    fleet.lost(endpoint, 0.0, "refused")
     Reservation(endpoint, 30)
     metrics, labels = fleet_page(fleet, 1.0), {"namespace": "team", "endpoint": "gpu-0"}
     assert value(metrics, "fleet_epp_endpoint_up", **labels) == 0

@@ -178,7 +178,7 @@ def test_a_users_package_is_found_configured_and_asked(installed: pathlib.Path) 
         fleet.replace([
             EndpointSpec(name="spare", ip="10.0.0.1", port=1, labels={"example.com/spare": ""}),
             EndpointSpec(name="main", ip="10.0.0.2", port=1),
-        ])
+        ], 0.0)
         scheduler = Scheduler(fleet, assembly.profile, assembly.producers, chance=random.Random(0))
         decision = scheduler.pick(Request(), 0.0)
         print(json.dumps([decision.endpoints[0].name, decision.scores, assembly.warnings]))
