@@ -101,36 +101,32 @@ def _verdict(figure: Figure, report: Report, contender: str) -> Verdict:
 # --- the figures ---------------------------------------------------------------------------------
 
 
-def _row(report: Report, contender: str, load: Load) -> Round | None:
-    return medians(report.rounds).get((contender, load, FEW))
+def _under(load: Load, read: Callable[[Round], float | None]) -> Value:
+    """What ``read`` finds in the contender's row."""
+
+    def value(report: Report, contender: str) -> float | None:
+        row = medians(report.rounds).get((contender, load, FEW))
+        return read(row) if row else None
+
+    return value
 
 
 def _cpu(load: Load) -> Value:
     """CPU a request [µs]."""
-
-    def value(report: Report, contender: str) -> float | None:
-        row = _row(report, contender, load)
-        return row.picker_cpu_us if row else None
-
-    return value
+    return _under(load, lambda row: row.picker_cpu_us)
 
 
 def _throughput(load: Load) -> Value:
-    def value(report: Report, contender: str) -> float | None:
-        row = _row(report, contender, load)
-        return row.requests_per_second if row else None
-
-    return value
+    return _under(load, lambda row: row.requests_per_second)
 
 
 def _latency(load: Load, percentile: str) -> Value:
     """Milliseconds."""
+    return _under(load, lambda row: getattr(row.latency, percentile) * 1e3 if row.latency else None)
 
-    def value(report: Report, contender: str) -> float | None:
-        row = _row(report, contender, load)
-        return getattr(row.latency, percentile) * 1e3 if row and row.latency else None
 
-    return value
+def _load_memory(load: Load) -> Value:
+    return _under(load, lambda row: None if row.picker_rss_bytes is None else row.picker_rss_bytes / 1e6)
 
 
 def _chunk(rate: int) -> Value:
@@ -143,32 +139,24 @@ def _chunk(rate: int) -> Value:
     return value
 
 
+def _at_rest(endpoints: int, read: Callable[[AtRest], float | None]) -> Value:
+    """What ``read`` finds where nothing happens, before any load."""
+
+    def value(report: Report, contender: str) -> float | None:
+        wanted = (contender, endpoints, PAGE_KB, False)
+        found = (r for r in report.at_rest if (r.contender, r.endpoints, r.page_kb, r.after_load) == wanted)
+        first = next(found, None)
+        return read(first) if first else None
+
+    return value
+
+
 def _rest(endpoints: int) -> Value:
-    def value(report: Report, contender: str) -> float | None:
-        found = _at_rest(report, contender, endpoints)
-        return found.cores if found else None
-
-    return value
+    return _at_rest(endpoints, lambda found: found.cores)
 
 
-def _rest_memory(report: Report, contender: str) -> float | None:
-    found = _at_rest(report, contender, FEW)
-    return found.rss_bytes / 1e6 if found else None
-
-
-def _at_rest(report: Report, contender: str, endpoints: int) -> AtRest | None:
-    wanted = (contender, endpoints, PAGE_KB, False)
-    return next(
-        (r for r in report.at_rest if (r.contender, r.endpoints, r.page_kb, r.after_load) == wanted), None
-    )
-
-
-def _load_memory(load: Load) -> Value:
-    def value(report: Report, contender: str) -> float | None:
-        row = _row(report, contender, load)
-        return row.picker_rss_bytes / 1e6 if row and row.picker_rss_bytes is not None else None
-
-    return value
+def _rest_memory(endpoints: int) -> Value:
+    return _at_rest(endpoints, lambda found: found.rss_bytes / 1e6)
 
 
 def _fleet_ratio(load: Load) -> Value:
@@ -198,19 +186,14 @@ def _over(value: Value, base: Value) -> Value:
     return ratio
 
 
-def _envoy(load: Load) -> Value:
-    """What Envoy needs for the same request without a picker [µs]."""
-
-    def value(report: Report, _contender: str) -> float | None:
-        row = _row(report, NO_PICKER, load)
-        return row.envoy_cpu_us if row else None
-
-    return value
-
-
 def _without(value: Value) -> Value:
     """The same figure without a picker."""
     return lambda report, contender: value(report, NO_PICKER)
+
+
+def _envoy(load: Load) -> Value:
+    """What Envoy needs for the same request without a picker [µs]."""
+    return _without(_under(load, lambda row: row.envoy_cpu_us))
 
 
 def _name(load: Load) -> str:
@@ -298,7 +281,7 @@ FIGURES: Sequence[Figure] = (
     _in_units(
         "100 endpoints, 1 KB at 20: CPU a request more than with 2", 60, _more_with_many(FLEET_LOADS[0])
     ),
-    Figure(what="resident at rest", unit="MB", goal=70, value=_rest_memory, upstream=62),
+    Figure(what="resident at rest", unit="MB", goal=70, value=_rest_memory(FEW), upstream=62),
     Figure(
         what="resident, 220 KB at 100", unit="MB", goal=150, value=_load_memory(Load(220, 100)), upstream=237
     ),

@@ -1,5 +1,6 @@
 """What engines' metrics pages mean."""
 
+import json
 from collections.abc import Mapping
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 from epp.core.engines import (
     CLOCK_SKEW,
     ENGINES,
+    Adapter,
     Series,
     SpecError,
+    asleep,
     detect,
     impossible,
     read_busy_slots,
@@ -106,6 +109,10 @@ nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max",model="m"} 1000
 """
 TRITON = 'nv_inference_pending_request_count{model="a"} 1\nnv_inference_pending_request_count{model="b"} 2\n'
 FULL = {"waiting": 2, "running": 5, "kv_usage": 0.5, "cache_block_tokens": 32, "cache_blocks": 1000}
+OMLX = """{"status":"ok","version":"0.3","models_loaded":1,"loaded_models":["q"],"active_requests":3,\
+"waiting_requests":1,"avg_prefill_tps":210.5,"avg_generation_tps":31.0}"""
+OLLAMA = """{"models":[{"name":"qwen3:8b","model":"qwen3:8b","size":6591830464,"digest":"5",\
+"details":{"format":"gguf"},"expires_at":"2026-11-20T10:00:00Z","size_vram":6591830464}]}"""
 
 
 @pytest.mark.parametrize(
@@ -130,6 +137,9 @@ FULL = {"waiting": 2, "running": 5, "kv_usage": 0.5, "cache_block_tokens": 32, "
             Load(waiting=3, running=2, kv_usage=0.5),
             id="old-llamacpp",
         ),
+        pytest.param("omlx", OMLX, Load(waiting=1, running=3), id="omlx"),
+        pytest.param("ollama", OLLAMA, Load(models={"qwen3:8b": 6591830464}), id="ollama"),
+        pytest.param("ollama", '{"models":[]}', Load(models={}), id="ollama-with-nothing-loaded"),
     ],
 )
 def test_an_engine_is_recognised_and_read(engine: str, page: str, expected: Load) -> None:
@@ -180,6 +190,60 @@ def test_vllm_numbers(page: str, expected: Load) -> None:
     assert read("vllm", page) == expected
 
 
+@pytest.mark.parametrize(
+    "engine, page, expected",
+    [
+        pytest.param("omlx", '{"waiting_requests":-1,"active_requests":2}', Load(running=2), id="negative"),
+        pytest.param("omlx", '{"waiting_requests":true,"active_requests":"2"}', Load(), id="no-numbers"),
+        pytest.param("omlx", '{"waiting_requests":1' + "0" * 400 + "}", Load(), id="without-end"),
+        pytest.param("omlx", '{"waiting_requests":', Load(), id="cut"),
+        pytest.param("omlx", "[1]", Load(), id="no-object"),
+        pytest.param("omlx", "[" * 100_000, Load(), id="deep"),
+        pytest.param("ollama", '{"models":null}', Load(), id="no-list"),
+        pytest.param("ollama", '{"models":[1,{"name":2},{"name":"a","size":-1}]}', Load(models={}), id="odd"),
+        pytest.param("mlx-server", '{"status":"ok"}', Load(), id="tells-nothing"),
+    ],
+)
+def test_json_that_does_not_say_what_it_should_is_unknown(engine: str, page: str, expected: Load) -> None:
+    assert read(engine, page) == expected
+
+
+SLEEP = 'vllm:engine_sleep_state{{engine="{}",sleep_state="{}"}} {}\n'
+
+
+@pytest.mark.parametrize(
+    "page, depth",
+    [
+        pytest.param(capture("vllm/load/metrics-busy.txt").body.decode(), "", id="recorded-awake"),
+        pytest.param(
+            SLEEP.format(0, "awake", 0.0)
+            + SLEEP.format(0, "weights_offloaded", 1.0)
+            + SLEEP.format(0, "discard_all", 0.0),
+            "asleep (level 1)",
+            id="weights-elsewhere",
+        ),
+        pytest.param(
+            SLEEP.format(0, "awake", 1.0) + SLEEP.format(1, "discard_all", 1.0),
+            "asleep (level 2)",
+            id="one-of-two-engines",
+        ),
+        pytest.param(SLEEP.format(0, "unheard_of", 1.0), "", id="a-state-of-tomorrow"),
+        pytest.param("", "", id="does-not-say"),
+    ],
+)
+def test_sleep(page: str, depth: str) -> None:
+    assert asleep(ENGINES["vllm"], page.encode()) == depth
+    assert asleep(ENGINES["llamacpp"], page.encode()) == "", "it wakes by itself, and does not say"
+
+
+def test_no_question_about_health_makes_a_server_generate() -> None:
+    """SGLang's /health generates unless told otherwise, TGI's while its last generation failed."""
+    paths = {name: engine.health_path for name, engine in ENGINES.items()}
+    assert paths.pop("sglang") == "/model_info" and paths.pop("tgi") == "/info"
+    assert paths.pop("ollama") == "/api/version", "it has no /health"
+    assert set(paths.values()) == {"/health", "/v2/health/ready"}
+
+
 def lora_line(at: float, running: str = "", waiting: str = "", most: str = "4") -> str:
     labels = f'max_lora="{most}",running_lora_adapters="{running}",waiting_lora_adapters="{waiting}"'
     return f"vllm:lora_requests_info{{{labels}}} {at!r}\n"
@@ -214,6 +278,9 @@ def test_lora(page: str, expected: Lora | None) -> None:
         pytest.param(b"python_info 1\n", {"server": "uvicorn"}, None, id="vllm-without-stats"),
         pytest.param(b"<html>vllm: it works</html>", {}, None, id="a-web-page"),
         pytest.param(b"", {}, None, id="nothing"),
+        pytest.param(b'{"models":[]}', {}, "ollama", id="json"),
+        pytest.param(b'{"active_requests":1}', {}, None, id="not-all-keys"),
+        pytest.param(b'{"models":', {}, None, id="half-json"),
     ],
 )
 def test_detection(page: bytes, headers: Mapping[str, str], expected: str | None) -> None:
@@ -261,22 +328,50 @@ def test_a_bad_metric_specification_says_what_is_expected(spec: str) -> None:
         series(spec)
 
 
-def test_a_users_engine_is_read_and_recognised() -> None:
-    mine = EngineConfig(
+def my_engine(**fields: str) -> Adapter:
+    return EngineConfig(name="mine", **fields).adapter()
+
+
+MINE = my_engine(
+    queued_requests_spec="q{kind=waiting}",
+    running_requests_spec="r",
+    kv_usage_spec="kv",
+    lora_spec="lora",
+    cache_info_spec="info",
+    cache_block_size_label_name="size",
+    cache_num_blocks_label_name="number",
+    cache_block_size_spec="block_tokens",
+    cache_num_blocks_spec="blocks",
+)
+
+
+def test_every_field_of_a_users_engine_says_what_to_read() -> None:
+    expected = Adapter(
         name="mine",
-        queued_requests_spec="my_requests{state=queued}",
-        running_requests_spec="my_requests{state=running}",
-        kv_usage_spec="my_cache",
-        cache_info_spec="my_info",
-        cache_block_size_label_name="bs",
-    ).adapter()
-    page = (
-        b'my_requests{state="queued"} 2\nmy_requests{state="running"} 1\nmy_cache 0.5\n'
-        b'my_info{bs="16",num_gpu_blocks="9"} 1\n'
+        signs=(b"q", b"r", b"kv"),
+        waiting=(Series(b"q", (("kind", "waiting"),)),),
+        running=(Series(b"r"),),
+        kv_usage=(Series(b"kv"),),
+        lora=Series(b"lora"),
+        cache_info=Series(b"info"),
+        cache_block_label="size",
+        cache_blocks_label="number",
+        cache_block_tokens=Series(b"block_tokens"),
+        cache_blocks=Series(b"blocks"),
     )
-    assert detect(page, {}, {**ENGINES, "mine": mine}) == "mine"
+    assert expected == MINE
+
+
+def test_a_users_engine_has_the_usual_labels_where_it_names_none() -> None:
+    usual = my_engine(cache_info_spec="info")
+    assert (usual.cache_block_label, usual.cache_blocks_label) == ("block_size", "num_gpu_blocks")
+
+
+def test_a_users_engine_is_read_and_recognised() -> None:
+    page = b'q{kind="waiting"} 2\nq{kind="other"} 9\nr 1\nkv 0.5\ninfo{size="16",number="9"} 1\n'
+    assert detect(page, {}, {**ENGINES, "mine": MINE}) == "mine"
     expected = Load(waiting=2, running=1, kv_usage=0.5, cache_block_tokens=16, cache_blocks=9)
-    assert read_load(mine, page, {}, NOW) == expected
+    assert read_load(MINE, page, {}, NOW) == expected
 
 
 NUMBER = st.floats() | st.integers(-3, 10).map(float)
@@ -331,6 +426,12 @@ def test_what_cannot_be_is_named(page: str, expected: dict[str, float]) -> None:
     assert impossible(ENGINES["vllm"], page.encode()) == expected
 
 
+@given(lines=st.lists(LINE | st.just("x" * 5000 + "\n"), max_size=12), name=st.sampled_from(NAMES))
+def test_what_is_read_once_is_what_is_read(lines: list[str], name: str) -> None:
+    page, where = "".join(lines).encode(), Series(name.encode())
+    assert repr([*where.read_steady(page)]) == repr(where.read(page))  # NaN is not NaN
+
+
 @given(lines=st.lists(LINE, max_size=12), engine=st.sampled_from(sorted(ENGINES)))
 @settings(max_examples=250, deadline=None)
 def test_what_a_page_tells_and_is_unknown_is_impossible(lines: list[str], engine: str) -> None:
@@ -346,11 +447,28 @@ def test_what_a_page_tells_and_is_unknown_is_impossible(lines: list[str], engine
             assert (value is None) is (read.name.decode() in impossible(adapter, page))
 
 
-@given(lines=st.lists(LINE | st.text(max_size=20), max_size=12), engine=st.sampled_from(sorted(ENGINES)))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["models", "name", "size", "active_requests", "waiting_requests"]), inner
+        )
+    ),
+    max_leaves=12,
+).map(json.dumps)
+
+
+@given(
+    lines=st.lists(LINE | st.text(max_size=20), max_size=12) | st.lists(JSON, max_size=1),
+    engine=st.sampled_from(sorted(ENGINES)),
+)
 @settings(max_examples=250, deadline=None)
 def test_whatever_a_page_says_a_reading_is_possible_or_unknown(lines: list[str], engine: str) -> None:
     page = "".join(lines).encode("utf-8", "surrogatepass")
+    assert detect(page, {}) in (None, *ENGINES)
     load = read_load(ENGINES[engine], page, {"process-start-time-unix": "".join(lines[:1])}, NOW)
+    assert all(size >= 0 for size in (load.models or {}).values())
     for count in (load.waiting, load.running):
         assert count is None or (type(count) is int and count >= 0)
     assert load.kv_usage is None or 0 <= load.kv_usage <= 1

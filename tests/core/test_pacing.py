@@ -6,39 +6,55 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epp.core.pacing import Agenda, Pace, Standing
+from epp.core.pacing import Agenda, Pace, Shares, Standing
 
 PACE = Pace()
 
 
 @pytest.mark.parametrize(
-    "standing, busy, quiet, failures, expected",
+    "standing, shares, lost_for, expected",
     [
-        pytest.param(Standing.QUIET, 0, 2, 0, 1.0, id="at-rest"),
-        pytest.param(Standing.QUIET, 0, 195, 0, 1.3, id="many-at-rest-slow-down"),
-        pytest.param(Standing.QUIET, 0, 5000, 0, 1.5, id="but-never-become-unknown"),
-        pytest.param(Standing.BUSY, 2, 0, 0, 0.05, id="busy"),
-        pytest.param(Standing.BUSY, 7, 0, 0, 0.05, id="the-floor-fits-for-7"),
-        pytest.param(Standing.BUSY, 100, 0, 0, 2 / 3, id="100-busy-share-the-budget"),
-        pytest.param(Standing.BUSY, 10, 100, 0, 0.2, id="quiet-ones-take-their-part"),
-        pytest.param(Standing.BUSY, 10, 1000, 0, 10 / 37.5, id="but-not-all"),
-        pytest.param(Standing.BUSY, 2000, 0, 0, 1.5, id="busy-is-never-slower-than-quiet"),
-        pytest.param(Standing.SILENT, 0, 1, 0, 4.0, id="silent"),
-        pytest.param(Standing.LOST, 0, 1, 1, 0.25, id="first-failure"),
-        pytest.param(Standing.LOST, 0, 1, 2, 0.5, id="second-failure"),
-        pytest.param(Standing.LOST, 0, 1, 4, 2.0, id="fourth-failure"),
-        pytest.param(Standing.LOST, 0, 1, 6, 2.0, id="growing-ends"),
-        pytest.param(Standing.LOST, 0, 1, 10**9, 2.0, id="dead-for-years"),
+        pytest.param(Standing.QUIET, Shares(quiet=2), 0.0, 1.0, id="at-rest"),
+        pytest.param(Standing.QUIET, Shares(quiet=195), 0.0, 1.3, id="many-at-rest-slow-down"),
+        pytest.param(Standing.QUIET, Shares(quiet=5000), 0.0, 1.5, id="but-never-become-unknown"),
+        pytest.param(Standing.BUSY, Shares(busy=2), 0.0, 0.05, id="busy"),
+        pytest.param(Standing.BUSY, Shares(busy=7), 0.0, 0.05, id="the-floor-fits-for-7"),
+        pytest.param(Standing.BUSY, Shares(busy=100), 0.0, 2 / 3, id="100-busy-share-the-budget"),
+        pytest.param(Standing.BUSY, Shares(busy=10, quiet=100), 0.0, 0.2, id="quiet-ones-take-their-part"),
+        pytest.param(Standing.BUSY, Shares(busy=10, quiet=1000), 0.0, 10 / 37.5, id="but-not-all"),
+        pytest.param(Standing.BUSY, Shares(busy=2000), 0.0, 1.5, id="busy-is-never-slower-than-quiet"),
+        pytest.param(Standing.BUSY, Shares(busy=2, absent=1000), 0.0, 0.05, id="the-dead-take-nothing"),
+        pytest.param(Standing.UNTOLD, Shares(quiet=1), 0.0, 4.0, id="untold"),
+        pytest.param(Standing.UNTOLD_BUSY, Shares(busy=1), 0.0, 0.25, id="untold-and-busy"),
+        pytest.param(Standing.UNTOLD_BUSY, Shares(busy=100), 0.0, 2 / 3, id="untold-and-100-busy"),
+        pytest.param(Standing.LOADING, Shares(absent=1), 1e9, 0.5, id="loading-however-long"),
+        pytest.param(Standing.LOADING, Shares(absent=100), 0.0, 1.0, id="100-loading"),
+        pytest.param(Standing.LOST, Shares(absent=1), 0.0, 0.25, id="lost"),
+        pytest.param(Standing.LOST, Shares(absent=25), 299.9, 0.25, id="25-lost-for-minutes"),
+        pytest.param(Standing.LOST, Shares(absent=1), 300.0, 2.0, id="lost-for-long"),
+        pytest.param(Standing.LOST, Shares(absent=1000), 0.0, 10.0, id="1000-lost"),
+        pytest.param(Standing.LOST, Shares(absent=1), 1e9, 2.0, id="dead-for-years"),
     ],
 )
-def test_intervals(standing: Standing, busy: int, quiet: int, failures: int, expected: float) -> None:
-    assert PACE.interval(standing, busy=busy, quiet=quiet, failures=failures) == pytest.approx(expected)
+def test_intervals(standing: Standing, shares: Shares, lost_for: float, expected: float) -> None:
+    assert PACE.interval(standing, shares, lost_for=lost_for) == pytest.approx(expected)
 
 
 def test_a_slower_floor_slows_rest_as_well() -> None:
     pace = Pace(floor=3.0)
-    assert pace.interval(Standing.QUIET, busy=0, quiet=1) == 3.0
-    assert pace.interval(Standing.BUSY, busy=1, quiet=0) == 3.0
+    assert pace.interval(Standing.QUIET, Shares(quiet=1)) == 3.0
+    assert pace.interval(Standing.BUSY, Shares(busy=1)) == 3.0
+
+
+@given(standings=st.lists(st.sampled_from(Standing), max_size=20))
+def test_each_endpoint_has_one_share(standings: list[Standing]) -> None:
+    shares = Shares()
+    for standing in standings:
+        shares.add(standing, 1)
+    assert shares.busy + shares.quiet + shares.absent == len(standings)
+    for standing in standings:
+        shares.add(standing, -1)
+    assert (shares.busy, shares.quiet, shares.absent) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +63,8 @@ def test_a_slower_floor_slows_rest_as_well() -> None:
         ({"floor": 0.01}, "at least 50ms, got 0.01s"),
         ({"floor": float("nan")}, "at least 50ms"),
         ({"rest": 2.0}, "slowest"),
-        ({"retry_first": 0.0}, "retry_first"),
+        ({"retry": 0.0}, "retry"),
+        ({"retry_budget": 0.0}, "retry_budget"),
         ({"budget": 0.0}, "budget"),
         ({"tick": 0.0}, "tick"),
     ],
@@ -91,7 +108,7 @@ def test_no_reading_of_an_endpoint_that_answers_becomes_unknown(
 ) -> None:
     pace = Pace.of(floor=max(0.05, part * 0.75 * stale_after), stale_after=stale_after)
     for standing in (Standing.QUIET, Standing.BUSY):
-        due = pace.next_due(standing, now, busy=counts[0], quiet=counts[1], share=share)
+        due = pace.next_due(standing, now, Shares(busy=counts[0], quiet=counts[1]), share=share)
         assert due - now < 0.9 * stale_after
 
 
@@ -109,7 +126,7 @@ def looks_per_second(endpoints: int, busy: int, seconds: float = 10.0) -> tuple[
             share = chance.uniform(0.9, 1.1)
             agenda.put(
                 endpoint,
-                PACE.next_due(standing, now, busy=busy, quiet=endpoints - busy, share=share),
+                PACE.next_due(standing, now, Shares(busy=busy, quiet=endpoints - busy), share=share),
             )
     return looks / seconds, longest
 
@@ -137,7 +154,8 @@ def test_the_budget_holds_and_no_reading_gets_old(
     "standing, busy, together",
     [
         pytest.param(Standing.QUIET, 0, True, id="at-rest"),
-        pytest.param(Standing.SILENT, 0, True, id="silent"),
+        pytest.param(Standing.UNTOLD, 0, True, id="untold"),
+        pytest.param(Standing.UNTOLD_BUSY, 1, True, id="untold-and-busy"),
         pytest.param(Standing.BUSY, 100, True, id="busy-beyond-the-budget"),
         pytest.param(Standing.BUSY, 2, False, id="busy-at-the-floor-is-not-delayed"),
         pytest.param(Standing.LOST, 0, False, id="lost"),
@@ -145,12 +163,15 @@ def test_the_budget_holds_and_no_reading_gets_old(
 )
 def test_looks_that_can_wait_are_made_together(standing: Standing, busy: int, together: bool) -> None:
     moments = [7.0 + i / 1000 for i in range(50)]
-    dues = {PACE.next_due(standing, now, busy=busy, quiet=1, failures=1) for now in moments}
+    dues = {PACE.next_due(standing, now, Shares(busy=busy, quiet=1, absent=1)) for now in moments}
     assert (len(dues) <= 2) is together
 
 
+CHANGES_OF_MIND = 100
+"""In one step: more than the agenda keeps of six items before it clears away what no longer holds."""
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["put", "drop", "take"]), st.integers(0, 5), st.floats(0, 100)), max_size=60
+    st.tuples(st.sampled_from(["put", "drop", "take", "waver"]), st.integers(0, 5), st.floats(0, 100)),
+    max_size=60,
 )
 
 
@@ -162,6 +183,10 @@ def test_the_agenda_holds_the_latest_agreement_with_each(steps: list[tuple[str, 
         if what == "put":
             agenda.put(item, time)
             expected[item] = time
+        elif what == "waver":
+            for number in range(CHANGES_OF_MIND):
+                expected[item] = (time + 37 * number) % 100
+                agenda.put(item, expected[item])
         elif what == "drop":
             agenda.drop(item)
             expected.pop(item, None)
@@ -175,6 +200,7 @@ def test_the_agenda_holds_the_latest_agreement_with_each(steps: list[tuple[str, 
         assert agenda.next_due() == min(expected.values(), default=None)
         assert all(agenda.due(each) == expected.get(each) for each in range(6))
         assert len(agenda) == len(expected)
+        assert len(agenda._heap) <= CHANGES_OF_MIND, "cleared away"
 
 
 def test_the_agenda_does_not_grow_with_changes_of_mind() -> None:

@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
@@ -217,7 +218,7 @@ def test_beginnings_of_messages_do_not_add_up_without_bound() -> None:
     for _ in range(66):
         for stream in streams:
             peer.send(stream, chunk)
-    assert held_bytes(talk.connection) <= 64 * MIB
+        assert held_bytes(talk.connection) <= 2 * limits.max_receive_bytes + limits.max_frame
     refused = [stream for stream in streams if talk[stream].status == 8]
     assert refused and len(refused) < len(streams), "some are told RESOURCE_EXHAUSTED, the others go on"
     assert talk.fault is None and talk.is_alive()
@@ -246,24 +247,61 @@ def test_a_connection_that_has_served_many_streams_holds_no_more_than_at_first()
     talk.end()
 
 
+WAITING = range(3, 20_003, 2)
+"""Streams whose answers wait."""
+
+
+def waiting_for_their_own_windows() -> Talk:
+    return Talk(settings={Setting.INITIAL_WINDOW_SIZE: 0})
+
+
+def waiting_for_the_connections_window() -> Talk:
+    """Each stream may send; another one's answer has taken all that the connection may."""
+    talk = Talk()
+    talk.say(call(1, ECHO), data(1, message(b"l%d" % (frames.DEFAULT_WINDOW - 5))))
+    assert len(talk[1].messages[0]) == frames.DEFAULT_WINDOW - 5
+    return talk
+
+
 HEAVY = {
-    "SETTINGS full of windows": lambda: [
-        frames.frame(Kind.SETTINGS, 0, 0, b"\0\4\0\0\0\1\0\4\0\0\xff\xff" * 1_300) for _ in range(20)
-    ],
-    "small steps of the connection's window": lambda: [window_update(0, 1)] * 2_000,
-    "SETTINGS one by one": lambda: [frames.settings({Setting.INITIAL_WINDOW_SIZE: n}) for n in range(400)],
+    "SETTINGS full of windows": (
+        waiting_for_their_own_windows,
+        [frames.frame(Kind.SETTINGS, 0, 0, b"\0\4\0\0\0\1\0\4\0\0\xff\xff" * 1_300)] * 20,
+        Error.ENHANCE_YOUR_CALM,
+    ),
+    "SETTINGS one by one": (
+        waiting_for_their_own_windows,
+        [frames.settings({Setting.INITIAL_WINDOW_SIZE: n}) for n in range(400)],
+        Error.ENHANCE_YOUR_CALM,
+    ),
+    "small steps of the connection's window": (
+        waiting_for_the_connections_window,
+        [window_update(0, 1)] * 2_000,
+        None,
+    ),
 }
 
 
-@pytest.mark.parametrize("sent", HEAVY.values(), ids=HEAVY.keys())
-def test_a_few_bytes_are_no_work_on_every_stream_again_and_again(sent: object) -> None:
+@pytest.mark.parametrize("begun, sent, fault", HEAVY.values(), ids=HEAVY.keys())
+def test_a_few_bytes_are_no_work_on_every_stream_again_and_again(
+    begun: Callable[[], Talk], sent: list[bytes], fault: Error | None
+) -> None:
     """All that a peer sends here are some ten kilobytes; it has 10,000 streams whose answers wait."""
-    talk = Talk(settings={Setting.INITIAL_WINDOW_SIZE: 0})
-    streams = range(1, 20_001, 2)
-    talk.say(*(part for n in streams for part in (call(n, ECHO), data(n, message(b"e")))))
+    talk = begun()
+    talk.say(*(part for n in WAITING for part in (call(n, ECHO), data(n, message(b"e")))))
+    assert held_bytes(talk.connection) == len(WAITING) * len(message(b"1 e"))
     began = time.process_time()
-    talk.say(*sent())  # type: ignore[operator]
+    talk.say(*sent)
     assert time.process_time() - began < 4.0
+    assert talk.fault is fault
+    talk.end()
+
+
+def test_small_steps_of_the_connections_window_are_shared_out_in_turn() -> None:
+    talk, few = waiting_for_the_connections_window(), WAITING[:100]
+    talk.say(*(part for n in few for part in (call(n, ECHO), data(n, message(b"e")))))
+    heard = [one for one in talk.say(*[window_update(0, 1)] * 3 * len(few)) if one.kind == Kind.DATA]
+    assert [(one.stream, len(one.payload)) for one in heard] == [(n, 1) for n in few] * 3
     talk.end()
 
 

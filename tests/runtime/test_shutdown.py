@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from epp.core.fleet import Load, Reachability
+from epp.core.fleet import Load
+from epp.core.lifecycle import Phase
 from epp.core.request import Api
 from epp.core.response_reader import reader_for
 from tests.captures import FOLDER, capture
@@ -80,14 +81,14 @@ async def test_a_server_that_was_told_to_stop_is_lost_whether_it_ends_or_not(var
                 await peer.until_gone()
             await peer.send(answer(LLAMA, Server="llama.cpp"))
 
-    async with serving(serve) as server, watching(spec(server), timeout=0.3) as scene:
-        await scene.until(Reachability.UP)
+    async with serving(serve) as server, watching(spec(server), silence=2.0) as scene:
+        await scene.until({Phase.READY})
         if variant.exits:
             await server.kill()
         else:
             hang.set()
             server.close_port()
-        endpoint = await scene.until(Reachability.DOWN)
+        endpoint = await scene.until({Phase.EJECTED})
         assert endpoint.load == Load()
         await eventually(lambda: scene.results["refused"])  # nobody waits on a silent connection for long
         assert scene.results["timeout"] == (0 if variant.exits else 1)

@@ -1,19 +1,34 @@
 """Peers that break rules, take too much or never move: each gets its answer, and the others are served on."""
 
 import random
+import select
 import socket
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from bench import frames
-from bench.frames import PROCESS, Setting, block, call, data, headers, message, request
+from bench.frames import (
+    DEFAULT_WINDOW,
+    LARGEST_WINDOW,
+    PROCESS,
+    Setting,
+    block,
+    call,
+    data,
+    headers,
+    message,
+    request,
+)
+from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
 from bench.rig.process import wait_until
+from epp.runtime.fast.server import HANDSHAKE_SECONDS, UNREAD_SECONDS
 from tests.fast.abuse import CONNECTION, STREAM, Abuse
 from tests.system.talk import (
     DEADLINE,
@@ -28,14 +43,16 @@ from tests.system.wire import Wire
 MIB = 1 << 20
 MAX_CONNECTIONS = 1_000
 HEADERS = message(request_headers().SerializeToString())
+FLOOD_SECONDS = 30.0
+"""Within which a flood is over, one way or another, and each request of a neighbour is answered."""
 DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 4, 8, 12, 13
 
 
-def _picker(logs: Path, driver: str, *, tls: bool) -> Iterator[Picker]:
+def _picker(logs: Path, driver: str, server: LlamaServer, *, tls: bool) -> Iterator[Picker]:
     with Picker(
         logs=logs,
         name=f"picker-abuse-{driver}{'-tls' * tls}",
-        endpoints={"a": "127.0.0.1:9"},
+        endpoints={"a": server.address},
         driver=driver,
         tls=tls,
         flags=["--grpc-max-recv-msg-size", "1MiB"],
@@ -44,13 +61,13 @@ def _picker(logs: Path, driver: str, *, tls: bool) -> Iterator[Picker]:
 
 
 @pytest.fixture(scope="module")
-def plain(logs: Path, driver: str) -> Iterator[Picker]:
-    yield from _picker(logs, driver, tls=False)
+def plain(logs: Path, driver: str, _servers: list[LlamaServer]) -> Iterator[Picker]:
+    yield from _picker(logs, driver, _servers[0], tls=False)
 
 
 @pytest.fixture(scope="module")
-def secure(logs: Path, driver: str) -> Iterator[Picker]:
-    yield from _picker(logs, driver, tls=True)
+def secure(logs: Path, driver: str, _servers: list[LlamaServer]) -> Iterator[Picker]:
+    yield from _picker(logs, driver, _servers[0], tls=True)
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +131,23 @@ def test_a_stream_that_breaks_the_rules_is_reset_alone(abuse: Abuse, plain: Pick
 @pytest.mark.parametrize(
     "name", ["streams opened to be reset", "a flood of PING", "CONTINUATION without end"]
 )
-def test_a_flood_does_not_keep_others_waiting(name: str, plain: Picker) -> None:
-    """On either driver: who is refused, and when, is the driver's own affair."""
-    with Wire(plain) as peer, Wire(plain) as other:
-        peer.send(CONNECTION[name].sent(PROCESS))
-        assert other.is_served()
+def test_a_flood_does_not_keep_others_waiting(name: str, plain: Picker, driver: str) -> None:
+    """On either driver; who is refused, and when, is the driver's own affair. Ours ends the connection."""
+    flood, served = CONNECTION[name], 0
+    with Wire(plain) as peer, Wire(plain) as other, ThreadPoolExecutor(1) as aside:
+        peer.socket.settimeout(FLOOD_SECONDS)
+        flooding = aside.submit(peer.send, flood.sent(PROCESS))
+        while not served or not flooding.done():
+            asked = time.monotonic()
+            assert other.is_served(2 * served + 1)
+            assert time.monotonic() - asked < FLOOD_SECONDS
+            served += 1
+        flooding.result()
+        if driver == "fast":
+            assert peer.until_closed() in (flood.code, None), (
+                "None: it went on sending, and lost what we said"
+            )
+        assert other.is_served(2 * served + 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -251,6 +280,7 @@ def test_who_does_not_come_to_the_point_is_closed(plain: Picker, secure: Picker)
     said = hello.read()
     half_block = block(request())[:20]
     begun = frames.PREFACE + frames.settings()
+    began = time.monotonic()
     with ExitStack() as stack:
 
         def silent(picker: Picker, said: bytes) -> socket.socket:
@@ -269,7 +299,6 @@ def test_who_does_not_come_to_the_point_is_closed(plain: Picker, secure: Picker)
             "stops in its hello": silent(secure, said[:100]),
         }
         slow, more = peers["sends a byte now and then"], iter(begun)
-        began = time.monotonic()
         waiting = dict(peers)
         while waiting:
             assert time.monotonic() - began < 40, waiting
@@ -279,28 +308,75 @@ def test_who_does_not_come_to_the_point_is_closed(plain: Picker, secure: Picker)
                     while peer.recv(1 << 16):
                         pass
                     waiting.pop(name)
+                    assert time.monotonic() - began >= HANDSHAKE_SECONDS - 0.1, f"{name}: it had time left"
             with suppress(OSError):
                 slow.send(bytes([next(more)]))
         with Wire(plain) as one, Wire(secure) as other:
             assert one.is_served() and other.is_served()
 
 
+class NeverReads:
+    """Has bodies sent back, as many as it can, and reads nothing of them."""
+
+    def __init__(self, picker: Picker) -> None:
+        self.wire = Wire(picker)
+        self.sent_bytes = 0
+        windows = frames.settings({Setting.INITIAL_WINDOW_SIZE: LARGEST_WINDOW})
+        self.wire.send([windows, frames.window_update(0, LARGEST_WINDOW - DEFAULT_WINDOW)])
+        self.wire.socket.settimeout(STALLED_SECONDS)
+
+    def send(self) -> None:
+        """Until nothing is taken any more, or all that is offered has been."""
+        stream = 1
+        with suppress(TimeoutError):
+            while self.sent_bytes < OFFERED_BYTES:
+                self.wire.socket.sendall(to_be_echoed(stream))
+                self.sent_bytes += len(BODY)
+                stream += 2
+
+    def wait_closed(self) -> float:
+        """When the picker closed it [s, monotonic], which is seen without reading."""
+        poll = select.poll()
+        poll.register(self.wire.socket, 0)
+        assert poll.poll(DEADLINE * 1e3), "never closed"
+        return time.monotonic()
+
+
+BODY = bytes(60_000)
+OFFERED_BYTES, MOST_BYTES = 300 * MIB, 50 * MIB
+"""How much a peer would send, and what it may get rid of: the sockets hold some ten MB of it."""
+STALLED_SECONDS = 4.0
+
+
+def to_be_echoed(stream: int) -> bytes:
+    asked = message(request_headers("/anything").SerializeToString())
+    return call(stream) + data(stream, asked) + data(stream, message(request_body(BODY).SerializeToString()))
+
+
 @only_fast
-@pytest.mark.parametrize("tls", [False, True])
-def test_a_peer_that_never_reads_makes_us_hold_little(tls: bool, plain: Picker, secure: Picker) -> None:
-    picker = secure if tls else plain
-    asked = HEADERS + message(request_body(b"x" * 60_000).SerializeToString())
-    pieces = [asked[at : at + 16_000] for at in range(0, len(asked), 16_000)]
-    with Wire(picker) as other, Wire(picker) as peer:
-        assert other.is_served()
-        before = picker.rss_bytes()
-        peer.send([frames.settings({Setting.INITIAL_WINDOW_SIZE: 2**31 - 1}), frames.window_update(0, 2**30)])
-        peer.socket.settimeout(2.0)
-        with suppress(TimeoutError, ConnectionError, ssl.SSLError):
-            for stream in range(1, 10_000, 2):
-                peer.socket.sendall(call(stream) + b"".join(data(stream, piece) for piece in pieces))
-        assert picker.rss_bytes() - before < 100 * MIB
-        assert other.is_served(2 * 10**8 + 3)
+def test_who_never_reads_is_read_from_no_more_and_closed_in_the_end(plain: Picker, secure: Picker) -> None:
+    """All that it asks for would be held here. Both at once, since each takes its time."""
+    pickers, began = (plain, secure), time.monotonic()
+    with ExitStack() as stack, ThreadPoolExecutor() as aside:
+        others = [stack.enter_context(Wire(picker)) for picker in pickers]
+        for other in others:
+            other.send([to_be_echoed(1)])
+            other.until(lambda other=other: len(other[1].messages) == 2)
+            assert BODY in other[1].messages[1], "a body comes back"
+        resident = [picker.rss_bytes() for picker in pickers]
+        peers = [NeverReads(picker) for picker in pickers]
+        for peer in peers:
+            stack.enter_context(peer.wire)
+        list(aside.map(NeverReads.send, peers))
+        assert all(0 < peer.sent_bytes < MOST_BYTES for peer in peers)
+        for picker, before in zip(pickers, resident, strict=True):
+            assert picker.rss_bytes() - before < 20 * MIB
+        assert all(other.is_served() for other in others)
+        for peer in peers:
+            assert UNREAD_SECONDS <= peer.wait_closed() - began < UNREAD_SECONDS + DEADLINE / 4
+        assert all(other.is_served(2 * 10**8 + 3) for other in others)
+    for picker in pickers:
+        assert len(lines(picker, f"answers unread for {UNREAD_SECONDS:g} s")) == 1
 
 
 @only_fast

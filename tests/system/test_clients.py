@@ -27,11 +27,13 @@ from tests.system.talk import (
     converse,
     destination,
     dialled,
+    end_in_order,
     endpoints,
     footprint,
     hear,
     hear_body,
     opened,
+    pieces,
     request_body,
     request_headers,
     response_body,
@@ -72,10 +74,9 @@ async def narrow_channel(picker: Picker) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-async def ask(stream: Stream, body: bytes, *, pieces: int = 1) -> str:
-    """The request phase; the address."""
-    size = -(-len(body) // pieces)
-    cut = [body[at : at + size] for at in range(0, len(body), size)]
+async def ask(stream: Stream, body: bytes, *, messages: int = 1) -> str:
+    """The request phase, with the body in so many messages; the address."""
+    cut = pieces(body, -(-len(body) // messages))
     await say(stream, request_headers(), *(request_body(piece, ended=piece is cut[-1]) for piece in cut))
     address = destination(await hear(stream))
     assert await hear_body(stream) == body
@@ -87,9 +88,7 @@ async def finish(stream: Stream) -> None:
     await say(stream, response_headers(), response_body(b"{}"))
     assert (await hear(stream)).HasField("response_headers")
     assert await hear_body(stream) == b"{}"
-    await stream.done_writing()
-    assert await stream.read() is grpc.aio.EOF
-    assert await stream.code() is grpc.StatusCode.OK
+    await end_in_order(stream)
 
 
 # --- many --------------------------------------------------------------------------------------------
@@ -158,11 +157,11 @@ def test_threads_converse_side_by_side(
 # --- large -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pieces", [1, 7, 1_000], ids=["one-message", "large-messages", "small-messages"])
-async def test_a_large_body_goes_there_and_back(channel: grpc.aio.Channel, pieces: int) -> None:
+@pytest.mark.parametrize("messages", [1, 7, 1_000], ids=["one-message", "large-messages", "small-messages"])
+async def test_a_large_body_goes_there_and_back(channel: grpc.aio.Channel, messages: int) -> None:
     stream = opened(channel)
     await ask(
-        stream, chat("the end counts", padding=random.Random(2).randbytes(15 * MIB).hex()), pieces=pieces
+        stream, chat("the end counts", padding=random.Random(2).randbytes(15 * MIB).hex()), messages=messages
     )
     await finish(stream)
 
@@ -174,7 +173,7 @@ async def test_large_bodies_side_by_side_do_not_hold_each_other_up(channel: grpc
         large = number % 6 == 0
         stream = opened(channel)
         await ask(
-            stream, chat(f"number {number}", padding="x" * (2 * MIB if large else 10)), pieces=1 + number
+            stream, chat(f"number {number}", padding="x" * (2 * MIB if large else 10)), messages=1 + number
         )
         await finish(stream)
 
@@ -188,14 +187,13 @@ async def test_an_answer_comes_back_as_it_was_shown(channel: grpc.aio.Channel, s
     stream = opened(channel)
     await ask(stream, chat())
     answer = random.Random(3).randbytes(20 * MIB if size > MIB else 50_000)
-    cut = [answer[at : at + size] for at in range(0, len(answer), size)]
+    cut = pieces(answer, size)
     async with asyncio.TaskGroup() as group:
         back = group.create_task(hear_answer(stream))
         await say(stream, response_headers())
         await say(stream, *(response_body(piece, ended=piece is cut[-1]) for piece in cut))
     assert back.result() == answer
-    await stream.done_writing()
-    assert await stream.read() is grpc.aio.EOF
+    await end_in_order(stream)
 
 
 async def hear_answer(stream: Stream) -> bytes:
@@ -230,8 +228,7 @@ async def test_who_does_not_read_is_not_read_from(narrow_channel: grpc.aio.Chann
         await ask(neighbour, chat())
         await finish(neighbour)
         assert await hear_answer(stream) == PIECE * number
-    await stream.done_writing()
-    assert await stream.read() is grpc.aio.EOF
+    await end_in_order(stream)
 
 
 @pytest.mark.parametrize("half_closed", [False, True], ids=["open", "half-closed"])
@@ -256,8 +253,7 @@ async def test_a_body_counts_as_held_until_it_is_read(
     assert await asyncio.to_thread(held) == len(body)
     assert await hear_body(stream) == body
     await asyncio.to_thread(wait_until, lambda: held() == 0, what="given back")
-    await stream.done_writing()
-    assert await stream.read() is grpc.aio.EOF
+    await end_in_order(stream)
 
 
 # --- clients that leave ------------------------------------------------------------------------------
@@ -385,12 +381,7 @@ async def test_compressed_messages_are_read_or_refused_by_name(
 
 async def test_headers_of_many_kilobytes_are_taken(channel: grpc.aio.Channel) -> None:
     """Of the gRPC stream itself: metadata, on the wire several frames where it is over 16 KB."""
-    process = channel.stream_stream(
-        METHOD,
-        request_serializer=pb.ProcessingRequest.SerializeToString,
-        response_deserializer=pb.ProcessingResponse.FromString,
-    )
     for size in (10, 3_000, 7_500):
-        stream = process(timeout=DEADLINE, metadata=[("x-baggage", "b" * size), ("x-more-bin", b"\xff\x00")])
+        stream = opened(channel, metadata=[("x-baggage", "b" * size), ("x-more-bin", b"\xff\x00")])
         await ask(stream, chat())
         await finish(stream)

@@ -9,7 +9,6 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-import grpc
 import pytest
 
 from bench.rig.llama import LlamaServer
@@ -21,6 +20,7 @@ from tests.system.talk import (
     chat,
     destination,
     dialled,
+    end_in_order,
     endpoints,
     footprint,
     hear,
@@ -28,6 +28,7 @@ from tests.system.talk import (
     new_id,
     opened,
     page,
+    pieces,
     request_body,
     request_line,
     response_body,
@@ -46,16 +47,6 @@ TEXT = random.Random(3).randbytes(150_000).hex()
 @pytest.fixture
 def addresses(servers: list[LlamaServer]) -> set[str]:
     return {server.address for server in servers}
-
-
-def pieces(body: bytes, size: int) -> list[bytes]:
-    return [body[at : at + size] for at in range(0, len(body), size)]
-
-
-async def ended_in_order(stream: Stream) -> None:
-    """The picker has nothing more to say, and says OK."""
-    assert await stream.read() is grpc.aio.EOF
-    assert await stream.code() is grpc.StatusCode.OK
 
 
 # --- agentgateway ------------------------------------------------------------------------------------
@@ -115,8 +106,7 @@ async def test_agentgateway(
         address = await agentgateway_asks(stream, headers, body, trailers=trailers)
         assert address in addresses
         await agentgateway_shows(stream, address, pieces(ANSWER, 50))
-        await stream.done_writing()
-        await ended_in_order(stream)
+        await end_in_order(stream)
     line = await asyncio.to_thread(request_line, each_picker, request_id)
     assert (line["status"], line["completion_tokens"], line["address"]) == (200, 3, address)
 
@@ -130,8 +120,7 @@ async def test_agentgateway_gets_without_a_body(each_picker: Picker, addresses: 
         stream = opened(channel)
         assert await agentgateway_asks(stream, headers, []) in addresses
         await agentgateway_shows(stream, "", [b"{}"])
-        await stream.done_writing()
-        await ended_in_order(stream)
+        await end_in_order(stream)
 
 
 async def test_agentgateway_shows_a_body_of_known_length(each_picker: Picker, addresses: set[str]) -> None:
@@ -145,8 +134,7 @@ async def test_agentgateway_shows_a_body_of_known_length(each_picker: Picker, ad
         await say(stream, response_body(b"", ended=True))
         assert (await hear(stream)).HasField("response_headers")
         assert await hear_body(stream) == ANSWER
-        await stream.done_writing()
-        await ended_in_order(stream)
+        await end_in_order(stream)
 
 
 async def test_agentgateway_keeps_a_hundred_streams_on_a_connection(
@@ -161,8 +149,7 @@ async def test_agentgateway_keeps_a_hundred_streams_on_a_connection(
         assert address in addresses
         await all_open.wait()
         await agentgateway_shows(stream, address, [ANSWER])
-        await stream.done_writing()
-        await ended_in_order(stream)
+        await end_in_order(stream)
 
     all_open = asyncio.Barrier(100)
     async with dialled(each_picker) as channel, asyncio.TaskGroup() as requests:
@@ -178,8 +165,7 @@ async def test_agentgateway_takes_a_refusal_instead_of_the_headers_answer(each_p
         headers = agentgateway_headers(request_id, modes=True)
         await say(stream, headers, request_body(b'{"model', ended=False), request_body(b"", ended=True))
         assert (await hear(stream)).immediate_response.status.code == 400
-        await stream.done_writing()
-        await ended_in_order(stream)
+        await end_in_order(stream)
     await asyncio.to_thread(request_line, each_picker, request_id)
 
 
@@ -196,8 +182,7 @@ async def test_agentgateway_retries_on_a_stream_of_its_own(each_picker: Picker, 
                 stream.cancel()
             else:
                 await agentgateway_shows(stream, address, [ANSWER])
-                await stream.done_writing()
-                await ended_in_order(stream)
+                await end_in_order(stream)
         await asyncio.to_thread(wait_at_rest, each_picker)
     after = await asyncio.to_thread(series, each_picker)
     name = "llm_d_epp_request_total"
@@ -239,7 +224,7 @@ async def test_nginx_gateway_fabric(body: bytes, each_picker: Picker, addresses:
         (found,) = [one.header for one in headers if one.header.key.lower() == DESTINATION]
         assert found.key == DESTINATION and found.raw_value.decode() in addresses and not found.value
         assert await hear_body(stream) == body  # which it ignores
-        await ended_in_order(stream)
+        await end_in_order(stream)
     line = await asyncio.to_thread(request_line, each_picker, request_id)
     assert line["path"] == "/v1/completions"
     assert line["address"] == found.raw_value.decode()
@@ -251,7 +236,7 @@ async def test_nginx_gateway_fabric_gets_without_a_body(each_picker: Picker, add
         await say(stream, nginx_headers(new_id(), ended=True))
         await stream.done_writing()
         assert destination(await hear(stream)) in addresses
-        await ended_in_order(stream)
+        await end_in_order(stream)
 
 
 async def test_nothing_is_left_of_a_connection_for_each_request(
@@ -267,7 +252,7 @@ async def test_nothing_is_left_of_a_connection_for_each_request(
             if chance.random() < 0.5:  # it needs no more than that
                 return address
             assert await hear_body(stream) == body
-            await ended_in_order(stream)
+            await end_in_order(stream)
             return address
 
     chance = random.Random(9)

@@ -114,7 +114,8 @@ def serve(logs: Path, *, tls: bool) -> Picker:
 
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("go") is None, reason="h2spec is built with Go 1.24 or newer, which is not here"
+    shutil.which("go") is None,
+    reason="no Go (1.24 or newer) to build h2spec with: conformance with HTTP/2 and HPACK was not tested",
 )
 
 

@@ -21,7 +21,10 @@ def test_a_short_soak_leaves_nothing() -> None:
     assert "nothing is left" in done.stdout
 
 
-@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="no atheris: NOT TESTED: make fuzz")
+@pytest.mark.skipif(
+    importlib.util.find_spec("atheris") is None,
+    reason="atheris is not installed: that `make fuzz` runs was not tested",
+)
 def test_a_short_fuzz_run_finds_nothing(tmp_path: Path) -> None:
     done = run("bench.fuzz", "--seconds=5", f"--work={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
