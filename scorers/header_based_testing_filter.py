@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from epp.core.scoring import Cycle, Endpoint, addressed
 
@@ -16,6 +17,8 @@ class HeaderBasedTestingFilter:
     Out:    the endpoints named, in their own order; none at all when the header is missing or empty.
     Source: upstream ``header-based-testing-filter``, for the Gateway API conformance suite.
     """
+
+    before_lifecycle: ClassVar[bool] = True
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         named = cycle.request.headers.get(HEADER, "")

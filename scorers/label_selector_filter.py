@@ -54,6 +54,7 @@ class LabelSelectorFilter:
     """Expressions that must all hold."""
 
     from_readings: ClassVar[bool] = True
+    before_lifecycle: ClassVar[bool] = True
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         wanted, requirements = self.match_labels.items(), self.match_expressions

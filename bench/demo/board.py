@@ -15,6 +15,8 @@ from typing import Any
 from bench.demo.talk import conversation_of
 from bench.load import Percentiles, Sample
 
+OUT = frozenset({"pending", "loading", "ejected", "draining", "gone"})
+"""Phases in which the picker sends a server nothing."""
 FAULT_SECONDS = 1.0
 """How long after a kill requests may fail: those that were there, and those sent before it was noticed."""
 
@@ -28,6 +30,7 @@ class Phase:
     listener: str
     seconds: float
     started: float | None = None
+    is_over: bool = False
     samples: list[Sample] = field(default_factory=list)
 
     @property
@@ -69,6 +72,8 @@ class Fault:
     """When it said itself that its model was loaded."""
     returned: float | None = None
     """When its first good answer after that ended."""
+    phases: list[tuple[str, str]] = field(default_factory=list)
+    """What the picker's looks showed of it since the kill, and why, in their order."""
 
     def sent_while_dead(self, samples: Iterable[Sample]) -> list[Sample]:
         """The requests that were sent after the kill and went to the dead server all the same."""
@@ -120,8 +125,12 @@ class Board:
         return next(phase for phase in self.phases if phase.name == name)
 
     def state(self, name: str) -> str | None:
-        """Whether the picker thinks this server can be reached: up, down, untried."""
-        return self.readings.get(name, {}).get("reachability")
+        """The phase of this server's life, as the picker sees it: ready, ejected, warming, ..."""
+        return self.readings.get(name, {}).get("phase")
+
+    def is_out(self, name: str) -> bool:
+        """The picker sends it nothing."""
+        return self.state(name) in OUT
 
     @property
     def current(self) -> Phase | None:

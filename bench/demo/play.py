@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from bench.demo.board import Board, Fault, Phase, answered_by
+from bench.demo.board import Board, Fault, Phase
 from bench.demo.interrupt import held_back
 from bench.demo.talk import CONTEXT, FEW_TURNS, SIZE, SLOTS, at_once, calibrate, conversations
 from bench.demo.watch import Watch
@@ -32,7 +32,9 @@ LISTENERS = {
     "original_dst": Listener(route=Route.ORIGINAL_DST),  # as Envoy AI Gateway programs it
     "round_robin": Listener(route=Route.ROUND_ROBIN),
 }
-SERVERS = ("llama-1", "llama-2", "llama-3")
+PODS, MAC = ("pod-1", "pod-2"), "mac"
+HOST_NAME = "localhost"
+"""As the list names the Mac: a machine under a desk, in no cluster; the pods have addresses."""
 
 SEED, SEED_AFTER = 1, 2
 KILL_AT, DEAD_FOR = 0.2, 0.3
@@ -64,13 +66,14 @@ class Stage:
 def set_up(stack: ExitStack, logs: Path) -> Stage:
     """Start everything at once; the stack ends it."""
     model_file(SIZE)  # here, not in each server's start
-    servers = [LlamaServer(logs=logs, name=name, size=SIZE, slots=SLOTS, context=CONTEXT) for name in SERVERS]
-    addresses = {server.name: server.address for server in servers}
+    servers = [
+        LlamaServer(logs=logs, name=name, size=SIZE, slots=SLOTS, context=CONTEXT) for name in (*PODS, MAC)
+    ]
     config: Mapping[str, Any] = yaml.safe_load(CONFIG.read_text())
-    picker = Picker(logs=logs, endpoints=addresses, config=config)
+    picker = Picker(logs=logs, endpoints=[_listed(server) for server in servers], config=config)
     envoy = Envoy(
         logs=logs,
-        servers=[*addresses.values()],
+        servers=[server.address for server in servers],
         picker=picker.address,
         listeners=LISTENERS,
         requests_per_connection=1,  # else now and then a 503 of llama.cpp's making
@@ -85,6 +88,14 @@ def set_up(stack: ExitStack, logs: Path) -> Stage:
     return Stage(servers, picker, envoy)
 
 
+def _listed(server: LlamaServer) -> dict[str, Any]:
+    """Its entry in the picker's list."""
+    entry = {"name": server.name, "port": server.port}
+    if server.name == MAC:
+        return {**entry, "address": HOST_NAME, "engine": "llamacpp", "labels": {"site": "desk"}}
+    return {**entry, "address": "127.0.0.1", "labels": {"site": "cluster"}}
+
+
 async def play(stage: Stage, board: Board, audience: Audience, seconds: float) -> None:
     """The whole course; ``seconds`` of load."""
     third = seconds / 3
@@ -92,10 +103,12 @@ async def play(stage: Stage, board: Board, audience: Audience, seconds: float) -
     async with watch.looking():
         board.rate = await calibrate([Target.parse(server.url) for server in stage.servers])
         audience.say(f"calibrated: {board.rate:.1f} requests/s in all three stretches")
-        await _fresh(stage, board, watch)
+        await _fresh(stage)
         await _load(stage, board, Phase("round_robin", "round robin", "round_robin", third), SEED)
         # What the servers hold in their caches now would be a present to whoever comes next.
-        await _fresh(stage, board, watch)
+        await _fresh(stage)
+        audience.say("new server processes again; to the picker they have to warm up")
+        await _ready(board, watch)
         await _load(stage, board, Phase("picker", "picker, same load", "original_dst", third), SEED)
         await _load_with_fault(stage, board, watch, audience, third)
 
@@ -115,13 +128,14 @@ async def _load(stage: Stage, board: Board, phase: Phase, seed: int) -> None:
         options=OPTIONS,
         on_sample=phase.samples.append,
     )
+    phase.is_over = True
 
 
 async def _load_with_fault(
     stage: Stage, board: Board, watch: Watch, audience: Audience, seconds: float
 ) -> None:
-    phase = Phase("fault", "picker, one dies", "original_dst", seconds)
-    victim = _busiest(stage, board.phase("picker"))
+    phase = Phase("fault", "picker, the Mac dies", "original_dst", seconds)
+    victim = next(server for server in stage.servers if server.name == MAC)
     board.phases.append(phase)
     phase.started = clock()
     end = phase.started + seconds
@@ -149,11 +163,8 @@ async def _load_with_fault(
             options=OPTIONS,
             on_sample=on_sample,
         )
-
-
-def _busiest(stage: Stage, phase: Phase) -> LlamaServer:
-    """The server whose death hurts most."""
-    return max(stage.servers, key=lambda server: len(answered_by(phase.samples, server.address)))
+    # the last answer may be younger than the last look
+    await watch.until(lambda: not board.is_out(victim.name), deadline=clock() + GRACE_SECONDS)
 
 
 def _shows_return(fault: Fault, sample: Sample) -> bool:
@@ -181,9 +192,8 @@ async def _kill_and_return(
     audience.say(f"kill -9 {pid}: {victim.name} is dead")
     await watch.until(lambda: fault.seen_down is not None, deadline=return_at)
     if fault.seen_down is not None:
-        why = board.readings[victim.name].get("reason")
         after = (fault.seen_down - fault.killed) * 1e3
-        audience.say(f"{victim.name} is down, says the picker at a look after {after:.0f} ms: {why}")
+        audience.say(f"{victim.name} is down, says the picker at a look after {after:.0f} ms")
     await _sleep_until(return_at)
     fault.started_again = clock()
     await asyncio.to_thread(victim.start)
@@ -196,17 +206,21 @@ async def _sleep_until(moment: float) -> None:
     await asyncio.sleep(max(0.0, moment - clock()))
 
 
-async def _fresh(stage: Stage, board: Board, watch: Watch) -> None:
-    """New server processes with empty caches, and a picker that has seen that they are there."""
+async def _fresh(stage: Stage) -> None:
+    """New server processes with empty caches."""
     for server in stage.servers:
         server.kill()
         server.launch()
     for server in stage.servers:
         await asyncio.to_thread(server.wait_ready)
-    ready = clock()
 
-    def all_up() -> bool:
-        return board.looked_at > ready and all(board.state(name) == "up" for name in board.servers)
 
-    if not await watch.until(all_up, deadline=ready + GRACE_SECONDS):
-        raise RigError(f"the picker does not see every server up {GRACE_SECONDS:g} s after their start")
+async def _ready(board: Board, watch: Watch) -> None:
+    """The picker has seen that the servers are there, and let them warm up."""
+    began = clock()
+
+    def all_ready() -> bool:
+        return board.looked_at > began and all(board.state(name) == "ready" for name in board.servers)
+
+    if not await watch.until(all_ready, deadline=began + GRACE_SECONDS):
+        raise RigError(f"not every server is ready to the picker {GRACE_SECONDS:g} s after their start")

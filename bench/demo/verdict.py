@@ -30,6 +30,7 @@ def figures(board: Board) -> dict[str, Any]:
             "killed": fault.name,
             "requests_to_dead": len(fault.sent_while_dead(during.samples)),
             "seen_down_ms": _after(fault.killed, fault.seen_down),
+            "phases": [phase for phase, _ in fault.phases],
             "back_after_load_ms": None if fault.loaded is None else _after(fault.loaded, fault.returned),
             "endpoints": board.counts(during.samples),
         },

@@ -16,13 +16,19 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.demo.board import Board, Phase, answered_by, stayed
+from bench.demo.board import OUT, Board, Phase, answered_by, stayed
 from bench.demo.verdict import findings
 from bench.load import Percentiles, clock
 
 REDRAW_SECONDS = 0.25
 REASON_SECONDS = 3.0
-STATE_STYLES = {"up": "green", "down": "bold red", "untried": "yellow"}
+STATE_STYLES = {
+    "ready": "green",
+    "warming": "yellow",
+    "probing": "yellow",
+    "suspect": "red",
+    **dict.fromkeys(OUT, "bold red"),
+}
 
 
 class View:
@@ -33,6 +39,7 @@ class View:
         self._console = console
         self._began = clock()
         self._shown_pick = ""
+        self._told_phases = 0
 
     def say(self, text: str) -> None:
         """An event, with the seconds since the start."""
@@ -73,6 +80,7 @@ class View:
                 next_reason = clock() + REASON_SECONDS
                 if phase is not None:
                     self.say(f"{phase.title}: {phase.seconds:.0f} s of load")
+            self._tell_phases()
             if clock() >= next_reason:
                 next_reason = clock() + REASON_SECONDS
                 self._tell_progress(phase, is_live=live is not None)
@@ -80,8 +88,17 @@ class View:
                 live.refresh()
             await asyncio.sleep(REDRAW_SECONDS)
 
+    def _tell_phases(self) -> None:
+        """The life of the server that dies."""
+        fault = self._board.fault
+        if fault is None:
+            return
+        new, self._told_phases = fault.phases[self._told_phases :], len(fault.phases)
+        for phase, why in new:
+            self.say(f"{fault.name} is {phase}: {why}")
+
     def _tell_progress(self, phase: Phase | None, *, is_live: bool) -> None:
-        if phase is None:
+        if phase is None or phase.is_over:
             return
         if not is_live:
             self.say(f"{phase.title}: {line(phase)}; {where(self._board)}")
@@ -93,6 +110,7 @@ class View:
     def end(self) -> None:
         """What it came to."""
         phase = self._board.current
+        self._tell_phases()
         if phase is not None:
             self.say(f"{phase.title}: {line(phase)}")
         self._console.print()

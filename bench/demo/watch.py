@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from bench.demo.board import Board
+from bench.demo.board import Board, Fault
 from bench.load import clock
 from bench.rig.picker import Picker
 from bench.rig.process import RigError, http_get
@@ -76,14 +76,21 @@ class Watch:
         page = await self._page("endpoints")
         board.readings = {one["name"]: one for one in page["endpoints"]}
         board.looked_at = began
-        fault = board.fault
-        if fault is not None and fault.seen_down is None and board.state(fault.name) == "down":
-            fault.seen_down = clock()
-            self._hurried.clear()
+        if board.fault is not None:
+            self._follow(board.fault)
         if with_picks:
             board.picks = (await self._page("picks?limit=20"))["picks"]
         async with self._looked:
             self._looked.notify_all()
+
+    def _follow(self, fault: Fault) -> None:
+        reading = self._board.readings[fault.name]
+        known = fault.phases[-1][0] if fault.phases else "ready"
+        if reading["phase"] != known:
+            fault.phases.append((reading["phase"], reading["reason"]))
+        if fault.seen_down is None and self._board.is_out(fault.name):
+            fault.seen_down = clock()
+            self._hurried.clear()
 
     async def _page(self, page: str) -> Any:
         url = f"{self._picker.metrics_url}/debug/{page}"

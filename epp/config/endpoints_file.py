@@ -8,9 +8,10 @@ Source:  llm-d-router ``file-discovery``: name, namespace, address, port, labels
 
     endpoints:
     - {name: gpu-0, address: 10.0.0.11, port: "8000", labels: {llm-d.ai/role: decode}}
-    - {name: studio, address: studio.local, port: 8080, engine: llamacpp, apiKeyFile: studio.key}
+    - {name: studio, address: studio.local, port: 8080, engine: llamacpp, apiKeyFile: studio.key, tier: 1}
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -20,6 +21,10 @@ from epp.core.addresses import MetricsUrl, read_host, read_metrics_url, read_por
 
 Written = TypeVar("Written")
 Read = TypeVar("Read")
+
+TIER_LABEL = "fleet-epp.dev/tier"
+"""The label that says what ``tier`` says, as it does on a pod."""
+LAST_TIER = 999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,8 @@ class EndpointEntry:
     """As written; relative to the directory of the list."""
     ca_file: str | None = None
     """As ``api_key_file``."""
+    tier: int = 0
+    """0 is to be used first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +64,7 @@ class _Written:
     metrics_url: str | None = field(default=None, metadata={"yaml": "metricsURL"})
     api_key_file: str | None = None
     ca_file: str | None = None
+    tier: int | None = None
 
     def __post_init__(self) -> None:
         for subject, text in (("name", self.name), ("namespace", self.namespace)):
@@ -73,6 +81,18 @@ class _Written:
         if self.ca_file == "" or self.api_key_file == "":
             subject = "caFile" if self.ca_file == "" else "apiKeyFile"
             raise ValueError(f"{subject}: must not be empty, leave it out")
+        self._check_tier()
+
+    def _check_tier(self) -> None:
+        label = self.labels.get(TIER_LABEL)
+        if self.tier is not None and not 0 <= self.tier <= LAST_TIER:
+            raise ValueError(f"tier: must be from 0 (used first) to {LAST_TIER}, got {self.tier}")
+        if label is not None and _tier(label) is None:
+            raise ValueError(f'labels: {TIER_LABEL} must be from "0" to "{LAST_TIER}", got "{label[:20]}"')
+        if label is not None and self.tier not in {None, _tier(label)}:
+            raise ValueError(
+                f"tier: is {self.tier}, but the label {TIER_LABEL} says {label}; keep one of them"
+            )
 
     def entry(self, default_namespace: str) -> EndpointEntry:
         address, is_literal = read_host(self.address)
@@ -88,6 +108,7 @@ class _Written:
             metrics_url=None if self.metrics_url is None else read_metrics_url(self.metrics_url),
             api_key_file=self.api_key_file,
             ca_file=self.ca_file,
+            tier=self.tier or _tier(self.labels.get(TIER_LABEL, "0")) or 0,
         )
 
 
@@ -131,6 +152,11 @@ def parse_endpoints(
             )
         found[key] = (entry, item.node.start_mark.line + 1)
     return tuple(entry for entry, _ in found.values())
+
+
+def _tier(label: str) -> int | None:
+    """The tier that a label says; None: it says none."""
+    return int(label) if re.fullmatch(r"\d{1,3}", label, re.ASCII) else None
 
 
 def _named(subject: str, reader: Callable[[Written], Read], written: Written) -> Read:

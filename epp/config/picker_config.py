@@ -9,17 +9,21 @@ Source:  llm-d-router v0.10 (``llm-d.ai/v1alpha1``), its later ``llm-d.ai/v1``, 
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from epp.config.decode import ConfigError, Here, Section, camel, parse, read, suggestion
 from epp.core.apis import DEFAULT_PARSERS, Parser
+from epp.core.lifecycle import HealthSettings
 from epp.core.pacing import Pace
 from epp.core.scheduling import Profile
 from epp.core.scoring import Filter, Kind, Picker, Producer, Scorer, kinds
 from scorers.core_metrics_extractor import CoreMetricsExtractor
+from scorers.endpoint_health import EndpointHealth
 from scorers.file_discovery import FileDiscovery
+from scorers.lifecycle_filter import LifecycleFilter
 from scorers.metrics_data_source import MetricsDataSource
 
 Settings = TypeVar("Settings")
@@ -31,6 +35,8 @@ DEFAULT_TEXT = """\
 apiVersion: llm-d.ai/v1alpha1
 kind: EndpointPickerConfig
 plugins:
+- type: lifecycle-filter
+- type: lifecycle-scorer
 - type: queue-scorer
 - type: kv-cache-utilization-scorer
 - type: prefix-cache-scorer
@@ -39,12 +45,15 @@ plugins:
 schedulingProfiles:
 - name: default
   plugins:
+  - {pluginRef: lifecycle-filter}
+  - {pluginRef: lifecycle-scorer, weight: 4}
   - {pluginRef: queue-scorer, weight: 2}
   - {pluginRef: kv-cache-utilization-scorer, weight: 2}
   - {pluginRef: prefix-cache-scorer, weight: 3}
   - {pluginRef: max-score-picker}
 """
-"""What is used without a file: upstream's default."""
+"""What is used without a file: upstream's default and our lifecycle. At its weight of 4 a whole cached prefix
+(3) does not outweigh that its server is suspect (4 * 0.8); a queue and a full cache elsewhere (2 + 2) do."""
 
 UNSUPPORTED_TYPES = frozenset(
     """
@@ -73,6 +82,7 @@ UNSUPPORTED_TYPES = frozenset(
 )
 """Plugin types that upstream has and this version has not."""
 
+LIFECYCLE_FILTER = "lifecycle-filter"
 MAX_WEIGHT = 1_000_000
 GATES = ("flowControl", "haPopulateNonLeaderDatastore", "enableLegacyMetrics")
 NOT_SUPPORTED = "is not supported by this version"
@@ -250,6 +260,7 @@ class Assembly:
     metrics_source: MetricsDataSource
     metrics_source_at: Section
     extractor: CoreMetricsExtractor
+    health: HealthSettings
     warnings: tuple[str, ...]
     """One line each, for the log: what was written and has no effect."""
 
@@ -294,6 +305,7 @@ class _Builder:
         parsers = self._parsers()
         source, extractor = self._metrics()
         source_at = source.entry.at if source.entry else self._config.at
+        health = self._ours(self._only("endpoint-health", "keep one"), EndpointHealth)
         discovery = self._discovery()
         discovery_at = discovery.entry.at if discovery and discovery.entry else self._config.at
         self._warn_of_what_has_no_effect()
@@ -306,6 +318,7 @@ class _Builder:
             metrics_source=self._ours(source, MetricsDataSource),
             metrics_source_at=source_at,
             extractor=self._ours(extractor, CoreMetricsExtractor),
+            health=health.settings(),
             warnings=tuple(self._warnings),
         )
 
@@ -344,6 +357,10 @@ class _Builder:
         """A plugin that was not configured, with its defaults, named as its type."""
         found = self._type(plugin_type, self._config.at)
         plugin = self._made(plugin_type, found, self._config.at.empty(plugin_type))
+        if (other := self._plugins.get(plugin_type)) and other.entry:
+            raise other.entry.at.at("name").error(
+                f'a plugin of the type "{plugin_type}" is called so, rename it'
+            )
         added = self._plugins[plugin_type] = _Plugin(plugin_type, kinds(found), plugin, None)
         return added
 
@@ -424,10 +441,28 @@ class _Builder:
         profiles = self._config.scheduling_profiles
         return Profile(
             name=profiles[0].name if profiles else "default",
-            filters=filters,
+            filters=self._with_lifecycle(filters),
             scorers=scorers,
             picker=(picker.name, picker.plugin),
         )
+
+    def _with_lifecycle(self, filters: Sequence[tuple[str, Filter]]) -> Sequence[tuple[str, Filter]]:
+        """A lifecycle-filter in front, if the configuration neither places one nor switches it off.
+
+        Only filters that say so stay ahead of it: where what they leave is all dead, that is the reason, and
+        the least bad is one that may serve the request.
+        """
+        configured = self._of_type(LIFECYCLE_FILTER)
+        for each in configured:
+            if not self._ours(each, LifecycleFilter).enabled:
+                each.is_used = True
+                return filters
+        if any(each.is_used for each in configured):
+            return filters
+        added = configured[0] if configured else self._add(LIFECYCLE_FILTER)
+        added.is_used = True
+        ahead = tuple(takewhile(lambda each: getattr(each[1], "before_lifecycle", False), filters))
+        return *ahead, (added.name, added.plugin), *filters[len(ahead) :]
 
     def _profile_plugins(self) -> Iterable[tuple[_Plugin, float | None, Section]]:
         choosing = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
@@ -530,12 +565,12 @@ class _Builder:
         made = self._referred(source.plugin_ref, source.at, Kind.METRICS_SOURCE)
         return made, extractors[0] if extractors else self._only("core-metrics-extractor")
 
-    def _only(self, plugin_type: str) -> _Plugin:
+    def _only(self, plugin_type: str, remedy: str = "name one in dataLayer.sources") -> _Plugin:
         """The plugin of this type, added if there is none."""
         configured = self._of_type(plugin_type)
         if len(configured) > 1 and configured[1].entry:
             raise configured[1].entry.at.error(
-                f"there are {len(configured)} plugins of type {plugin_type}; name one in dataLayer.sources"
+                f"there are {len(configured)} plugins of type {plugin_type}; {remedy}"
             )
         plugin = configured[0] if configured else self._add(plugin_type)
         plugin.is_used = True

@@ -40,6 +40,8 @@ class Load:
     cache_blocks: int | None = None
     started_at: float | None = None
     """When the server process started [unix s], where it says so: a change means an empty cache."""
+    models: Mapping[str, int] | None = field(default=None, hash=False)
+    """The models in its memory with their sizes [bytes], where it says so (Ollama)."""
 
 
 UNKNOWN = Load()
@@ -209,6 +211,11 @@ class Reservation:
             endpoint.on_occupied()
 
 
+_START = 2.0
+"""What is listed within this time [s] of the first list was there before us: the names of a file take up to
+this long to be looked up."""
+
+
 class Replaced(NamedTuple):
     """What a new list changed."""
 
@@ -288,7 +295,7 @@ class Fleet:
 
     def _add(self, spec: EndpointSpec, now: float) -> Endpoint:
         endpoint = Endpoint(spec, Lifecycle(self.health, now))
-        if self._began_at is not None and now - self._began_at <= self.health.warm_up:
+        if self._began_at is not None and now - self._began_at <= _START:
             self._found_with_us.add(endpoint)
         self._manage(endpoint, now)
         return endpoint
@@ -370,6 +377,10 @@ class Fleet:
         is_back = lifecycle.phase in (Phase.PROBING, Phase.WARMING)
         if not (is_back and sent_at < lifecycle.since):
             self._signal(endpoint, Signal.FAILED, now, reason)
+
+    def busy(self, endpoint: Endpoint, now: float, reason: str) -> None:
+        """It refused a request because it is full: a sign of life, and a warning."""
+        self._signal(endpoint, Signal.BUSY, now, reason)
 
     def quitting(self, endpoint: Endpoint, now: float, reason: str) -> None:
         """The server says itself that it shuts down."""

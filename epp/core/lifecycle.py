@@ -51,6 +51,7 @@ class Signal(enum.Enum):
     FREED = "its manager lets it serve again"
     PRESSED = "its manager warns of memory or heat"
     RELIEVED = "its manager's warning is over"
+    BUSY = "it refused a request because it is full"
     DUE = "its time has passed"
     MOVED = "it is listed under another address"
     REMOVED = "it is not listed any more"
@@ -83,6 +84,8 @@ class HealthSettings:
     """One that answers again, and to which nobody sent a request for so long, goes on without that proof."""
     warm_up: float = 5.0
     """What it may have at once grows for so long, from 2 requests to 64."""
+    overload: float = 2.0
+    """One that refused a request because it is full counts as pressured for so long."""
     draining: float = 30.0
     """One that said itself that it shuts down, and is still there, is tried again after so long."""
 
@@ -125,6 +128,9 @@ TRANSITIONS: Mapping[tuple[Phase, Signal], Phase] = {
     **_rows((_P.SUSPECT,), (_S.ANSWERED, _S.SERVED, _S.DUE), _P.READY),
     (_P.READY, _S.PRESSED): _P.PRESSURED,
     (_P.PRESSURED, _S.RELIEVED): _P.READY,
+    (_P.READY, _S.BUSY): _P.PRESSURED,
+    (_P.PRESSURED, _S.BUSY): _P.PRESSURED,
+    (_P.PRESSURED, _S.DUE): _P.READY,
     # not ready
     **_rows((_P.PENDING, *_IN_SERVICE, _P.SUSPECT, _P.PROBING, _P.EJECTED), (_S.LOADING,), _P.LOADING),
     # suspicion
@@ -159,6 +165,10 @@ GUARDS: Mapping[tuple[Phase, Signal], tuple[str, Callable[["Lifecycle", float], 
     },
     (_P.EJECTED, _S.DUE): ("it answers", lambda life, now: life.answers),
     (_P.SUSPECT, _S.ANSWERED): ("no request failed", lambda life, now: not life.failures),
+    **{
+        (_P.PRESSURED, signal): ("its manager does not warn", lambda life, now: not life.pressure)
+        for signal in (_S.BUSY, _S.DUE)
+    },
     (_P.WARMING, _S.DUE): ("it has warmed up", lambda life, now: life.steps >= WARM_STEPS),
     **{
         (_P.DRAINING, signal): ("its manager has not told it to stop", lambda life, now: not life.leaving)
@@ -205,6 +215,7 @@ class Lifecycle:
     leaving: str
     out_until: float
     phase: Phase
+    pressure: str
     steps: int
 
     def __init__(self, settings: HealthSettings, now: float) -> None:
@@ -243,8 +254,11 @@ class Lifecycle:
     @property
     def is_known_dead(self) -> bool:
         """It cannot serve, and that is no suspicion."""
-        known = self._is_known or bool(self.hold)
-        return (known and self.phase in (Phase.EJECTED, Phase.PENDING)) or self.phase in (Phase.LOADING, Phase.DRAINING, Phase.GONE)
+        if self.phase in (Phase.EJECTED, Phase.PENDING):
+            return self._is_known or bool(self.hold)
+        if self.phase is Phase.LOADING:
+            return not self.answers  # it waits for its back-off then
+        return self.phase in (Phase.DRAINING, Phase.GONE)
 
     @property
     def score(self) -> float:
@@ -321,6 +335,8 @@ class Lifecycle:
             return ()
         if to is self.phase:
             self.reason = reason
+            if signal is Signal.BUSY:
+                self._set_due(now)
             return ()
         change = Change(now, self.phase, to, signal, reason)
         self._enter(to, now, reason)
@@ -353,6 +369,8 @@ class Lifecycle:
                 after = settings.warm_up / WARM_STEPS
             case Phase.SUSPECT:
                 after = settings.suspicion
+            case Phase.PRESSURED if not self.pressure:
+                after = settings.overload
             case Phase.PROBING:
                 after = settings.probation
             case Phase.DRAINING if not self.leaving:

@@ -6,6 +6,7 @@ Source:  the upstream picker's error table (llm-d-router v0.10).
 """
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,6 +58,21 @@ class Rejected(Exception):
 def bad_request(message: str) -> Rejected:
     """The client's mistake: 400."""
     return Rejected(Rejection(Code.BAD_REQUEST, message))
+
+
+def all_dead(what: str, retry_after: float) -> Rejected:
+    """Nobody who could serve the request is alive: 503. ``retry_after`` [s]: when somebody may be."""
+    headers = {
+        DROPPED_REASON_HEADER: "rejected-endpoints-down",
+        "retry-after": str(max(1, math.ceil(retry_after))),
+    }
+    return Rejected(Rejection(Code.SERVICE_UNAVAILABLE, what, headers))
+
+
+def no_endpoint(why: str) -> Rejected:
+    """Nobody is listed who may serve such a request: 503."""
+    headers = {DROPPED_REASON_HEADER: "rejected-no-endpoints"}
+    return Rejected(Rejection(Code.SERVICE_UNAVAILABLE, why, headers))
 
 
 NO_CANDIDATES = Rejection(

@@ -10,6 +10,7 @@ Source:  the upstream picker's scheduler: total = sum of weight * clamp(score, 0
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from itertools import compress, takewhile
 from operator import not_
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ class Decision(msgspec.Struct, frozen=True):
     """By plugin name."""
     match: PrefixMatch | None = None
     """What was known of this prompt's prefix when it was picked; None without such a producer."""
+    remark: str = ""
+    """What a filter had to say: nobody was fit, and who was kept all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,7 @@ class _Standing(NamedTuple):
     scores: Mapping[str, Scores]
     totals: Sequence[float]
     """Empty where there are no such scorers."""
+    remark: str
 
 
 class Scheduler:
@@ -100,6 +104,7 @@ class Scheduler:
 
     ``honour_subset``: whether the gateway's subset hint restricts the candidates.
     ``remember``: how many picks ``recent`` keeps, the newest last.
+    ``destinations``: how many endpoints a decision names where so many are left; the picker may name more.
     """
 
     def __init__(
@@ -111,6 +116,7 @@ class Scheduler:
         chance: Chance,
         honour_subset: bool = True,
         remember: int = 100,
+        destinations: int = 1,
     ) -> None:
         self.recent: deque[PickRecord] = deque(maxlen=remember)
         self._fleet = fleet
@@ -118,6 +124,7 @@ class Scheduler:
         self._producers = tuple(producers)
         self._chance = chance
         self._honour_subset = honour_subset
+        self._destinations = destinations
         self._weights = {name: weight for name, _, weight in profile.scorers}
         filters = [each for _, each in profile.filters]
         self._standing_filters = tuple(takewhile(_is_from_readings, filters))
@@ -126,7 +133,7 @@ class Scheduler:
         standing = [bool(not self._filters and _is_from_readings(each)) for _, each, _ in profile.scorers]
         self._standing_scorers = tuple(compress(profile.scorers, standing))
         self._scorers = tuple(compress(profile.scorers, map(not_, standing)))
-        self._standing = _Standing(-1, (), (), {}, ())
+        self._standing = _Standing(-1, (), (), {}, (), "")
         self._hinted = _Hinted(-1, (), ())
 
     def pick(self, request: Request, now: float) -> Decision | Rejection:
@@ -156,6 +163,8 @@ class Scheduler:
         if not chosen:
             count = len(candidates)
             raise RuntimeError(f'picker "{self._picker_name}" chose nothing out of {count} endpoints')
+        if len(chosen) < self._destinations and len(chosen) < len(candidates):
+            chosen = self._with_next_best(chosen, candidates, totals)
         match = self._match(cycle)
         prefer = request.headers.get("prefer")
         if prefer and wants_cached(prefer) and not _held(match, chosen[0]):
@@ -163,7 +172,20 @@ class Scheduler:
         for producer, what in found:
             producer.picked(cycle, chosen[0], what)
         reservation = Reservation(chosen[0], cycle.charge, at=now, is_streamed=request.payload.streaming)
-        return Decision(chosen, reservation, candidates, scores, totals, self._weights, match)
+        remark = cycle.remark or standing.remark
+        return Decision(chosen, reservation, candidates, scores, totals, self._weights, match, remark)
+
+    def _with_next_best(
+        self, chosen: Sequence[Endpoint], candidates: Sequence[Endpoint], totals: Sequence[float]
+    ) -> Sequence[Endpoint]:
+        """The picker's choice, and behind it the best of the others, equal ones at random."""
+        others = [
+            (total, self._chance.random(), place)
+            for place, (endpoint, total) in enumerate(zip(candidates, totals, strict=True))
+            if endpoint not in chosen
+        ]
+        next_best = nlargest(self._destinations - len(chosen), others)
+        return (*chosen, *(candidates[place] for _, _, place in next_best))
 
     def _candidates(self, request: Request, now: float) -> Sequence[Endpoint]:
         if request.subset is None or not self._honour_subset:
@@ -185,7 +207,7 @@ class Scheduler:
             totals: Sequence[float] = ()
             if candidates and self._standing_scorers:
                 scores, totals = _scored(self._standing_scorers, cycle, candidates, scores, totals)
-            standing = self._standing = _Standing(version, among, candidates, scores, totals)
+            standing = self._standing = _Standing(version, among, candidates, scores, totals, cycle.remark)
         return standing
 
     def _match(self, cycle: Cycle) -> PrefixMatch | None:
@@ -277,6 +299,7 @@ def describe(record: PickRecord) -> dict[str, Any]:
     return {
         **shown,
         "picked": [endpoint.name for endpoint in result.endpoints],
+        "remark": result.remark or None,
         "prompt_blocks": match.total_blocks if match else None,
         "weights": dict(result.weights),
         "candidates": [

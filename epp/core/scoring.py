@@ -8,9 +8,12 @@ A plugin type is a class whose dataclass fields are its parameters (``block_size
 ``blockSizeTokens`` in a configuration). What it is follows from the methods it has; one class may
 be several things. A type that only holds settings says what it is with a class variable ``kind``.
 
-A filter or scorer that looks at nothing but readings, reachability and labels may say so with the class
+A filter or scorer that looks at nothing but readings, phases and labels may say so with the class
 variable ``from_readings = True``. It then runs after a look at some endpoint, not with each request: with
 100 endpoints two such scorers and their sum cost 30 us, of a pick of 70 us.
+
+A filter with the class variable ``before_lifecycle = True`` runs ahead of a lifecycle-filter that the
+configuration does not place itself: what such a filter drops may not serve the request, dead or alive.
 """
 
 import enum
@@ -23,7 +26,9 @@ from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 from epp.core.addresses import read_target
 from epp.core.engines import ENGINES, Adapter, Series, series
 from epp.core.fleet import Endpoint, Load, Lora
+from epp.core.lifecycle import HealthSettings, Lifecycle, Phase
 from epp.core.prefix import Chain, PrefixIndex, chain_seed
+from epp.core.rejection import all_dead, bad_request, no_endpoint
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
 
 __all__ = [
@@ -37,10 +42,13 @@ __all__ = [
     "Cycle",
     "Endpoint",
     "Filter",
+    "HealthSettings",
     "Kind",
+    "Lifecycle",
     "Load",
     "Lora",
     "Payload",
+    "Phase",
     "Picker",
     "PrefixIndex",
     "PrefixMatch",
@@ -52,9 +60,13 @@ __all__ = [
     "Series",
     "Spelling",
     "addressed",
+    "all_dead",
+    "bad_request",
     "chain_seed",
     "fewest_first",
+    "has_room",
     "kinds",
+    "no_endpoint",
     "read_target",
     "series",
 ]
@@ -104,16 +116,18 @@ class PrefixMatch:
 class Cycle:
     """One decision: the request, the time, and what producers found out for it."""
 
-    __slots__ = ("chance", "charge", "facts", "now", "request", "version")
+    __slots__ = ("chance", "charge", "facts", "now", "remark", "request", "version")
 
     def __init__(self, request: Request, *, now: float, chance: Chance, version: int | None = None) -> None:
         self.request = request
         self.now = now
         self.chance = chance
         self.version = version
-        """Of the fleet: as long as it is the same, so are readings, lives and labels. None: not known."""
+        """Of the fleet: as long as it is the same, so are readings, phases and labels. None: not known."""
         self.facts: dict[str, Any] = {}
         """By producer name, for example a PrefixMatch."""
+        self.remark = ""
+        """What a filter has to say about whom it left; shown with the pick, and counted."""
         self.charge = 0
         """Tokens of work this request will be booked with on the picked endpoint."""
 
@@ -167,6 +181,7 @@ class Kind(enum.Enum):
     METRICS_SOURCE = "metrics source"
     EXTRACTOR = "extractor"
     DISCOVERY = "discovery"
+    HEALTH = "health setting"
 
 
 _BY_METHOD = {
@@ -197,6 +212,17 @@ def fewest_first(values: Sequence[float | None]) -> list[float | None]:
     if not spread:
         return [None if value is None else 1.0 for value in values]
     return [None if value is None else (most - value) / spread for value in values]
+
+
+def has_room(endpoint: Endpoint) -> bool:
+    """Whether it is in service and has fewer requests than it may have at once."""
+    lifecycle = endpoint.lifecycle
+    if lifecycle.phase is Phase.READY:  # most are: 12 instead of 33 us for 100 of them
+        return True
+    if not lifecycle.is_serving:
+        return False
+    allowance = lifecycle.allowance
+    return allowance is None or endpoint.requests_in_flight < allowance
 
 
 def addressed(endpoints: Iterable[Endpoint], entries: Iterable[str]) -> list[Endpoint]:

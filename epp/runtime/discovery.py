@@ -11,7 +11,8 @@ file itself would watch one that is gone. Looks happen aside of the event loop, 
 by a task of their own: a file system that hangs stops neither requests nor lookups.
 
 A name is followed to all its addresses of one family, IPv4 if there is any: the two families of a name
-are the same servers mostly, and each server must be counted once.
+are the same servers mostly, and each server must be counted once. A server behind a name is the name and
+the slot of its address: under another address it is the same one, moved (a Mac with a new lease).
 """
 
 import asyncio
@@ -221,7 +222,9 @@ class FileDiscovery:
             return
         await asyncio.sleep(self._settings.settle)
         if await self._aside(self._signature) != signature:
-            self._asked_for |= asked_for
+            if asked_for:  # there is a next round, followed or not
+                self._asked_for = True
+                self._look.set()
             return  # still being written: the next round sees it
         self._seen = signature
         try:
@@ -365,18 +368,18 @@ class FileDiscovery:
     def _specs_of(self, entry: EndpointEntry, taken: set[tuple[str, str]]) -> Iterable[EndpointSpec]:
         """An endpoint for each address, the first slot's with the plain name."""
         if entry.is_literal:
-            yield self._spec(entry, entry.name, entry.address)
+            yield self._spec(entry, entry.name, entry.address, identity="")
         elif name := self._names.get((entry.address, entry.port)):
             for number, address in name.numbered():
                 own = entry.name
                 if number:
                     own = f"{entry.name}-{number}"
                     while (entry.namespace, own) in taken:  # another entry is called so in the file
-                        own += f"@{address}"
+                        own += f"@{entry.address}"
                     taken.add((entry.namespace, own))
-                yield self._spec(entry, own, address)
+                yield self._spec(entry, own, address, identity=f"{entry.address}/{number}")
 
-    def _spec(self, entry: EndpointEntry, name: str, ip: str) -> EndpointSpec:
+    def _spec(self, entry: EndpointEntry, name: str, ip: str, *, identity: str) -> EndpointSpec:
         return EndpointSpec(
             name=name,
             namespace=entry.namespace,
@@ -389,6 +392,8 @@ class FileDiscovery:
             host_name="" if entry.is_literal else entry.address,
             ca_file=self._beside(entry.ca_file),
             api_key_file=self._beside(entry.api_key_file),
+            tier=entry.tier,
+            identity=identity,
         )
 
     def _beside(self, file: str | None) -> str | None:

@@ -51,6 +51,7 @@ def good_board() -> Board:
         started_again=26.0,
         loaded=26.2,
         returned=29.2,
+        phases=[("ejected", "refuses connections"), ("probing", "it answers"), ("warming", "time")],
     )
     return board
 
@@ -138,6 +139,10 @@ def test_answers_are_counted_by_server() -> None:
     assert report["endpoints"] == {"one": 6, "two": 3}
     assert report["requests"] == 9
     assert report["picker"]["ttft_ms"] == {"p50": 100.0, "p95": 100.0}
+
+
+def test_the_phases_of_a_death_are_told_in_their_order() -> None:
+    assert figures(good_board())["failover"]["phases"] == ["ejected", "probing", "warming"]
 
 
 def test_findings_are_told_as_they_are() -> None:

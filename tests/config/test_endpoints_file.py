@@ -1,13 +1,14 @@
 """The list of servers: what is read from it, and what is said about mistakes."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.config.decode import ConfigError
-from epp.config.endpoints_file import EndpointEntry, parse_endpoints
+from epp.config.endpoints_file import TIER_LABEL, EndpointEntry, parse_endpoints
 from epp.config.picker_config import DEFAULT_TEXT
 from epp.core.addresses import MetricsUrl
 
@@ -75,6 +76,20 @@ def test_the_pools_namespace_is_the_default() -> None:
     assert one("name: a, port: 1, address: 10.0.0.1", default_namespace="pool").namespace == "pool"
 
 
+@pytest.mark.parametrize(
+    "fields, tier",
+    [
+        ("", 0),
+        (", tier: 2", 2),
+        (', labels: {fleet-epp.dev/tier: "2"}', 2),
+        (', tier: 0, labels: {fleet-epp.dev/tier: "0"}', 0),
+        (', tier: 7, labels: {fleet-epp.dev/tier: "07"}', 7),
+    ],
+)
+def test_a_tier_is_a_field_or_a_label(fields: str, tier: int) -> None:
+    assert one("name: a, port: 1, address: 10.0.0.1" + fields).tier == tier
+
+
 GOOD = "name: a, address: 10.0.0.1, port: 80"
 
 
@@ -131,6 +146,21 @@ GOOD = "name: a, address: 10.0.0.1, port: 80"
         pytest.param(f"endpoints:\n- {{{GOOD}, metricsURL: /m}}", "must be a whole URL", id="metrics url"),
         pytest.param(
             f"endpoints:\n- {{{GOOD}, caFile: ca.pem}}", 'no use without "scheme: https"', id="ca and http"
+        ),
+        pytest.param(
+            f"endpoints:\n- {{{GOOD}, tier: 1000}}",
+            "f.yaml:2: endpoints[0].tier: must be from 0 (used first) to 999, got 1000",
+            id="tier",
+        ),
+        pytest.param(
+            f'endpoints:\n- {{{GOOD}, labels: {{fleet-epp.dev/tier: "gold"}}}}',
+            'f.yaml:2: endpoints[0].labels: fleet-epp.dev/tier must be from "0" to "999", got "gold"',
+            id="tier in a label",
+        ),
+        pytest.param(
+            f'endpoints:\n- {{{GOOD}, tier: 1, labels: {{fleet-epp.dev/tier: "2"}}}}',
+            "f.yaml:2: endpoints[0].tier: is 1, but the label fleet-epp.dev/tier says 2; keep one of them",
+            id="two tiers",
         ),
         pytest.param(
             f'endpoints:\n- {{{GOOD}, apiKeyFile: ""}}', "apiKeyFile: must not be empty", id="no key file"
@@ -221,6 +251,7 @@ ENTRY = st.fixed_dictionaries(
         "namespace": WORD,
         "labels": st.dictionaries(WORD, WORD, max_size=3),
         "scheme": st.sampled_from(["http", "https"]),
+        "tier": st.integers(0, 999),
     },
 )
 
@@ -234,6 +265,26 @@ def test_what_is_written_is_what_is_read(entries: list[dict[str, object]]) -> No
     read = parse_endpoints(json.dumps({"endpoints": entries}, ensure_ascii=False), "f.yaml")
     assert [(e.name, e.port) for e in read] == [(w["name"], int(str(w["port"]))) for w in entries]
     assert [dict(e.labels) for e in read] == [w.get("labels", {}) for w in entries]
+    assert [e.tier for e in read] == [w.get("tier", 0) for w in entries]
+
+
+@given(tier=st.none() | st.integers(-2, 1001), label=st.none() | st.text("0123456789x-", max_size=5))
+def test_any_tier_is_one_of_a_thousand_or_is_refused(tier: int | None, label: str | None) -> None:
+    entry: dict[str, object] = {"name": "a", "address": "10.0.0.1", "port": 1}
+    entry |= {} if tier is None else {"tier": tier}
+    entry |= {} if label is None else {"labels": {TIER_LABEL: label}}
+    text = json.dumps({"endpoints": [entry]})
+    said = [number for number in (tier, _number(label)) if number is not None]
+    is_good = all(0 <= number <= 999 for number in said) and len(set(said)) < 2
+    if is_good and (label is None or _number(label) is not None):
+        (read,) = parse_endpoints(text, "f.yaml")
+        assert read.tier == (said[0] if said else 0)
+    else:
+        assert re.match(r"f\.yaml:1: endpoints\[0\]\.(tier|labels): ", complaint(text))
+
+
+def _number(label: str | None) -> int | None:
+    return int(label) if label and label.isdigit() and len(label) < 4 else None
 
 
 def complaint(text: str) -> str:

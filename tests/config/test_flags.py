@@ -212,6 +212,22 @@ def test_durations_are_gos() -> None:
             id="newer TLS than gRPC can ask",
         ),
         pytest.param([], "no servers: give --endpoints-file FILE", id="no servers"),
+        pytest.param(["--kubernetes"], "--kubernetes: needs --pool-name", id="which pool"),
+        pytest.param(
+            ["--pool-name=qwen", "--kubernetes=false"],
+            "no servers: give --endpoints-file",
+            id="pool as a label",
+        ),
+        pytest.param(
+            ["--pool-name=my_pool"],
+            "--pool-name: no object in Kubernetes can be called 'my_pool'",
+            id="no name of an object",
+        ),
+        pytest.param(
+            ["--pool-name=qwen", "--pool-namespace=A"],
+            "--pool-namespace: no object in Kubernetes can be called 'A'",
+            id="no name of a namespace",
+        ),
         pytest.param([FILE, "--config-file=a", "--config-text=b"], "both are given", id="two configurations"),
         pytest.param(
             [FILE, "--refresh-metrics-interval=49ms"], "must be at least 50ms", id="below the floor"
@@ -247,9 +263,9 @@ def test_durations_are_gos() -> None:
         ),
         pytest.param(
             [FILE, "--endpoint-selector=app=vllm"],
-            "--endpoint-selector: needs Kubernetes: this version finds servers through --endpoints-file or a"
-            " file-discovery plugin only; leave it out",
-            id="k8s",
+            "--endpoint-selector: not supported: pods are found through an InferencePool, which --pool-name"
+            " names; leave it out",
+            id="pods without a pool",
         ),
         pytest.param([FILE, "--kv-cache-usage-percentage-metric=x"], "core-metrics-extractor", id="legacy"),
     ],
@@ -273,7 +289,27 @@ def test_a_refused_flag_may_ask_for_what_happens_anyway(argument: str) -> None:
     assert parse(argument) == parse()
 
 
-def test_the_servers_come_from_exactly_one_place() -> None:
+@pytest.mark.parametrize(
+    "arguments, config_has_discovery, follows",
+    [
+        (["--pool-name=qwen"], False, True),
+        (["--pool-name=qwen", "--config-text=x"], False, True),
+        (["--pool-name=qwen", "--config-text=x"], True, False),
+        (["--pool-name=qwen", FILE], False, False),
+        (["--pool-name=qwen", FILE, "--kubernetes"], False, True),
+        (["--pool-name=qwen", "--config-text=x", "--kubernetes"], True, True),
+        ([FILE], False, False),
+    ],
+)
+def test_a_pool_is_followed_unless_servers_are_listed(
+    arguments: list[str], config_has_discovery: bool, follows: bool
+) -> None:
+    given = flags.parse(arguments, {})
+    flags.check_discovery(given, config_has_discovery=config_has_discovery)
+    assert flags.follows_kubernetes(given, config_has_discovery=config_has_discovery) == follows
+
+
+def test_a_list_of_servers_comes_from_one_place() -> None:
     by_config = flags.parse(["--config-text=x"], {})
     flags.check_discovery(by_config, config_has_discovery=True)
     flags.check_discovery(parse(), config_has_discovery=False)

@@ -21,6 +21,7 @@ from epp.config.picker_config import (
     load_default,
 )
 from epp.core.apis import DEFAULT_PARSERS, Parser
+from epp.core.lifecycle import HealthSettings
 from epp.core.pacing import Pace
 from epp.core.scoring import Cycle, Endpoint, Kind, Scores, kinds
 from scorers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
@@ -29,6 +30,8 @@ from scorers.file_discovery import FileDiscovery
 from scorers.inflight_load_producer import InflightLoadProducer
 from scorers.kv_cache_utilization_scorer import KvCacheUtilizationScorer
 from scorers.label_selector_filter import LabelSelectorFilter, Requirement
+from scorers.lifecycle_filter import LifecycleFilter
+from scorers.lifecycle_scorer import LifecycleScorer
 from scorers.max_score_picker import MaxScorePicker
 from scorers.metrics_data_source import MetricsDataSource
 from scorers.prefix_cache_scorer import PrefixCacheScorer
@@ -47,10 +50,12 @@ def scorers_of(assembly: Assembly) -> list[tuple[str, float]]:
     return [(name, weight) for name, _, weight in assembly.profile.scorers]
 
 
-def test_without_a_file_it_is_upstreams_default() -> None:
+def test_without_a_file_it_is_upstreams_default_behind_our_lifecycle() -> None:
     assembly = build(load_default(), TYPES)
     assert assembly.profile.name == "default"
+    assert list(assembly.profile.filters) == [("lifecycle-filter", LifecycleFilter())]
     assert list(assembly.profile.scorers) == [
+        ("lifecycle-scorer", LifecycleScorer(), 4.0),
         ("queue-scorer", QueueScorer(), 2.0),
         ("kv-cache-utilization-scorer", KvCacheUtilizationScorer(), 2.0),
         ("prefix-cache-scorer", PrefixCacheScorer(), 3.0),
@@ -63,7 +68,8 @@ def test_without_a_file_it_is_upstreams_default() -> None:
     assert assembly.parsers == DEFAULT_PARSERS
     assert assembly.metrics_source == MetricsDataSource()
     assert assembly.extractor == CoreMetricsExtractor()
-    assert (assembly.discovery, assembly.warnings, list(assembly.profile.filters)) == (None, (), [])
+    assert assembly.health == HealthSettings()
+    assert (assembly.discovery, assembly.warnings) == (None, ())
 
 
 @pytest.mark.parametrize("version", API_VERSIONS)
@@ -84,6 +90,7 @@ plugins:
   parameters: {matchLengthWeight: 0.5, prefixMatchInfoProducerName: big}
 - {name: big, type: approx-prefix-cache-producer, parameters: {blockSizeTokens: 128, autoTune: false}}
 - {type: active-request-scorer, parameters: {idleThreshold: 2}}
+- {type: endpoint-health, parameters: {silence: 250ms, failures: 3}}
 - type: label-selector-filter
   parameters: {matchLabels: {app: vllm}, matchExpressions: [{key: role, operator: NotIn, values: [prefill]}]}
 - {name: picker, type: random-picker, parameters: {maxNumOfEndpoints: 2}}
@@ -126,7 +133,10 @@ def test_every_part_of_a_file_arrives() -> None:
         match_labels={"app": "vllm"},
         match_expressions=(Requirement(key="role", operator="NotIn", values=("prefill",)),),
     )
-    assert list(assembly.profile.filters) == [("label-selector-filter", selector)]
+    assert list(assembly.profile.filters) == [
+        ("label-selector-filter", selector),
+        ("lifecycle-filter", LifecycleFilter()),
+    ]
     assert scorers_of(assembly) == [("queue-scorer", 2.0), ("prefix", 3.5), ("active-request-scorer", 1.0)]
     prefix = assembly.profile.scorers[1][1]
     assert prefix == PrefixCacheScorer(match_length_weight=0.5, prefix_match_info_producer_name="big")
@@ -139,8 +149,9 @@ def test_every_part_of_a_file_arrives() -> None:
     assert assembly.metrics_source == MetricsDataSource(scheme="https", path="/m", port=9000, interval=0.25)
     engine = EngineConfig(name="mine", queued_requests_spec="q{kind=waiting}", kv_usage_spec="kv")
     assert assembly.extractor == CoreMetricsExtractor(default_engine="mine", engine_configs=(engine,))
+    assert assembly.health == HealthSettings(silence=0.25, failures=3)
     assert assembly.warnings == (
-        'c.yaml:35: flowControl: has no effect without the feature gate "flowControl"',
+        'c.yaml:36: flowControl: has no effect without the feature gate "flowControl"',
     )
 
 
@@ -301,7 +312,8 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
             "plugins: [{type: core-metrics-extractor, parameters: {defaultEngine: vlm, "
             "engineConfigs: [{name: mine}]}}]",
             'c.yaml:3: plugins[0].parameters.defaultEngine: there is no engine "vlm", known are vllm, '
-            "sglang, trtllm-serve, triton-tensorrt-llm, triton, tgi, llamacpp, mine",
+            "sglang, trtllm-serve, triton-tensorrt-llm, triton, tgi, llamacpp, omlx, ollama, mlx-server, "
+            "mine",
             id="engine",
         ),
         pytest.param(
@@ -420,6 +432,27 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
             "c.yaml:3: plugins[0].parameters.path: has characters that no request may have: "
             'write them as %XX, and no "#"',
             id="metrics-path",
+        ),
+        pytest.param(
+            "plugins:\n- type: endpoint-health\n  parameters:\n    silence: 0s",
+            "c.yaml:6: plugins[0].parameters.silence: must be from 1ms to 1h, got 0s",
+            id="threshold",
+        ),
+        pytest.param(
+            "plugins: [{type: endpoint-health, parameters: {silence: 2}}]",
+            'c.yaml:3: plugins[0].parameters.silence: expected a duration such as "500ms", "2s" or "1m30s", '
+            "got 2",
+            id="threshold-without-a-unit",
+        ),
+        pytest.param(
+            "plugins: [{type: endpoint-health}, {type: endpoint-health, name: b}]",
+            "c.yaml:3: plugins[1]: there are 2 plugins of type endpoint-health; keep one",
+            id="two-sets-of-thresholds",
+        ),
+        pytest.param(
+            "plugins: [{type: queue-scorer, name: lifecycle-filter}]",
+            'c.yaml:3: plugins[0].name: a plugin of the type "lifecycle-filter" is called so, rename it',
+            id="the-name-of-one-that-is-added",
         ),
         pytest.param("pluginz: []", 'c.yaml:3: pluginz: unknown field, did you mean "plugins"?', id="field"),
     ],
@@ -602,13 +635,65 @@ def test_a_faulty_plugin_type_is_named(plugin_type: type, parameters: str, messa
         build(load(text, "c.yaml"), {**TYPES, "x": plugin_type})
 
 
+SUFFIXES = {
+    "source": Kind.METRICS_SOURCE,
+    "handler": Kind.PROFILE_HANDLER,
+    "health": Kind.HEALTH,
+    "preference": Kind.FILTER,
+}
+
+
 def test_every_type_says_what_it_is() -> None:
     for name, plugin_type in TYPES.items():
         suffix = name.rpartition("-")[2]
-        expected = {"source": Kind.METRICS_SOURCE, "handler": Kind.PROFILE_HANDLER}.get(suffix) or Kind(
-            suffix
-        )
-        assert kinds(plugin_type) == {expected}, name
+        assert kinds(plugin_type) == {SUFFIXES.get(suffix) or Kind(suffix)}, name
+
+
+PROFILE = "schedulingProfiles: [{name: a, plugins: ["
+
+
+@pytest.mark.parametrize(
+    "body, filters",
+    [
+        pytest.param("plugins: []", ["lifecycle-filter"], id="added"),
+        pytest.param(
+            "plugins: [{type: lifecycle-filter, name: alive}]\nschedulingProfiles: [{name: a, plugins: []}]",
+            ["alive"],
+            id="the-configured-one-is-in-use",
+        ),
+        pytest.param(
+            "plugins: [{type: theirs}, {type: label-selector-filter}]",
+            ["lifecycle-filter", "theirs", "label-selector-filter"],
+            id="in-front",
+        ),
+        pytest.param(
+            "plugins: [{type: label-selector-filter}, {type: tier-preference}, {type: theirs}]",
+            ["label-selector-filter", "tier-preference", "lifecycle-filter", "theirs"],
+            id="behind-those-that-say-who-may-serve-at-all",
+        ),
+        pytest.param(
+            "plugins: [{type: theirs}, {type: lifecycle-filter}]",
+            ["theirs", "lifecycle-filter"],
+            id="where-it-is-placed",
+        ),
+        pytest.param(
+            "plugins: [{type: lifecycle-filter, name: none, parameters: {enabled: false}}, {type: theirs}]\n"
+            + PROFILE
+            + "{pluginRef: theirs}]}]",
+            ["theirs"],
+            id="switched-off",
+        ),
+    ],
+)
+def test_dead_endpoints_are_dropped_unless_that_is_switched_off(body: str, filters: list[str]) -> None:
+    @dataclass(frozen=True)
+    class Theirs:
+        def filter(self, cycle: Cycle, endpoints: list[Endpoint]) -> list[Endpoint]:
+            return endpoints
+
+    assembly = build(load(HEAD + body, "c.yaml"), {**TYPES, "theirs": Theirs})
+    assert [name for name, _ in assembly.profile.filters] == filters
+    assert assembly.warnings == ("c.yaml:1: no scorers: endpoints are picked without looking at their load",)
 
 
 PIECES = st.sampled_from(

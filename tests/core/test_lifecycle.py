@@ -152,6 +152,14 @@ def test_a_warning_holds_through_other_phases() -> None:
     assert life.phase is P.READY
 
 
+def test_who_is_full_is_pressured_for_a_while() -> None:
+    life = living()
+    assert told(life, (1.0, S.BUSY), (2.0, S.BUSY), (3.9, S.ANSWERED)) == [P.READY, P.PRESSURED]
+    assert told(life, (4.0, S.ANSWERED)) == [P.PRESSURED, P.READY]
+    life.managed(5.0, hold="", leaving="", pressure="memory")
+    assert told(life, (6.0, S.BUSY), (60.0, S.ANSWERED)) == [P.PRESSURED], "its manager still warns"
+
+
 def test_what_a_manager_says_outweighs_what_is_seen() -> None:
     life = living()
     life.managed(1.0, hold="the pod is not ready", leaving="", pressure="")

@@ -68,6 +68,35 @@ def decided(outcome: Decision | Rejection) -> Decision:
     return outcome
 
 
+# --- how many ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "destinations, named",
+    [
+        pytest.param(1, ["e2"], id="one"),
+        pytest.param(3, ["e2", "e3", "e0"], id="best-first"),
+        pytest.param(9, ["e2", "e3", "e0", "e1"], id="no-more-than-there-are"),
+    ],
+)
+def test_behind_the_pick_come_the_next_best(destinations: int, named: list[str]) -> None:
+    picks = scheduler(fleet_of([None] * 4), (Fixed([0.5, 0.1, 0.9, 0.8]), 1.0), destinations=destinations)
+    decision = decided(picks.pick(Request(), 0.0))
+    assert [endpoint.name for endpoint in decision.endpoints] == named
+
+
+def test_the_next_best_are_in_no_fixed_order_where_all_are_alike() -> None:
+    fleet = fleet_of([None] * 4)
+    picks = scheduler(fleet, destinations=2)
+    seconds = {decided(picks.pick(Request(), 0.0)).endpoints[1].name for _ in range(100)}
+    assert seconds == {"e0", "e1", "e2", "e3"}
+
+
+def test_what_is_filtered_out_is_no_second_choice() -> None:
+    picks = scheduler(fleet_of([None] * 3), filters=[Fixed(keep=frozenset({"e1"}))], destinations=3)
+    assert [endpoint.name for endpoint in decided(picks.pick(Request(), 0.0)).endpoints] == ["e1"]
+
+
 # --- totals ------------------------------------------------------------------------------------------
 
 
@@ -401,9 +430,15 @@ REQUESTS = st.lists(
 )
 
 
-@given(fleet=FLEETS, filters=st.lists(NAMES, max_size=2), requests=REQUESTS, weighted=st.booleans())
+@given(
+    fleet=FLEETS,
+    filters=st.lists(NAMES, max_size=2),
+    requests=REQUESTS,
+    weighted=st.booleans(),
+    destinations=st.integers(1, 4),
+)
 def test_every_pick_is_a_candidate_with_one_reservation(
-    fleet: Fleet, filters: list[frozenset[str]], requests: list[Request], weighted: bool
+    fleet: Fleet, filters: list[frozenset[str]], requests: list[Request], weighted: bool, destinations: int
 ) -> None:
     profile = Profile(
         filters=[(str(i), Fixed(keep=keep)) for i, keep in enumerate(filters)],
@@ -418,7 +453,7 @@ def test_every_pick_is_a_candidate_with_one_reservation(
         ("approx-prefix-cache-producer", ApproxPrefixCacheProducer()),
         ("inflight-load-producer", InflightLoadProducer()),
     ]
-    picks = Scheduler(fleet, profile, producers, chance=random.Random(0))
+    picks = Scheduler(fleet, profile, producers, chance=random.Random(0), destinations=destinations)
     decisions = [
         outcome
         for i, request in enumerate(requests)
@@ -427,6 +462,9 @@ def test_every_pick_is_a_candidate_with_one_reservation(
     assert sum(endpoint.requests_in_flight for endpoint in fleet.endpoints) == len(decisions)
     for decision in decisions:
         assert decision.endpoints and set(decision.endpoints) <= set(decision.candidates)
+        assert len(set(decision.endpoints)) == len(decision.endpoints)
+        assert len(decision.endpoints) >= min(destinations, len(decision.candidates))
+        assert decision.reservation.endpoint is decision.endpoints[0]
         assert all(endpoint.name in keep for endpoint in decision.candidates for keep in filters)
         decision.reservation.release()
     assert all(e.requests_in_flight == e.tokens_in_flight == 0 for e in fleet.endpoints)
@@ -457,6 +495,7 @@ def test_the_last_picks_are_remembered_with_every_score() -> None:
         "target_model": "t",
         "prompt_tokens": 75,
         "picked": ["e0"],
+        "remark": None,
         "prompt_blocks": 2,
         "weights": {"scorer-0": 2.0},
         "candidates": [

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.core.fleet import EndpointSpec
+from epp.config.endpoints_file import parse_endpoints
+from epp.core.fleet import EndpointSpec, Fleet
 from epp.runtime import files
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery, _Name, resolve
 from epp.runtime.errors import StartError
@@ -122,7 +123,7 @@ async def test_start_tells_the_whole_list(tmp_path: Path) -> None:
 endpoints:
 - {name: a, address: 10.0.0.1, port: "80", labels: {x: "1"}, engine: vllm}
 - {name: b, address: "::1", port: 81, scheme: https, caFile: ca.pem, apiKeyFile: /run/key}
-- {name: c, address: studio, port: 82}
+- {name: c, address: studio, port: 82, tier: 1}
 """
     authority(tmp_path / "ca.pem")
     here = world(tmp_path, text, studio=["10.0.0.9"])
@@ -132,6 +133,7 @@ endpoints:
     assert (a.labels, a.engine, a.host_name) == ({"x": "1"}, "vllm", "")
     assert (b.scheme, b.ca_file, b.api_key_file) == ("https", str(tmp_path / "ca.pem"), "/run/key")
     assert c.host_name == "studio"
+    assert [(spec.tier, spec.identity) for spec in here.specs] == [(0, ""), (0, ""), (1, "studio/0")]
     assert here.discovery.detail() == ""
 
 
@@ -454,6 +456,24 @@ async def test_an_address_keeps_its_name_when_others_come_and_go(tmp_path: Path)
             assert await here.change() == told
 
 
+async def test_a_mac_with_a_new_lease_is_the_endpoint_it_was(tmp_path: Path) -> None:
+    here = world(tmp_path, listed(mac="studio", gpu="10.0.0.2"), studio=["10.0.0.1"])
+    fleet = Fleet()
+    async with here.running():
+        fleet.replace(here.specs, 0.0)
+        mac, gpu = fleet.endpoints
+        here.names.known["studio"] = ["10.0.0.7"]
+        here.now += 31
+        here.discovery.recheck("studio")
+        await here.change()
+        fleet.replace(here.specs, 1.0)
+        assert fleet.endpoints == (mac, gpu) and mac.address == "10.0.0.7:80"
+        here.write(listed(mac="studio", gpu="10.0.0.3"))
+        await here.change()
+        fleet.replace(here.specs, 2.0)
+    assert fleet.endpoints[0] is mac and fleet.endpoints[1] is not gpu, "a literal address is the server"
+
+
 async def test_a_name_that_resolves_no_more_keeps_its_addresses(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -541,7 +561,7 @@ async def test_two_endpoints_never_share_a_name(tmp_path: Path) -> None:
     here = world(tmp_path, text, studio=["10.0.0.1", "10.0.0.2"])
     await here.discovery.start()
     written = {"a": "10.0.0.1:1", "a-1": "10.0.0.9:1"}
-    assert here.told[-1] == {**written, "a-1@10.0.0.2": "10.0.0.2:1"}, "as written, whatever a name brings"
+    assert here.told[-1] == {**written, "a-1@studio": "10.0.0.2:1"}, "as written, whatever a name brings"
 
 
 async def test_after_the_end_no_task_is_left(tmp_path: Path) -> None:
@@ -568,3 +588,22 @@ def test_an_address_keeps_its_number_as_long_as_it_is_there(answers: list[list[s
         numbers = {slot: number for number, slot in enumerate(name.slots) if slot is not None}
         assert all(numbers[address] == number for address, number in before.items() if address in numbers)
         before = numbers
+
+
+@given(answers=st.lists(ADDRESSES.filter(bool), min_size=1, max_size=6))
+def test_a_server_behind_a_name_is_what_it_was_at_any_address(answers: list[list[str]]) -> None:
+    """Whatever the name server says: one identity for one endpoint name, and none is there twice."""
+    discovery = FileDiscovery(Path("f"), QUICK, lambda _: None, clock=lambda: 0.0)
+    entries = parse_endpoints(
+        "endpoints: [{name: a, address: studio, port: 1}, {name: b, address: studio, port: 2}]", "f"
+    )
+    discovery._names = {("studio", 1): _Name(), ("studio", 2): _Name()}
+    identities: dict[str, str] = {}
+    for answer in answers:
+        for name in discovery._names.values():
+            name.take(answer)
+        specs = [spec for entry in entries for spec in discovery._specs_of(entry, {("default", "a")})]
+        assert len({spec.name for spec in specs}) == len(specs) == 2 * len(set(answer))
+        for spec in specs:
+            assert identities.setdefault(spec.name, spec.identity) == spec.identity
+            assert spec.identity == f"studio/{spec.name.partition('-')[2] or 0}"

@@ -12,9 +12,8 @@ from tests.picking import cycle_of
 
 def labelled(*labels: Mapping[str, str]) -> tuple[Endpoint, ...]:
     fleet = Fleet()
-    fleet.replace(
-        EndpointSpec(name=f"e{i}", ip="10.0.0.1", port=i, labels=each) for i, each in enumerate(labels)
-    )
+    specs = (EndpointSpec(name=f"e{i}", ip="10.0.0.1", port=i, labels=each) for i, each in enumerate(labels))
+    fleet.replace(specs, 0.0)
     return fleet.endpoints
 
 
@@ -64,7 +63,8 @@ NAMED = [
 
 def addresses() -> tuple[Endpoint, ...]:
     fleet = Fleet()
-    fleet.replace(EndpointSpec(name=f"e{i}", ip=ip, port=port) for i, (ip, port) in enumerate(ADDRESSES))
+    specs = (EndpointSpec(name=f"e{i}", ip=ip, port=port) for i, (ip, port) in enumerate(ADDRESSES))
+    fleet.replace(specs, 0.0)
     return fleet.endpoints
 
 

@@ -132,6 +132,8 @@ def test_what_is_said_to_follow_from_readings_follows_from_nothing_else() -> Non
         "running-requests-size-scorer",
         "kv-cache-utilization-scorer",
         "label-selector-filter",
+        "lifecycle-filter",
+        "lifecycle-scorer",
     }
 
 

@@ -94,6 +94,13 @@ def test_every_endpoint_gets_requests_and_the_killed_one_again(report: dict[str,
     assert report["failover"]["back_after_load_ms"] > 0
 
 
+def test_the_mac_goes_through_the_phases_of_a_return(report: dict[str, Any]) -> None:
+    assert report["failover"]["killed"] == "mac"
+    *_, last = phases = report["failover"]["phases"]
+    assert "ejected" in phases
+    assert last in {"probing", "warming", "ready"}, phases
+
+
 def test_conversations_stay_where_their_prefix_is(report: dict[str, Any]) -> None:
     assert report["picker"]["stayed"] > 0.5
     assert report["picker"]["stayed"] > report["round_robin"]["stayed"]
@@ -101,7 +108,14 @@ def test_conversations_stay_where_their_prefix_is(report: dict[str, Any]) -> Non
 
 def test_a_pipe_gets_plain_lines_that_tell_the_story(run: subprocess.CompletedProcess[str]) -> None:
     assert "\x1b" not in run.stdout
-    for told in ("kill -9", "is down, says the picker", "answers requests again", "prefix-cache", "summary"):
+    for told in (
+        "kill -9",
+        "is down, says the picker",
+        "mac is ejected: ",
+        "answers requests again",
+        "prefix-cache",
+        "summary",
+    ):
         assert told in run.stdout
     assert run.stderr == ""
 

@@ -1,0 +1,700 @@
+"""Kubernetes objects to endpoints: what each object makes, and what each oddity makes of it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.config.cluster import (
+    HEARTBEAT_TIMEOUT,
+    PRESSURE_HOLDS,
+    Claims,
+    Cluster,
+    InferenceService,
+    Model,
+    Pod,
+    Pool,
+    Slice,
+    Translation,
+    translate,
+)
+from epp.core.fleet import EndpointSpec
+
+NOW = 1_763_719_200.0  # 2025-11-21T10:00:00Z
+FRESH, STALE = "2025-11-21T09:59:50Z", "2025-11-21T09:56:00Z"
+NAMESPACE = "models"
+
+
+def pool(*ports: int, slices: str | None = None) -> Pool:
+    annotations = {} if slices is None else {"fleet-epp.dev/endpoint-slices": slices}
+    return of(
+        Pool,
+        metadata={"name": "qwen", "namespace": NAMESPACE, "annotations": annotations},
+        spec={
+            "selector": {"matchLabels": {"app": "qwen", "a": "b"}},
+            "targetPorts": [{"number": port} for port in ports or (8000,)],
+        },
+    )
+
+
+def of(kind: Any, **fields: Any) -> Any:
+    """As it comes from the API: by way of JSON."""
+    return msgspec.json.decode(json.dumps(fields), type=kind)
+
+
+def pod(name: str = "qwen-0", ip: str | None = "10.0.0.1", *, ready: bool = True, **more: Any) -> Pod:
+    labels = more.pop("labels", {"app": "qwen"})
+    annotations = more.pop("annotations", None)
+    deleted = more.pop("deleted", None)
+    conditions = more.pop("conditions", [{"type": "Ready", "status": "True" if ready else "False"}])
+    return of(
+        Pod,
+        metadata={
+            "name": name,
+            "namespace": NAMESPACE,
+            "labels": labels,
+            "annotations": annotations,
+            **({"deletionTimestamp": deleted} if deleted else {}),
+        },
+        status={"phase": "Running", "podIP": ip, "conditions": conditions, **more},
+    )
+
+
+def metal(
+    name: str = "phi",
+    ip: str = "192.168.1.20",
+    port: int = 50123,
+    *,
+    ready: bool | None = True,
+    beat: str | None = FRESH,
+    service: str | None = None,
+    **labels: str,
+) -> Slice:
+    """As LLMKube's metal agent writes it."""
+    service = service or name
+    return of(
+        Slice,
+        metadata={
+            "name": name,
+            "namespace": NAMESPACE,
+            "labels": {
+                "kubernetes.io/service-name": service,
+                "app": service,
+                "llmkube.ai/managed-by": "metal-agent",
+                "llmkube.ai/inference-service": service,
+                **labels,
+            },
+            "annotations": {} if beat is None else {"llmkube.ai/agent-heartbeat": beat},
+        },
+        addressType="IPv4",
+        endpoints=[
+            {
+                "addresses": [ip],
+                "conditions": {} if ready is None else {"ready": ready},
+                "targetRef": {"kind": "Pod", "name": f"{service}-metal"},
+            }
+        ],
+        ports=[{"name": "http", "port": port, "protocol": "TCP"}],
+    )
+
+
+def plain_slice(
+    *endpoints: dict[str, Any], ports: Iterable[dict[str, Any]] = (), kind: str = "IPv4"
+) -> Slice:
+    """As people write them for a Service without selector."""
+    return of(
+        Slice,
+        metadata={"name": "macs-1", "namespace": NAMESPACE, "labels": {"kubernetes.io/service-name": "macs"}},
+        addressType=kind,
+        endpoints=list(endpoints),
+        ports=list(ports) or [{"port": 8080}],
+    )
+
+
+def service(name: str = "phi", phase: str = "Ready", **status: Any) -> dict[str, InferenceService]:
+    told = of(
+        InferenceService,
+        metadata={"name": name},
+        spec={"modelRef": "phi-3-mini"},
+        status={"phase": phase, **status},
+    )
+    return {name: told}
+
+
+def model(phase: str) -> dict[str, Model]:
+    return {"phi-3-mini": of(Model, metadata={"name": "phi-3-mini"}, status={"phase": phase})}
+
+
+def run(*objects: Pod | Slice, now: float = NOW, engines: tuple[str, ...] = (), **more: Any) -> Translation:
+    cluster = Cluster(
+        pool=more.pop("pool", pool()),
+        pods=[one for one in objects if isinstance(one, Pod)],
+        slices=[one for one in objects if isinstance(one, Slice)],
+        **more,
+    )
+    return translate(cluster, now, engines=engines)
+
+
+def only(found: Translation) -> EndpointSpec:
+    (spec,) = found.specs
+    return spec
+
+
+# --- the pool ---------------------------------------------------------------------------------------
+
+
+def test_without_a_pool_there_are_no_endpoints() -> None:
+    assert run(pod(), metal(), pool=None) == Translation(specs=())
+
+
+def test_a_pool_says_which_pods_and_slices_belong_to_it() -> None:
+    assert pool().pods == "a=b,app=qwen"
+    assert pool().slices == ""
+    assert pool(slices=" fleet=macs,llmkube.ai/managed-by=metal-agent ").slices == (
+        "fleet=macs,llmkube.ai/managed-by=metal-agent"
+    )
+
+
+# --- pods -------------------------------------------------------------------------------------------
+
+
+def test_a_ready_pod_is_an_endpoint_for_each_port() -> None:
+    found = run(pod(), pod("qwen-1", "10.0.0.2"), pool=pool(8000, 8001))
+    assert [(spec.name, spec.address) for spec in found.specs] == [
+        ("qwen-0-rank-0", "10.0.0.1:8000"),
+        ("qwen-0-rank-1", "10.0.0.1:8001"),
+        ("qwen-1-rank-0", "10.0.0.2:8000"),
+        ("qwen-1-rank-1", "10.0.0.2:8001"),
+    ]
+    first = found.specs[0]
+    assert (first.namespace, first.labels, first.identity) == (NAMESPACE, {"app": "qwen"}, "")
+    assert (first.hold, first.leaving, first.pressure, first.note) == ("", "", "", "")
+
+
+def test_an_ipv6_pod_is_written_as_a_gateway_wants_it() -> None:
+    assert only(run(pod(ip="fd00::1"))).address == "[fd00::1]:8000"
+
+
+def container(name: str = "vllm", **state: Any) -> dict[str, Any]:
+    return {"name": name, "ready": False, "state": state}
+
+
+@pytest.mark.parametrize(
+    "status, reason",
+    [
+        pytest.param({}, "its Ready condition is not True", id="nothing-said"),
+        pytest.param({"conditions": []}, "its Ready condition is not True", id="no-condition"),
+        pytest.param(
+            {"containerStatuses": [container(running={})]},
+            "container vllm does not pass its readiness probe",
+            id="probe",
+        ),
+        pytest.param(
+            {"containerStatuses": [container(waiting={"reason": "CrashLoopBackOff"})]},
+            "container vllm waits: CrashLoopBackOff",
+            id="crashing",
+        ),
+        pytest.param(
+            {"containerStatuses": [container(waiting={"message": "back-off\n  5 min"})]},
+            "container vllm waits: back-off 5 min",
+            id="message-without-reason",
+        ),
+        pytest.param(
+            {"containerStatuses": [container(terminated={"reason": "OOMKilled", "exitCode": 137})]},
+            "container vllm has ended: OOMKilled",
+            id="ended",
+        ),
+        pytest.param(
+            {"containerStatuses": [container(terminated={"exitCode": 3})]},
+            "container vllm has ended: status 3",
+            id="ended-without-reason",
+        ),
+        pytest.param(
+            {
+                "initContainerStatuses": [
+                    container("fetch-config", terminated={"exitCode": 0}),
+                    container("model-downloader", running={}),
+                ],
+                "containerStatuses": [container(waiting={"reason": "PodInitializing"})],
+            },
+            "init container model-downloader has not finished",
+            id="downloading",
+        ),
+        pytest.param(
+            {
+                "conditions": [
+                    {
+                        "type": "Ready",
+                        "status": "False",
+                        "reason": "ReadinessGatesNotReady",
+                        "message": "gate x",
+                    }
+                ]
+            },
+            "ReadinessGatesNotReady: gate x",
+            id="gates",
+        ),
+    ],
+)
+def test_a_pod_that_is_not_ready_is_held_with_its_reason(status: dict[str, Any], reason: str) -> None:
+    assert only(run(pod(ready=False, **status))).hold == f"pod is not ready: {reason}"
+
+
+def test_a_pod_that_is_deleted_is_leaving_ready_or_not() -> None:
+    for ready in (True, False):
+        spec = only(run(pod(ready=ready, deleted="2025-11-21T10:00:00Z")))
+        assert spec.leaving == "pod is terminating"
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_a_pod_whose_containers_have_ended_for_good_is_none(phase: str) -> None:
+    assert run(pod(ready=False, phase=phase)) == Translation(specs=())
+
+
+def test_a_pod_without_an_address_is_waited_for() -> None:
+    unscheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+    }
+    found = run(pod(ip=None, ready=False, conditions=[unscheduled]))
+    assert found.specs == ()
+    assert found.waiting == (
+        "pod qwen-0: Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+    )
+
+
+def test_one_that_is_deleted_before_it_had_an_address_is_not() -> None:
+    assert run(pod(ip=None, ready=False, deleted="2025-11-21T10:00:00Z")).waiting == ()
+
+
+def test_two_pods_with_one_address_are_one_server_and_the_one_that_stays_counts() -> None:
+    """On the host's network a new pod takes over the port of the one that leaves."""
+    old = pod("old", deleted="2025-11-21T10:00:00Z")
+    assert only(run(old, pod("zz-new"))).name == "zz-new-rank-0"
+
+
+@pytest.mark.parametrize(
+    "labels, engine, findings",
+    [
+        ({}, None, 0),
+        ({"fleet-epp.dev/engine": "sglang"}, "sglang", 0),
+        ({"fleet-epp.dev/engine": "vlm"}, None, 1),
+        ({"inference.llmkube.dev/runtime": "llamacpp-router"}, "llamacpp", 0),
+        ({"inference.llmkube.dev/runtime": "vllm"}, "vllm", 0),
+        ({"inference.llmkube.dev/runtime": "personaplex"}, None, 0),
+        ({"inference.llmkube.dev/runtime": "vllm", "fleet-epp.dev/engine": "sglang"}, "sglang", 0),
+    ],
+)
+def test_labels_may_name_the_engine(labels: dict[str, str], engine: str | None, findings: int) -> None:
+    found = run(pod(labels=labels), engines=("vllm", "sglang", "llamacpp"))
+    assert only(found).engine == engine
+    assert len(found.findings) == findings
+
+
+def test_annotations_may_name_engine_and_tier() -> None:
+    said = {"fleet-epp.dev/engine": "vllm", "fleet-epp.dev/tier": "2"}
+    spec = only(run(pod(annotations=said), engines=("vllm",)))
+    assert (spec.engine, spec.tier) == ("vllm", 2)
+
+
+@pytest.mark.parametrize("said", ["-1", "1000", "first", "²", "1.5"])
+def test_rubbish_for_a_tier_is_said_and_means_0(said: str) -> None:
+    found = run(pod(annotations={"fleet-epp.dev/tier": said}))
+    assert only(found).tier == 0
+    assert found.findings == (f"pod qwen-0: fleet-epp.dev/tier must be from 0 to 999, got {said!a}",)
+
+
+# --- slices -----------------------------------------------------------------------------------------
+
+
+def test_a_slice_of_the_metal_agent_is_an_endpoint() -> None:
+    spec = only(run(metal()))
+    assert (spec.name, spec.namespace, spec.address) == ("phi", NAMESPACE, "192.168.1.20:50123")
+    assert spec.labels["llmkube.ai/managed-by"] == "metal-agent"
+    assert (spec.hold, spec.leaving, spec.note) == ("", "", "")
+
+
+def test_it_stays_the_same_with_a_new_lease_and_a_new_port() -> None:
+    before, after = only(run(metal())), only(run(metal(ip="192.168.1.77", port=61000)))
+    assert before.address != after.address
+    assert (before.name, before.server) == (after.name, after.server)
+
+
+def test_pods_and_slices_are_one_pool() -> None:
+    found = run(pod(), metal())
+    assert [spec.name for spec in found.specs] == ["qwen-0-rank-0", "phi"]
+
+
+@pytest.mark.parametrize(
+    "conditions, hold, leaving",
+    [
+        ({}, "", ""),
+        ({"ready": True}, "", ""),
+        ({"ready": False}, "EndpointSlice macs-1 says not ready", ""),
+        ({"ready": None, "serving": True}, "", ""),
+        (
+            {"ready": False, "serving": True, "terminating": True},
+            "EndpointSlice macs-1 says not ready",
+            "EndpointSlice macs-1 says terminating",
+        ),
+        ({"ready": True, "terminating": True}, "", "EndpointSlice macs-1 says terminating"),
+    ],
+)
+def test_conditions_of_a_slice(conditions: dict[str, Any], hold: str, leaving: str) -> None:
+    spec = only(run(plain_slice({"addresses": ["192.168.1.5"], "conditions": conditions})))
+    assert (spec.hold, spec.leaving) == (hold, leaving)
+
+
+def test_a_slice_that_is_deleted_has_no_endpoints() -> None:
+    gone = of(
+        Slice,
+        metadata={"name": "x", "deletionTimestamp": FRESH},
+        addressType="IPv4",
+        endpoints=[{"addresses": ["192.168.1.5"]}],
+        ports=[{"port": 1}],
+    )
+    assert run(gone).specs == ()
+
+
+def test_host_names_tell_the_servers_of_a_slice_apart_whatever_their_addresses() -> None:
+    def macs(studio: str, mini: str) -> dict[str, EndpointSpec]:
+        backends = (
+            {"addresses": [studio], "hostname": "studio"},
+            {"addresses": [mini], "hostname": "mini"},
+        )
+        return {spec.name: spec for spec in run(plain_slice(*backends)).specs}
+
+    before, after = macs("192.168.1.5", "192.168.1.6"), macs("192.168.1.6", "192.168.1.7")
+    assert list(before) == list(after) == ["macs-1-studio", "macs-1-mini"]
+    assert all(before[name].server == after[name].server for name in before)
+
+
+def test_several_servers_without_host_names_are_known_by_their_addresses() -> None:
+    found = run(plain_slice({"addresses": ["192.168.1.5"]}, {"addresses": ["192.168.1.6", "192.168.1.9"]}))
+    assert [(spec.name, spec.ip) for spec in found.specs] == [
+        ("macs-1-192.168.1.5", "192.168.1.5"),
+        ("macs-1-192.168.1.6", "192.168.1.6"),
+    ]
+    assert len({spec.identity for spec in found.specs}) == 2
+
+
+@pytest.mark.parametrize(
+    "ports, expected",
+    [
+        ([{"port": 8080}], {"macs-1": 8080}),
+        ([{"name": "http", "port": 8080}, {"name": "metrics", "port": 9090}], {"macs-1": 8080}),
+        (
+            [{"name": "http-0", "port": 8080}, {"name": "http-1", "port": 8081}, {"name": "m", "port": 1}],
+            {"macs-1-http-0": 8080, "macs-1-http-1": 8081},
+        ),
+        ([{"name": "a", "port": 1}, {"name": "b", "port": 2}], {"macs-1-a": 1, "macs-1-b": 2}),
+        ([{"name": "dns", "port": 53, "protocol": "UDP"}], {}),
+        ([{"name": "http"}], {}),
+    ],
+)
+def test_ports_of_a_slice(ports: list[dict[str, Any]], expected: dict[str, int]) -> None:
+    found = run(plain_slice({"addresses": ["192.168.1.5"]}, ports=ports))
+    assert {spec.name: spec.port for spec in found.specs} == expected
+
+
+def test_a_slice_of_names_is_refused_with_a_remedy() -> None:
+    found = run(plain_slice({"addresses": ["studio.local"]}, kind="FQDN"), metal())
+    assert [spec.name for spec in found.specs] == ["phi"]
+    assert found.findings == (
+        "EndpointSlice macs-1: addressType FQDN is not followed: list its host names in an endpoints file",
+    )
+
+
+def test_an_address_that_is_none_is_said_and_the_others_stay() -> None:
+    found = run(plain_slice({"addresses": ["0.0.0.0"]}, {"addresses": ["a.b"]}, {"addresses": ["1.2.3.4"]}))
+    assert [spec.ip for spec in found.specs] == ["1.2.3.4"]
+    assert found.findings == (
+        "EndpointSlice macs-1: address 0.0.0.0 is not the address of one server",
+        "EndpointSlice macs-1: a.b is no IP address",
+    )
+
+
+def test_a_slice_with_nothing_in_it_is_nothing() -> None:
+    empty = of(
+        Slice, metadata={"name": "x", "namespace": NAMESPACE}, addressType="IPv4", endpoints=None, ports=None
+    )
+    assert run(empty) == Translation(specs=())
+
+
+# --- heartbeats -------------------------------------------------------------------------------------
+
+
+def test_a_late_heartbeat_is_only_a_note_for_the_server_may_live() -> None:
+    spec = only(run(metal(beat=STALE)))
+    assert spec.note == f"no heartbeat of its agent since {STALE}"
+    assert spec.hold == ""
+
+
+def test_a_heartbeat_grows_old_by_time_alone() -> None:
+    found = run(metal(beat=FRESH))
+    assert found.due == NOW - 10 + HEARTBEAT_TIMEOUT
+    assert only(run(metal(beat=FRESH), now=found.due)).note == f"no heartbeat of its agent since {FRESH}"
+    assert run(metal(beat=FRESH), now=found.due).due == float("inf")
+
+
+def test_a_heartbeat_that_only_goes_on_changes_nothing() -> None:
+    assert run(metal(beat=FRESH)).specs == run(metal(beat="2025-11-21T10:00:00Z")).specs
+
+
+@pytest.mark.parametrize("beat", ["yesterday", "2025-11-21T10:00:00", "", "9999999", "0001-01-01T00:00:00Z"])
+def test_a_heartbeat_that_cannot_be_read_holds_nothing_back(beat: str) -> None:
+    assert only(run(metal(beat=beat))).hold == ""
+
+
+def test_a_heartbeat_of_a_clock_that_is_ahead_is_fresh() -> None:
+    assert only(run(metal(beat="2025-11-21T11:00:00Z"))).note == ""
+
+
+def test_a_stale_slice_beside_a_live_one_stays_with_a_note() -> None:
+    stale = metal("phi-old", "192.168.1.20", beat=STALE, service="phi")
+    found = {spec.name: spec for spec in run(stale, metal("phi", "192.168.1.30")).specs}
+    assert set(found) == {"phi", "phi-old"}
+    assert found["phi"].note == ""
+    assert found["phi-old"].note.startswith("no heartbeat")
+    assert found["phi-old"].hold == ""
+
+
+def test_a_stale_slice_loses_an_address_that_a_live_one_has() -> None:
+    """Its host has gone, and another one has its lease."""
+    stale, live = metal("a-old", beat=STALE), metal("b-new", ready=False)
+    assert only(run(stale, live)).name == "b-new"
+
+
+def test_a_pod_that_a_slice_lists_as_well_is_one_endpoint() -> None:
+    both = run(pod(), plain_slice({"addresses": ["10.0.0.1"]}, ports=[{"port": 8000}]))
+    assert [spec.name for spec in both.specs] == ["qwen-0-rank-0"]
+
+
+def test_two_slices_of_one_service_are_two_servers() -> None:
+    """Two Macs, each with a slice of its own."""
+    found = run(metal("phi-a", "192.168.1.20", service="phi"), metal("phi-b", "192.168.1.30", service="phi"))
+    assert [(spec.name, spec.ip) for spec in found.specs] == [
+        ("phi-a", "192.168.1.20"),
+        ("phi-b", "192.168.1.30"),
+    ]
+
+
+# --- two agents, one slice --------------------------------------------------------------------------
+
+
+def at(ip: str) -> tuple[EndpointSpec, ...]:
+    return run(metal(ip=ip)).specs
+
+
+def test_two_macs_that_claim_one_slice_in_turn_are_said() -> None:
+    claims = Claims()
+    assert claims.look(at("192.168.1.20"), 0.0) == ()
+    assert claims.look(at("192.168.1.30"), 1000.0) == ()
+    (said,) = claims.look(at("192.168.1.20"), 1030.0)
+    assert said == (
+        "EndpointSlice of phi: 192.168.1.30:50123 and 192.168.1.20:50123 claim it in turn:"
+        " let one agent serve it (--inference-service-allowlist)"
+    )
+    assert claims.look(at("192.168.1.20"), 1031.0) == (said,)
+    assert claims.look(at("192.168.1.20"), 1330.0) == (), "settled"
+
+
+def test_one_that_moves_is_not_contested() -> None:
+    claims = Claims()
+    for now, ip in ((0.0, "192.168.1.20"), (30.0, "192.168.1.30"), (60.0, "192.168.1.40")):
+        assert claims.look(at(ip), now) == ()
+    assert claims.look(at("192.168.1.20"), 1000.0) == (), "its first lease again, much later"
+
+
+def test_what_leaves_the_list_is_forgotten() -> None:
+    claims = Claims()
+    claims.look(at("192.168.1.20"), 0.0)
+    claims.look(at("192.168.1.30"), 1.0)
+    claims.look(at("192.168.1.20"), 2.0)
+    assert claims.look((), 3.0) == ()
+    assert claims.look(at("192.168.1.30"), 4.0) == ()
+
+
+# --- LLMKube ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "services, models, note",
+    [
+        ({}, {}, ""),
+        (service(), {}, ""),
+        (service(phase="Progressing"), model("Ready"), ""),
+        (service(phase="Pending"), model("Downloading"), "Model phi-3-mini Downloading"),
+        (service(phase="Ready"), model("Failed"), "Model phi-3-mini Failed"),
+        (service(phase="WaitingForGPU", queuePosition=3), {}, "WaitingForGPU, position 3"),
+        (service(phase="WaitingForGPU", queuePosition=0), {}, "WaitingForGPU"),
+        (
+            service(phase="Creating", schedulingStatus="WaitingForMetalAgent"),
+            model("Ready"),
+            "Creating: WaitingForMetalAgent",
+        ),
+        (service(phase="Suspended"), {}, "Suspended"),
+        (service("another", phase="Failed"), {}, ""),
+    ],
+)
+def test_what_llmkube_says_of_a_service_is_a_note(
+    services: dict[str, InferenceService], models: dict[str, Model], note: str
+) -> None:
+    mac = only(run(metal(), services=services, models=models))
+    in_cluster = pod(labels={"inference.llmkube.dev/service": "phi"})
+    assert (mac.note, mac.hold) == (note, "")
+    assert only(run(in_cluster, services=services, models=models)).note == note
+
+
+def test_a_pod_in_the_gpu_queue_says_so() -> None:
+    queued = pod(ip=None, ready=False, labels={"inference.llmkube.dev/service": "phi"})
+    found = run(queued, services=service(phase="WaitingForGPU", queuePosition=3))
+    assert found.waiting == ("pod qwen-0: its Ready condition is not True; WaitingForGPU, position 3",)
+
+
+def test_both_notes_are_said() -> None:
+    told = service(phase="Creating", schedulingStatus="AgentHeartbeatStale")
+    assert only(run(metal(beat=STALE), services=told)).note == (
+        f"Creating: AgentHeartbeatStale; no heartbeat of its agent since {STALE}"
+    )
+
+
+def pressed(reason: str, since: str | None = FRESH) -> dict[str, InferenceService]:
+    return service(
+        conditions=[
+            {"type": "Available", "status": "True", "reason": "InferenceReady"},
+            {"type": "MemoryPressure", "status": "True", "reason": reason, "lastTransitionTime": since},
+        ]
+    )
+
+
+@pytest.mark.parametrize("reason", ["Warning", "Critical"])
+def test_memory_pressure_holds_for_ten_minutes(reason: str) -> None:
+    found = run(metal(beat=None), services=pressed(reason))
+    assert only(found).pressure == f"memory pressure {reason} since {FRESH}"
+    assert found.due == NOW - 10 + PRESSURE_HOLDS
+    assert only(run(metal(), services=pressed(reason), now=found.due)).pressure == ""
+
+
+@pytest.mark.parametrize(
+    "reason, since", [("Normal", FRESH), ("Evicted", FRESH), ("Critical", None), ("Warning", "soon")]
+)
+def test_other_conditions_press_nobody(reason: str, since: str | None) -> None:
+    assert only(run(metal(), services=pressed(reason, since))).pressure == ""
+
+
+def test_llmkube_is_asked_only_where_its_labels_are() -> None:
+    assert not Cluster(pods=[pod()], slices=[plain_slice()]).is_llmkube
+    assert Cluster(slices=[metal()]).is_llmkube
+    assert Cluster(pods=[pod(labels={"inference.llmkube.dev/service": "phi"})]).is_llmkube
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+
+def test_a_slice_may_be_called_as_a_pod_is() -> None:
+    found = run(pod("phi"), metal("phi-rank-0"))
+    assert [spec.name for spec in found.specs] == ["phi-rank-0", "phi-rank-0@192.168.1.20"]
+
+
+# --- properties -------------------------------------------------------------------------------------
+
+words = st.sampled_from(["a", "b", "studio", "10.0.0.1", "192.168.1.5", "::1", "0.0.0.0", "x.y", "☃", ""])
+maybe = st.none() | st.booleans()
+times = st.none() | words | st.sampled_from([FRESH, STALE, "0001-01-01T00:00:00+23:59"])
+mappings = st.dictionaries(
+    st.sampled_from(
+        [
+            *("kubernetes.io/service-name", "llmkube.ai/inference-service", "llmkube.ai/agent-heartbeat"),
+            *("inference.llmkube.dev/service", "fleet-epp.dev/engine", "fleet-epp.dev/tier"),
+        ]
+    ),
+    words | st.sampled_from([FRESH, STALE, "1"]),
+)
+metas = st.fixed_dictionaries(
+    {"name": st.sampled_from("abc"), "namespace": st.just(NAMESPACE)},
+    optional={"labels": mappings, "annotations": mappings, "deletionTimestamp": times},
+)
+pods = st.fixed_dictionaries(
+    {"metadata": metas},
+    optional={
+        "status": st.fixed_dictionaries(
+            {},
+            optional={
+                "phase": st.sampled_from(["Pending", "Running", "Failed"]),
+                "podIP": st.none() | words,
+                "conditions": st.none()
+                | st.lists(st.fixed_dictionaries({"type": st.just("Ready"), "status": words}), max_size=2),
+                "containerStatuses": st.none()
+                | st.lists(st.fixed_dictionaries({"name": words, "ready": st.booleans()}), max_size=2),
+            },
+        )
+    },
+)
+backends = st.fixed_dictionaries(
+    {"addresses": st.lists(words, max_size=2)},
+    optional={
+        "hostname": st.none() | words,
+        "conditions": st.fixed_dictionaries({}, optional={"ready": maybe, "terminating": maybe}),
+    },
+)
+slices = st.fixed_dictionaries(
+    {"metadata": metas, "addressType": st.sampled_from(["IPv4", "IPv6", "FQDN"])},
+    optional={
+        "endpoints": st.none() | st.lists(backends, max_size=3),
+        "ports": st.none()
+        | st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "name": st.none() | st.sampled_from(["http", "http-1", "metrics"]),
+                    "port": st.none() | st.integers(1, 65535),
+                },
+            ),
+            max_size=3,
+        ),
+    },
+)
+
+
+@given(
+    pod_objects=st.lists(pods, max_size=4),
+    slice_objects=st.lists(slices, max_size=4),
+    ports=st.lists(st.integers(1, 65535), min_size=1, max_size=3),
+    now=st.floats(0, 4e9),
+)
+def test_whatever_the_objects_say(
+    pod_objects: list[Any], slice_objects: list[Any], ports: list[int], now: float
+) -> None:
+    """Each server once, each name once, addresses that a gateway takes, and the same from any order."""
+    cluster = Cluster(
+        pool=pool(*ports),
+        pods=list({one.metadata.name: one for one in (of(Pod, **fields) for fields in pod_objects)}.values()),
+        slices=list(
+            {one.metadata.name: one for one in (of(Slice, **fields) for fields in slice_objects)}.values()
+        ),
+    )
+    found = translate(cluster, now)
+    addresses = [spec.address for spec in found.specs]
+    names = [(spec.namespace, spec.name) for spec in found.specs]
+    assert len(set(addresses)) == len(addresses)
+    assert len(set(names)) == len(names)
+    assert all(0 < spec.port < 65536 and spec.name and not spec.note.startswith(";") for spec in found.specs)
+    assert found.due > now
+    backwards = replace(cluster, pods=list(cluster.pods)[::-1], slices=list(cluster.slices)[::-1])
+    assert translate(backwards, now) == found
+
+
+@given(ips=st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3"]), min_size=1, max_size=12))
+def test_only_an_address_that_comes_back_is_contested(ips: list[str]) -> None:
+    claims = Claims()
+    said = [claims.look(at(ip), float(now)) for now, ip in enumerate(ips)]
+    changes = [ip for before, ip in zip([None, *ips], ips, strict=False) if ip != before]
+    assert any(said) == (len(changes) != len(set(changes)))
