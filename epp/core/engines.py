@@ -1,22 +1,25 @@
-"""The engines whose load can be read: which series mean what, as data.
+"""The engines that can be asked how they are: which series mean what, which path and status, as data.
 
 Place:   called by epp.runtime.probe with the body and headers of an answer; returns a Load.
 Ignores: how the page came here, who uses the reading, and the clock (callers pass unix time).
 Rule:    an engine is a row of ENGINES, never a branch. What a page does not say, says twice or says
-         impossibly (negative counts, NaN, a cache fuller than full) is None.
-Source:  upstream's ``core-metrics-extractor`` presets (llm-d-router v0.10); for TGI and llama.cpp,
-         which have no preset there, their servers' own pages.
+         impossibly (negative counts, NaN, a cache fuller than full) is None. No question makes a server
+         generate anything.
+Source:  upstream's ``core-metrics-extractor`` presets (llm-d-router v0.10); for TGI, llama.cpp, oMLX, Ollama
+         and mlx_lm, which have no preset there, their servers' own pages; for health, the servers' sources.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from epp.core.exposition import Sample, mentions, samples
+from epp.core.exposition import Sample, group, mentions, samples
 from epp.core.fleet import Load, Lora
 
 CLOCK_SKEW = 60.0
@@ -40,6 +43,37 @@ class Series:
         """The samples meant, in the order of the page."""
         found = samples(page, self.name)
         return [s for s in found if all(s.label(k) == v for k, v in self.where)] if self.where else found
+
+    def read_steady(self, page: bytes) -> Sequence[Sample]:
+        """As ``read``, of a series that says the same for hours: its lines are read once."""
+        lines = group(page, self.name)
+        return _read_once(self, lines) if len(lines) <= _MOST_LINES else self.read(lines)
+
+
+_MOST_LINES = 4096
+"""Bytes: without TYPE lines a group ends with the page."""
+
+
+@lru_cache(maxsize=512)
+def _read_once(what: Series, lines: bytes) -> tuple[Sample, ...]:
+    return tuple(what.read(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Where one number is in a JSON answer: a key of the outermost object."""
+
+    name: bytes
+
+    def read(self, page: bytes) -> list[Sample]:
+        """As a series with one sample."""
+        value = _json_object(page).get(self.name.decode())
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return []
+        return [Sample(_float(value))]
+
+
+Where = Series | Key
 
 
 class SpecError(ValueError):
@@ -71,11 +105,13 @@ class Adapter:
     name: str
     signs: tuple[bytes, ...] = ()
     """Beginnings of series names that give this engine away."""
+    keys: tuple[str, ...] = ()
+    """Keys that together give its JSON answer away."""
     server: str = ""
     """Value of the Server header that gives this engine away."""
-    waiting: tuple[Series, ...] = ()
-    running: tuple[Series, ...] = ()
-    kv_usage: tuple[Series, ...] = ()
+    waiting: tuple[Where, ...] = ()
+    running: tuple[Where, ...] = ()
+    kv_usage: tuple[Where, ...] = ()
     replica_label: str = ""
     """Counts are summed over the values of this label and are the same number within one of them.
     Empty: every sample is a count of its own (one per data-parallel engine or model)."""
@@ -90,12 +126,24 @@ class Adapter:
     cache_blocks: Series | None = None
     started_header: str = ""
     """The response header with the process's start; else it is the page's process_start_time_seconds."""
+    models_key: str = ""
+    """Where its JSON answer lists the models in its memory, with their sizes."""
+    sleep: Series | None = None
+    """A series that is 1 for the state of sleep it is in, named by the label ``sleep_state``."""
     metrics_path: str = "/metrics"
+    """Empty: it tells nothing about its load."""
+    health_path: str = "/health"
+    """Where it says whether it is ready, cheaply. Any answer but ``not_ready`` means that it is."""
+    not_ready: frozenset[int] = frozenset({500, 502, 503, 504})
+    """Statuses there that say that it is not: itself, or a proxy before it."""
     props_path: str = ""
     """Where the number of slots is told."""
     slots_path: str = ""
     """Where each slot is told, and so how many are taken."""
 
+
+_TRITON_NOT_READY = frozenset({400, 500, 502, 503, 504})
+_SLEEPS = {"weights_offloaded": "asleep (level 1)", "discard_all": "asleep (level 2)"}
 
 _ROWS = (
     Adapter(
@@ -108,6 +156,7 @@ _ROWS = (
         cache_info=series("vllm:cache_config_info"),
         cache_block_label="block_size",
         cache_blocks_label="num_gpu_blocks",
+        sleep=series("vllm:engine_sleep_state"),
     ),
     Adapter(
         name="sglang",
@@ -120,6 +169,8 @@ _ROWS = (
         cache_info=series("sglang:cache_config_info"),
         cache_block_label="page_size",
         cache_blocks_label="num_pages",
+        # its /health generates a token and takes a second, unless an environment variable says otherwise
+        health_path="/model_info",
     ),
     Adapter(
         name="trtllm-serve",
@@ -139,6 +190,8 @@ _ROWS = (
         kv_usage=(series("nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}"),),
         cache_block_tokens=series("nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}"),
         cache_blocks=series("nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}"),
+        health_path="/v2/health/ready",
+        not_ready=_TRITON_NOT_READY,
     ),
     Adapter(
         name="triton",
@@ -146,12 +199,16 @@ _ROWS = (
         waiting=(series("nv_inference_pending_request_count"),),
         # Upstream's preset reads nv_inference_exec_count as running, but that counts every
         # execution since the start: Triton does not say how many requests run.
+        health_path="/v2/health/ready",
+        not_ready=_TRITON_NOT_READY,
     ),
     Adapter(
         name="tgi",
         signs=(b"tgi_",),
         waiting=(series("tgi_queue_size"),),
         running=(series("tgi_batch_current_size"),),
+        # its /health makes the model generate while no request has succeeded yet, or the last one failed
+        health_path="/info",
     ),
     Adapter(
         name="llamacpp",
@@ -165,6 +222,21 @@ _ROWS = (
         props_path="/props",
         slots_path="/slots",
     ),
+    Adapter(
+        name="omlx",
+        keys=("active_requests", "waiting_requests"),
+        waiting=(Key(b"waiting_requests"),),
+        running=(Key(b"active_requests"),),  # the waiting ones among them
+        metrics_path="/api/status",
+    ),
+    Adapter(
+        name="ollama",
+        keys=("models",),
+        models_key="models",
+        metrics_path="/api/ps",
+        health_path="/api/version",
+    ),
+    Adapter(name="mlx-server", metrics_path=""),  # mlx_lm.server
 )
 ENGINES: Mapping[str, Adapter] = MappingProxyType({row.name: row for row in _ROWS})
 
@@ -183,7 +255,16 @@ def read_load(engine: Adapter, page: bytes, headers: Mapping[str, str], now_unix
         cache_block_tokens=block_tokens,
         cache_blocks=blocks,
         started_at=_started_at(engine, page, headers),
+        models=_models(engine, page) if engine.models_key else None,
     )
+
+
+def asleep(engine: Adapter, page: bytes) -> str:
+    """How deep the engine sleeps, for people; empty: it is awake, or does not say."""
+    for sample in engine.sleep.read_steady(page) if engine.sleep is not None else ():
+        if sample.value == 1 and (depth := _SLEEPS.get(sample.label("sleep_state") or "")):
+            return depth
+    return ""
 
 
 def detect(page: bytes, headers: Mapping[str, str], engines: Mapping[str, Adapter] = ENGINES) -> str | None:
@@ -196,6 +277,8 @@ def detect(page: bytes, headers: Mapping[str, str], engines: Mapping[str, Adapte
         if engine.server and engine.server == server:
             return name
         if any(mentions(page, sign) for sign in engine.signs):
+            return name
+        if engine.keys and page.startswith(b"{") and _json_object(page).keys() >= set(engine.keys):
             return name
     return None
 
@@ -247,7 +330,36 @@ def _decode_slots(body: bytes) -> _Slots | None:
         return None
 
 
-def _present(alternatives: Iterable[Series], page: bytes) -> list[Sample]:
+def _json_object(page: bytes) -> dict[str, Any]:
+    try:
+        return _OBJECT.decode(page)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+_OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
+
+
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # JSON's whole numbers have no end
+        return math.inf
+
+
+def _models(engine: Adapter, page: bytes) -> dict[str, int] | None:
+    listed = _json_object(page).get(engine.models_key)
+    if not isinstance(listed, list):
+        return None
+    sizes = {}
+    for model in listed:
+        name, size = (model.get("name"), model.get("size")) if isinstance(model, dict) else (None, None)
+        if isinstance(name, str) and isinstance(size, int) and 0 <= size <= _MOST:
+            sizes[name] = int(size)
+    return sizes
+
+
+def _present(alternatives: Iterable[Where], page: bytes) -> list[Sample]:
     """The samples of the first series that the page has."""
     for each in alternatives:
         found = each.read(page)
@@ -264,7 +376,7 @@ def _is_fraction(value: float) -> bool:
     return 0 <= value <= 1
 
 
-def _count(alternatives: tuple[Series, ...], page: bytes, replica_label: str) -> int | None:
+def _count(alternatives: tuple[Where, ...], page: bytes, replica_label: str) -> int | None:
     found = _present(alternatives, page)
     if not found or not all(_is_count(sample.value) for sample in found):
         return None
@@ -277,7 +389,7 @@ def _count(alternatives: tuple[Series, ...], page: bytes, replica_label: str) ->
     return int(sum(replicas.values()))
 
 
-def _fraction(alternatives: tuple[Series, ...], page: bytes) -> float | None:
+def _fraction(alternatives: tuple[Where, ...], page: bytes) -> float | None:
     values = [sample.value for sample in _present(alternatives, page)]
     return max(values) if values and all(map(_is_fraction, values)) else None
 
@@ -305,7 +417,7 @@ def _cache(engine: Adapter, page: bytes) -> tuple[int | None, int | None]:
 
     Of several the largest: each data-parallel engine of vLLM tells the number of all of them.
     """
-    infos = engine.cache_info.read(page) if engine.cache_info is not None else []
+    infos = engine.cache_info.read_steady(page) if engine.cache_info is not None else []
     if infos:
         tokens = [_positive(info.label(engine.cache_block_label)) for info in infos]
         blocks = [_positive(info.label(engine.cache_blocks_label)) for info in infos]

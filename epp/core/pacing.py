@@ -21,7 +21,9 @@ class Standing(enum.Enum):
 
     BUSY = "requests of ours are there, or were just now"
     QUIET = "answers with its load, and we sent it nothing lately"
-    SILENT = "answers, but does not tell its load"
+    UNTOLD = "answers, but does not tell its load"
+    UNTOLD_BUSY = "the same, with requests of ours"
+    LOADING = "answers that it cannot serve yet"
     LOST = "does not answer"
 
 
@@ -36,8 +38,11 @@ class Pace:
     """While nothing happens: two looks until a reading is unknown (2 s), so that one may be slow."""
     slowest: float = 1.5
     """An endpoint that answers is looked at this often, even over budget: unknown load is worse."""
-    silent: float = 4.0
-    """Below the 5 s after which vLLM and llama.cpp close an idle connection, whose end tells a death."""
+    untold: float = 4.0
+    """While it tells no load. Below the 5 s after which vLLM and llama.cpp close an idle connection, whose
+    end tells a death."""
+    untold_busy: float = 0.25
+    """And requests are there: a hang is seen within 1.5 s, of which two unanswered questions take 1.2."""
     linger: float = 1.0
     """How long an endpoint counts as busy after the last sign of traffic."""
     budget: float = 150.0
@@ -47,10 +52,17 @@ class Pace:
     """Looks at endpoints without traffic happen at multiples of this, and looks at busy ones that cannot
     have the floor at multiples of the floor. A look costs 0.16 ms in a row with others, 0.26 ms on its own
     and 0.4 ms if the process has to wake for it."""
-    retry_first: float = 0.25
-    """After the first failure; doubles with each further one."""
-    retry_last: float = 2.0
-    """What doubling ends at: a server that comes back waits no longer for its first request."""
+    loading: float = 0.5
+    """While it says that it is not ready: half a second until it is used is little beside its loading."""
+    retry: float = 0.25
+    """While it does not answer. With the 0.7 s after which a look without an answer ends, one that comes
+    back is seen within a second."""
+    retry_late: float = 2.0
+    """When it has not answered for ``late``."""
+    late: float = 300.0
+    retry_budget: float = 100.0
+    """Looks per second over all that cannot serve: 25 are looked at every quarter of a second, 1,000 every
+    10 s. A refused connection costs as much as a look."""
 
     def __post_init__(self) -> None:
         if not self.floor >= 0.05:
@@ -59,10 +71,11 @@ class Pace:
             raise ValueError(f"rest ({self.rest:g}s) must not be above slowest ({self.slowest:g}s)")
         if not self.tick > 0:
             raise ValueError(f"tick ({self.tick:g}s) must be above 0")
-        if not 0 < self.retry_first <= self.retry_last:
-            raise ValueError(f"retry_first ({self.retry_first:g}s) must be in (0, {self.retry_last:g}s]")
-        if not self.budget > 0:
-            raise ValueError(f"budget ({self.budget:g} looks a second) must be above 0")
+        if not 0 < self.retry <= self.retry_late:
+            raise ValueError(f"retry ({self.retry:g}s) must be in (0, {self.retry_late:g}s]")
+        for name in ("budget", "retry_budget"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} ({getattr(self, name):g} looks a second) must be above 0")
 
     @classmethod
     def of(cls, *, floor: float, stale_after: float) -> Self:
@@ -85,41 +98,65 @@ class Pace:
         )
 
     def next_due(
-        self,
-        standing: Standing,
-        now: float,
-        *,
-        busy: int,
-        quiet: int,
-        failures: int = 0,
-        share: float = 1.0,
+        self, standing: Standing, now: float, among: "Shares", *, lost_for: float = 0.0, share: float = 1.0
     ) -> float:
         """When to look again: after ``share`` of the interval, chosen near 1 so that looks spread."""
-        interval = self.interval(standing, busy=busy, quiet=quiet, failures=failures)
+        interval = self.interval(standing, among, lost_for=lost_for)
         due = now + share * interval
-        if standing in (Standing.QUIET, Standing.SILENT):
+        if standing in (Standing.QUIET, Standing.UNTOLD):
             return math.ceil(due / self.tick) * self.tick
-        if standing is Standing.BUSY and interval > self.floor:
+        if standing in _BUSY and interval > self.floor:
             together = min(self.floor, self.tick)
             return math.ceil(due / together) * together
         return due
 
-    def interval(self, standing: Standing, *, busy: int, quiet: int, failures: int = 0) -> float:
-        """The time to the next look, while ``busy`` and ``quiet`` endpoints share the budget."""
+    def interval(self, standing: Standing, among: "Shares", *, lost_for: float = 0.0) -> float:
+        """The time to the next look at an endpoint that has not answered for ``lost_for`` [s], while those
+        ``among`` which it is share the budget."""
         match standing:
             case Standing.LOST:
-                doublings = min(max(failures - 1, 0), 32)
-                return min(self.retry_first * 2.0**doublings, self.retry_last)
-            case Standing.SILENT:
-                return max(self.silent, self.floor)
+                usual = self.retry if lost_for < self.late else self.retry_late
+                return max(usual, among.absent / self.retry_budget)
+            case Standing.LOADING:
+                return max(self.loading, among.absent / self.retry_budget)
+            case Standing.UNTOLD:
+                return max(self.untold, self.floor)
             case Standing.QUIET:
-                return self._quiet(busy + quiet)
+                return self._quiet(among)
+            case Standing.UNTOLD_BUSY:
+                return max(self.untold_busy, self._busy(among))
             case Standing.BUSY:
-                left = max(self.budget - quiet / self.rest, self.budget / 4)
-                return max(self.floor, min(busy / left, self._quiet(busy + quiet)))
+                return self._busy(among)
 
-    def _quiet(self, endpoints: int) -> float:
+    def _busy(self, among: "Shares") -> float:
+        left = max(self.budget - among.quiet / self.rest, self.budget / 4)
+        return max(self.floor, min(among.busy / left, self._quiet(among)))
+
+    def _quiet(self, among: "Shares") -> float:
+        endpoints = among.busy + among.quiet
         return max(self.floor, min(max(self.rest, endpoints / self.budget), self.slowest))
+
+
+_BUSY = (Standing.BUSY, Standing.UNTOLD_BUSY)
+_ABSENT = (Standing.LOADING, Standing.LOST)
+
+
+class Shares:
+    """How many endpoints there are to look at, by what sort of look they need."""
+
+    __slots__ = ("absent", "busy", "quiet")
+
+    def __init__(self, *, busy: int = 0, quiet: int = 0, absent: int = 0) -> None:
+        self.busy, self.quiet, self.absent = busy, quiet, absent
+
+    def add(self, standing: Standing, number: int) -> None:
+        """``number`` more, or fewer, are of this standing."""
+        if standing in _BUSY:
+            self.busy += number
+        elif standing in _ABSENT:
+            self.absent += number
+        else:
+            self.quiet += number
 
 
 class Agenda(Generic[Item]):

@@ -10,6 +10,7 @@ A general client spends more on its own layers than a scrape may cost in all.
 
 import asyncio
 import enum
+import errno
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,13 +23,17 @@ import httptools
 _MAX_HEADERS = 64 * 1024
 """Bytes of status line and headers; engines send some hundred."""
 
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
 
 class Failure(enum.Enum):
     """Why there is no answer."""
 
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
-    """No route, no address for the name, no local port or descriptor."""
+    """No route, no address for the name."""
+    OURS = "ours"
+    """No descriptor, port or memory left in our own process or machine: says nothing of the server."""
     CLOSED = "closed"
     """Reset or closed before the answer was complete."""
     TIMEOUT = "timeout"
@@ -106,14 +111,19 @@ class Connection:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         request = b"GET %b HTTP/1.1\r\n%b" % (path.encode("ascii"), self._head)
-        if self._protocol is not None and self._protocol.usable:
+        kept = self._protocol
+        if kept is not None and kept.usable:
             try:
-                return await self._protocol.ask(request, deadline)
+                return await kept.ask(request, deadline)
             except FetchError as error:
-                if error.kind is not Failure.CLOSED or self._protocol.heard:
+                if error.kind is not Failure.CLOSED or kept.heard:
                     raise
         protocol = await self._connect(deadline, timeout)
         return await protocol.ask(request, deadline)
+
+    async def reach(self, timeout: float) -> None:
+        """Open a new connection; FetchError when it is not there after ``timeout`` [s]."""
+        await self._connect(asyncio.get_running_loop().time() + timeout, timeout)
 
     def abort(self) -> None:
         """Drop the connection. ``get`` may open a new one."""
@@ -171,6 +181,8 @@ def _connect_error(server: Server, error: Exception, timeout: float) -> FetchErr
             return FetchError(Failure.CLOSED, f"{server.address} closed the connection at once")
         case gaierror():
             return FetchError(Failure.UNREACHABLE, f"no address for {server.host!r}: {error.strerror}")
+        case OSError() if error.errno in _OURS:
+            return FetchError(Failure.OURS, f"cannot open a connection: {error.strerror}")
         case _:
             reason = getattr(error, "strerror", None) or str(error)
             return FetchError(Failure.UNREACHABLE, f"cannot reach {server.address}: {reason}")

@@ -1,9 +1,10 @@
-"""One endpoint's answers about itself: which engine it is, and how loaded.
+"""One endpoint's answers about itself: which engine it is, whether it is ready, and how loaded.
 
 Place:   used by epp.runtime.scrape, one Probe for each endpoint; reads with epp.core.engines.
 Ignores: when to look, what becomes of a reading, the fleet.
-Rule:    what was found out by looking is forgotten when the server is lost: another process may
-         listen there next.
+Rule:    only the serving port can fail: metrics that are dead, slow or elsewhere are an unknown load. What
+         was found out by looking is forgotten when the server is lost: another process may listen there
+         next.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from epp.core.engines import (
     ENGINE_LABELS,
     ENGINES,
     Adapter,
+    asleep,
     detect,
     impossible,
     read_busy_slots,
@@ -37,6 +39,8 @@ _PLAIN_TO_TLS = frozenset({Failure.CLOSED, Failure.NOT_HTTP})
 """How a server that speaks TLS takes plain text: OpenSSL closes without a word, others send an alert."""
 _TLS_TO_PLAIN = frozenset({Failure.CLOSED, Failure.TLS, Failure.TIMEOUT})
 """And the other way round: in a TLS hello, llama.cpp waits for the end of a line."""
+_PROXY_ERRORS = frozenset({502, 503, 504})
+"""Of a server of which nothing else is known: it cannot serve, or a proxy cannot reach it."""
 _REMEDIES = {
     401: "give it the endpoint's API key",
     403: "give it an API key that may read metrics",
@@ -48,15 +52,16 @@ _REMEDIES = {
 class ProbeSettings:
     """How to ask. None: as the endpoint and its engine say."""
 
-    timeout: float = 1.0
-    """Seconds for one answer, a connection included, as upstream; then the endpoint is lost."""
+    files_timeout: float = 1.0
+    """Seconds in which keys and certificates must be read."""
     max_page: int = 4 << 20
     """Bytes: eighty times the page of a vLLM."""
     other_scheme_again: float = 10.0
     """Seconds between two attempts to ask a server that does not answer with TLS instead of without, or the
     other way round: it is told when that is the mistake."""
     metrics_again: float = 4.0
-    """Seconds until a server that refused its metrics, and tells its slots instead, is asked again."""
+    """Seconds until a server that did not tell its load is asked for it again: until then only whether it is
+    ready."""
     scheme: str | None = None
     port: int | None = None
     path: str | None = None
@@ -79,7 +84,7 @@ class ScrapeStats:
 
     results: Counter[str] = field(default_factory=Counter)
     """Looks by result: ``ok``, ``no metrics``, ``unknown engine``, ``unavailable``, ``defect`` or a Failure's
-    value; of these ``too large`` is a server that answers."""
+    value; of these ``too large`` is a server that answers, ``ours`` says nothing of it."""
     seconds: float = 0.0
     """How long all of them took together."""
     poll_errors: int = 0
@@ -105,7 +110,7 @@ class TlsContexts:
         context = self._contexts.get(ca_file)
         if context is None:
             try:
-                made = _aside(lambda: _context(self._settings, field, ca_file), self._settings.timeout)
+                made = _aside(lambda: _context(self._settings, field, ca_file), self._settings.files_timeout)
                 context = self._contexts[ca_file] = await made
             except FileFault as fault:
                 raise FetchError(Failure.TLS, str(fault)) from fault
@@ -181,10 +186,19 @@ class Probe:
         self._unix_clock = unix_clock
         self._on_idle_close = on_idle_close
         self._connection: Connection | None = None
+        self._serving: Connection | None = None
+        """To the serving port, where metrics are elsewhere."""
+        self._timeout = 0.0
         self._remarks: set[str] = set()
         self._declared = self._declared_engine()
+        self._is_apart = self._metrics_are_apart()
         self._other_scheme_asked_at = float("-inf")
         self._other_scheme_answers = False
+        self._last_engine: Adapter | None = None
+        """What it was before it was lost. Whatever listens there now may be asked the
+        same: anything else that it answers says that it is there."""
+        self.has_heard = False
+        """The serving port has answered during this look: whoever begins one clears it."""
         self._forget()
 
     def _forget(self) -> None:
@@ -194,8 +208,11 @@ class Probe:
         self._started_at: float | None = None
         self._slots: int | None = None
         self._slots_asked = False
-        self._metrics_refused_until = float("-inf")
-        self._has_answered = False
+        self._metrics_due = float("-inf")
+        self._is_doubtful = False
+        """Metrics alone prove nothing: it said that it is not ready, or its page did not come."""
+        self._answered: set[str] = set()
+        """Addresses that have answered."""
         self._unknown: tuple[bool, ...] = ()
         """Which figures of the load the last page did not tell."""
         self._remarks.clear()
@@ -205,31 +222,76 @@ class Probe:
         """Whose answers they are read as; None: not known."""
         return self._engine.name if self._engine is not None else None
 
-    async def read(self) -> Load | None:
-        """What the server tells about its load; None when it answers but does not tell.
+    async def read(self, timeout: float) -> Load | None:
+        """What the server tells about its load; None when it is ready but does not tell.
 
-        FetchError: it cannot be talked to. Unavailable: it says that it cannot serve.
+        Each answer must come within ``timeout`` [s]. FetchError: the serving port cannot be talked to.
+        Unavailable: it says that it cannot serve.
         """
+        self._timeout = timeout
         try:
-            return await self._read()
+            load = await self._read()
+        except Unavailable:
+            self._is_doubtful = True
+            raise
         except FetchError as error:
-            if error.kind is Failure.TLS:
-                self._contexts.forget(self._endpoint.spec.ca_file)
-            if wrong_scheme := await self._wrong_scheme(error):
-                raise FetchError(Failure.TLS, wrong_scheme) from error
-            if error.kind is not Failure.TOO_LARGE:
-                raise
-        self._stats.results[Failure.TOO_LARGE.value] += 1
-        self._stats.poll_errors += 1
-        most = self._settings.max_page >> 20
-        self._remark(f"its page is larger than {most} MiB, so its load is unknown: give a smaller one's URL")
-        return None
+            asked = self._connection if self.has_heard or not self._is_apart else self._serving
+            error = await self._explained(error, asked)
+            is_refused = error.kind is Failure.REFUSED and not self._is_apart
+            if is_refused or not (self.has_heard or error.kind is Failure.TOO_LARGE):
+                raise error from None
+            self._stats.results[error.kind.value] += 1
+            self._stats.poll_errors += 1
+            self.distrust_metrics(error)
+            return None
+        if load is not None:
+            self._is_doubtful = False
+        return load
+
+    async def check(self, timeout: float) -> None:
+        """Ask only whether the server is ready, on a new connection, within ``timeout`` [s].
+
+        FetchError and Unavailable as in ``read``.
+        """
+        self._timeout = timeout
+        connection = Connection(await self._serving_port())
+        try:
+            await self._ask_whether_ready(connection, timeout)
+        except Unavailable:
+            self._is_doubtful = True
+            raise
+        except FetchError as error:
+            raise await self._explained(error, connection) from None
+        finally:
+            await connection.aclose()
+        self.has_heard = True
+
+    def distrust_metrics(self, error: Exception) -> None:
+        """The server is there, its metrics cannot be read: ask for them only now and then."""
+        self._is_doubtful = True
+        self._metrics_due = self._clock() + self._settings.metrics_again
+        if isinstance(error, FetchError) and error.kind is Failure.TOO_LARGE:
+            most = self._settings.max_page >> 20
+            self._remark(
+                f"its page is larger than {most} MiB, so its load is unknown: give a smaller one's URL"
+            )
+        else:
+            self._remark(f"its metrics cannot be read, so its load is unknown: {error}", "metrics")
 
     async def _read(self) -> Load | None:
-        engine = self._engine
-        if engine is not None and engine.slots_path and self._clock() < self._metrics_refused_until:
-            self._stats.results["no metrics"] += 1
-            return await self._read_slots(engine)
+        engine, is_due = self._engine, self._clock() >= self._metrics_due
+        slots = engine is not None and bool(engine.slots_path)
+        if engine is not None and not engine.metrics_path:
+            is_due = False
+        if self._is_apart or self._is_doubtful or not (is_due or slots):
+            await self._ask_whether_ready(await self._serving_connection(), self._timeout)
+            self.has_heard = True
+        if is_due:
+            return await self._read_metrics()
+        self._stats.results["no metrics"] += 1
+        return await self._read_slots(engine) if engine is not None and slots else None
+
+    async def _read_metrics(self) -> Load | None:
         page = await self._find_metrics()
         engine = self._engine
         if page.status != 200:
@@ -237,27 +299,32 @@ class Probe:
         if engine is None:
             self._stats.results["unknown engine"] += 1
             self._stats.extract_errors += 1
+            self._metrics_due = self._clock() + self._settings.metrics_again
             label = self._settings.engine_labels[0] if self._settings.engine_labels else "engine"
             self._remark(f"its metrics are of no known engine, so its load is unknown: label it {label}=NAME")
             return None
+        if sleeping := asleep(engine, page.body):
+            raise Unavailable(sleeping)
         return await self._read_page(engine, page)
 
     async def lose(self) -> None:
-        """The server is lost: forget what it said and close the connection."""
+        """The server is lost: forget what it said and close the connections."""
         self._forget()
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; the next ``read`` opens another, with keys and certificates read anew."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        """Close the connections; the next ``read`` opens others, with keys and certificates read anew."""
+        connections = self._connection, self._serving
+        self._connection = self._serving = None
+        for connection in filter(None, connections):
             await connection.aclose()
 
     def abort(self) -> None:
         """As ``lose``, without waiting for it."""
         self._forget()
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        connections = self._connection, self._serving
+        self._connection = self._serving = None
+        for connection in filter(None, connections):
             connection.abort()
 
     # --- metrics
@@ -276,6 +343,9 @@ class Probe:
         page = await self._get(path)
         if self._engine is None and self._recognise(page):
             self._path = path
+        if not self._is_apart:
+            self._judge(page, path, _PROXY_ERRORS if self._engine is None else frozenset())
+        self._last_engine = self._engine or self._last_engine
         return page
 
     def _paths(self) -> Sequence[str]:
@@ -288,7 +358,8 @@ class Probe:
             return (settings.path,)
         if self._engine is not None:
             return (self._engine.metrics_path,)
-        return tuple(dict.fromkeys(engine.metrics_path for engine in settings.engines.values()))
+        paths = dict.fromkeys(engine.metrics_path for engine in settings.engines.values())
+        return tuple(filter(None, paths))
 
     def _recognise(self, page: Response) -> bool:
         name = detect(page.body if page.status == 200 else b"", page.headers, self._settings.engines)
@@ -302,7 +373,7 @@ class Probe:
             if self._declared is None and self._recognise(page) and self._engine is not None:
                 engine = self._engine  # another engine may have taken the place of the last one
                 load = read_load(engine, page.body, page.headers, self._unix_clock())
-            if load.waiting is None and load.running is None and load.kv_usage is None:
+            if engine.waiting and load.waiting is None and load.running is None and load.kv_usage is None:
                 self._stats.extract_errors += 1
         unknown = (load.waiting is None, load.running is None, load.kv_usage is None)
         if unknown != self._unknown:
@@ -324,13 +395,15 @@ class Probe:
         status = page.status
         self._stats.results["no metrics"] += 1
         self._stats.poll_errors += 1
-        self._metrics_refused_until = self._clock() + self._settings.metrics_again
+        self._metrics_due = self._clock() + self._settings.metrics_again
         remedy = _REMEDIES.get(status, "see whether it has metrics, and give their URL")
         if status == 400 and b"https" in page.body.lower():  # Go's and NGINX's answer to plain text
             remedy = self._set_scheme("https")
         self._remark(f"it answers {status} when asked for metrics: {remedy}")
         if status in (401, 403):
             await self.close()  # the key may have been changed: read it again
+        if status >= 500 and status != 501 and engine is not None and not self._is_apart:
+            await self._ask_whether_ready(await self._serving_connection(), self._timeout)
         return await self._read_slots(engine) if engine is not None and engine.slots_path else None
 
     async def _read_slots(self, engine: Adapter) -> Load | None:
@@ -350,42 +423,81 @@ class Probe:
                 return slots
         return None
 
-    # --- the connection
+    # --- whether it is ready
+
+    async def _ask_whether_ready(self, connection: Connection, timeout: float) -> None:
+        """Nothing when it is; FetchError and Unavailable as in ``read``."""
+        engine = self._engine or self._last_engine
+        if engine is not None:
+            path, not_ready = engine.health_path, engine.not_ready
+        else:
+            path, not_ready = "" if self._is_apart else self._paths()[0], _PROXY_ERRORS
+        if path:
+            self._judge(await self._ask(connection, path, timeout), path, not_ready)
+        else:  # nobody knows what may be asked there
+            await connection.reach(timeout)
+            await connection.aclose()
+
+    def _judge(self, page: Response, path: str, not_ready: frozenset[int]) -> None:
+        """Unavailable: the server says in ``page`` that it is not ready."""
+        if page.status == 503 and b"loading model" in page.body.lower():
+            raise Unavailable("loading model")
+        if page.status in not_ready:
+            raise Unavailable(f"it answers {page.status} to {path}")
+
+    # --- the connections
 
     async def _get(self, path: str) -> Response:
-        if self._connection is None:
-            self._connection = Connection(
-                await self._server(), max_body=self._settings.max_page, on_idle_close=self._on_idle_close
-            )
-        page = await self._connection.get(path, self._settings.timeout)
-        self._has_answered, self._other_scheme_answers = True, False
-        if page.status in (502, 503, 504):
-            loading = b"loading model" in page.body.lower()
-            raise Unavailable("loading model" if loading else f"it answers {page.status} to {path}")
+        page = await self._ask(await self._metrics_connection(), path, self._timeout)
+        self.has_heard = True
         return page
 
-    async def _wrong_scheme(self, error: FetchError) -> str:
-        """That it is asked without TLS and speaks it, or the other way round; empty: it is something else.
+    async def _ask(self, connection: Connection, path: str, timeout: float) -> Response:
+        page = await connection.get(path, timeout)
+        self._answered.add(connection.server.address)
+        self._other_scheme_answers = False
+        return page
+
+    async def _metrics_connection(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection(
+                await self._metrics_port(),
+                max_body=self._settings.max_page,
+                on_idle_close=self._on_idle_close,
+            )
+        return self._connection
+
+    async def _serving_connection(self) -> Connection:
+        if not self._is_apart:
+            return await self._metrics_connection()
+        if self._serving is None:
+            self._serving = Connection(await self._serving_port(), on_idle_close=self._on_idle_close)
+        return self._serving
+
+    async def _explained(self, error: FetchError, connection: Connection | None) -> FetchError:
+        """``error``, or that the server is asked without TLS and speaks it, or the other way round.
 
         Not of a server that has answered until now: it is lost first, requests wait for that.
         """
-        if self._has_answered or self._connection is None:
-            return ""
-        server, now = self._connection.server, self._clock()
+        if error.kind is Failure.TLS:
+            self._contexts.forget(self._endpoint.spec.ca_file)
+        if connection is None or connection.server.address in self._answered:
+            return error
+        server, now = connection.server, self._clock()
         if error.kind not in (_TLS_TO_PLAIN if server.tls else _PLAIN_TO_TLS):
-            return ""
+            return error
         if now - self._other_scheme_asked_at >= self._settings.other_scheme_again:
             self._other_scheme_asked_at = now
             self._other_scheme_answers = await self._answers(server.with_other_scheme())
         if not self._other_scheme_answers:
-            return ""
+            return error
         said, scheme = ("does not speak TLS", "http") if server.tls else ("answers TLS", "https")
-        return f"{server.address} {said}: {self._set_scheme(scheme)}"
+        return FetchError(Failure.TLS, f"{server.address} {said}: {self._set_scheme(scheme)}")
 
     async def _answers(self, server: Server) -> bool:
         connection = Connection(server, max_body=self._settings.max_page)
         try:
-            await connection.get(self._paths()[0], self._settings.timeout)
+            await connection.get(self._paths()[0], self._timeout)
         except FetchError as error:
             return error.kind is Failure.TOO_LARGE
         finally:
@@ -398,17 +510,33 @@ class Probe:
             return f"write {scheme}:// in metricsURL"
         return f"set scheme: {scheme}" + (" of metrics-data-source" if self._settings.scheme else "")
 
-    async def _server(self) -> Server:
+    def _metrics_are_apart(self) -> bool:
+        """Whether metrics are read elsewhere than where requests go."""
+        spec, url = self._endpoint.spec, self._endpoint.spec.metrics_url
+        if url is not None:
+            return url.port != spec.port or url.host not in (spec.ip, spec.host_name)
+        return self._settings.port not in (None, spec.port)
+
+    async def _metrics_port(self) -> Server:
         spec, settings = self._endpoint.spec, self._settings
-        scheme, host, port = settings.scheme or spec.scheme, spec.ip, settings.port or spec.port
-        host_name = spec.host_name
         if (url := spec.metrics_url) is not None:
-            scheme, host, port, host_name = url.scheme, url.host, url.port, ""
+            return await self._server(url.scheme, url.host, url.port, "")
+        return await self._server(
+            settings.scheme or spec.scheme, spec.ip, settings.port or spec.port, spec.host_name
+        )
+
+    async def _serving_port(self) -> Server:
+        if not self._is_apart:
+            return await self._metrics_port()
+        spec = self._endpoint.spec
+        return await self._server(spec.scheme, spec.ip, spec.port, spec.host_name)
+
+    async def _server(self, scheme: str, host: str, port: int, host_name: str) -> Server:
         return Server(
             host=host,
             port=port,
             host_header=f"{host_name}:{port}" if host_name else "",
-            tls=await self._contexts.get(spec.ca_file) if scheme == "https" else None,
+            tls=await self._contexts.get(self._endpoint.spec.ca_file) if scheme == "https" else None,
             server_name=host_name,
             bearer=await self._api_key(),
         )
@@ -418,7 +546,9 @@ class Probe:
         if file is None:
             return ""
         try:
-            content, _ = await _aside(lambda: _read(files.read, "apiKeyFile", file), self._settings.timeout)
+            content, _ = await _aside(
+                lambda: _read(files.read, "apiKeyFile", file), self._settings.files_timeout
+            )
         except FileFault as fault:
             self._remark(f"{fault}; asking without a key")
             return ""

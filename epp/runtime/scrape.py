@@ -1,18 +1,22 @@
 """Looks at every endpoint of a fleet again and again, and tells the fleet what it saw.
 
-Place:   writes epp.core.fleet (reading, answered, lost); kicked by whoever picks; run by epp.main.
-Ignores: what a reading is used for, and how one is made (epp.runtime.probe).
-Rule:    an answer that says nothing about the load is not a load of zero; a server that cannot be
-         talked to is lost at once, and no other endpoint waits for it.
+Place:   writes epp.core.fleet (reading, answered, loading, lost, silent); kicked by whoever picks, told to
+         doubt by whoever sees requests fail; run by epp.main.
+Ignores: what follows from what it saw (epp.core.lifecycle), and how a reading is made (epp.runtime.probe).
+Rule:    an answer that says nothing about the load is not a load of zero; a refused connection is a loss,
+         everything else that is no answer is silence, and silence is asked about a second time, on a new
+         connection, before it counts twice. Nobody waits for those that do not answer.
 
-One task holds the agenda. A look is a short task of its own, at most ``in_flight`` of them. A
-kept-alive connection to each endpoint is the fastest witness of its death: when the peer closes it,
-one reconnect tells an idle timeout (it works) from a dead process (it is refused).
+One task for each lane of endpoints keeps its agenda. A look is a short task of its own, at most
+``in_flight`` of them. A kept-alive connection to each endpoint is the fastest witness of its death: when the
+peer closes it, one reconnect tells an idle timeout (it works) from a dead process (it is refused).
 """
 
 import asyncio
 import contextlib
 import logging
+import math
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +25,9 @@ from typing import Any
 
 from epp.core.engines import ENGINE_LABELS, ENGINES
 from epp.core.fleet import Endpoint, Fleet, Load
-from epp.core.pacing import Agenda, Pace, Standing
-from epp.runtime.http_client import FetchError
+from epp.core.lifecycle import Phase
+from epp.core.pacing import Agenda, Pace, Shares, Standing
+from epp.runtime.http_client import Failure, FetchError
 from epp.runtime.probe import Probe, ProbeSettings, ScrapeStats, TlsContexts, Unavailable
 from scorers.core_metrics_extractor import CoreMetricsExtractor
 from scorers.metrics_data_source import MetricsDataSource
@@ -50,7 +55,8 @@ class ScrapeSettings:
     pace: Pace = field(default_factory=Pace)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     in_flight: int = 64
-    """Looks at a time. A dead address takes a place for a whole timeout; a page takes memory."""
+    """Looks at a time in each lane. A page takes memory; a dead address takes a place for a whole timeout,
+    and so is in a lane of its own."""
 
 
 def scrape_settings(source: MetricsDataSource, extractor: CoreMetricsExtractor, pace: Pace) -> ScrapeSettings:
@@ -71,40 +77,93 @@ def scrape_settings(source: MetricsDataSource, extractor: CoreMetricsExtractor, 
     return ScrapeSettings(pace=pace, probe=probe)
 
 
+class _Lane:
+    """Endpoints whose looks share places."""
+
+    def __init__(self, places: int) -> None:
+        self.agenda: Agenda[_Watch] = Agenda()
+        self.free = places
+        self._alarm: asyncio.Future[None] | None = None
+        self._alarm_at = math.inf
+
+    def put(self, watch: "_Watch", due: float) -> None:
+        """Look at ``watch`` at ``due`` [s]."""
+        self.agenda.put(watch, due)
+        if due < self._alarm_at:
+            self.wake()
+
+    def wake(self) -> None:
+        """Have the agenda read again."""
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
+
+    def leave(self, _look: asyncio.Task[None]) -> None:
+        """A look is over."""
+        self.free += 1
+        if self.free == 1:
+            self.wake()  # something due may have waited for a place
+
+    async def sleep(self, clock: Callable[[], float]) -> None:
+        """Until the next look is due, or something changes the agenda."""
+        due = self.agenda.next_due() if self.free else None
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.create_future()
+        self._alarm_at = due if due is not None else math.inf
+        timer = loop.call_later(max(due - clock(), 0.0), self.wake) if due is not None else None
+        try:
+            await self._alarm
+        finally:
+            self._alarm, self._alarm_at = None, math.inf
+            if timer is not None:
+                timer.cancel()
+
+
 class _Watch:
     """When to look at one endpoint."""
 
     __slots__ = (
-        "busy",
+        "blamed_at",
         "busy_until",
         "closed_idle",
         "defect",
+        "doubt_from",
+        "doubted",
         "endpoint",
-        "failures",
-        "has_answered",
         "hot",
+        "lane",
         "looked_before",
         "lost_at",
         "may_reconnect",
         "probe",
+        "second",
         "standing",
         "task",
+        "tells",
     )
 
     probe: Probe
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, lane: _Lane) -> None:
         self.endpoint = endpoint
+        self.lane = lane
         self.task: asyncio.Task[None] | None = None
+        self.second: asyncio.Task[bool] | None = None
+        """The second look of the one that is under way."""
         self.standing = Standing.QUIET
-        self.failures = 0
+        self.tells = False
+        """Its last answer told how loaded it is."""
         self.lost_at: float | None = None
+        """Since when it does not answer."""
         self.looked_before = False
-        self.has_answered = False
         self.hot = False
         """Picked since its last look began."""
-        self.busy = False
-        self.busy_until = float("-inf")
+        self.busy_until = -math.inf
+        self.doubted = False
+        """The next look begins with a new connection: a request failed there."""
+        self.doubt_from = -math.inf
+        """When it may be doubted again."""
+        self.blamed_at = -math.inf
+        """When it was last blamed for a first token that does not come."""
         self.closed_idle = False
         """The next look was made due by the end of an idle connection."""
         self.may_reconnect = True
@@ -114,15 +173,15 @@ class _Watch:
 
     def carry_on(self, former: "_Watch") -> None:
         """Watch the same server in ``former``'s place, only to be asked differently."""
-        self.failures, self.lost_at = former.failures, former.lost_at
-        self.looked_before, self.has_answered = former.looked_before, former.has_answered
+        self.lost_at, self.looked_before = former.lost_at, former.looked_before
         self.hot, self.busy_until = former.hot, former.busy_until
+        self.blamed_at = former.blamed_at
 
 
 class Scraper:
     """Watches the endpoints of one fleet. ``run`` must be running for anything to happen.
 
-    ``on_lost`` hears of an endpoint when it is lost, once until it is back.
+    ``on_lost`` hears of an endpoint that does not answer, once until it does.
     """
 
     def __init__(
@@ -146,11 +205,11 @@ class Scraper:
         self._watches: dict[Endpoint, _Watch] = {}
         self._first_looks = asyncio.Event()
         """Set whenever an endpoint has been looked at for the first time."""
-        self._agenda: Agenda[_Watch] = Agenda()
-        self._busy = 0
-        self._looking = 0
-        self._alarm: asyncio.Future[None] | None = None
-        self._alarm_at = float("inf")
+        self._answering, self._absent = (_Lane(self._settings.in_flight) for _ in range(2))
+        self._shares = Shares()
+        self._expected: deque[tuple[float, _Watch, asyncio.Task[None] | None]] = deque()
+        """Looks that have begun and when they are late, the oldest first."""
+        self._expectation: asyncio.TimerHandle | None = None
         self.update(fleet.endpoints, (), ())
 
     # --- what others call
@@ -167,15 +226,22 @@ class Scraper:
         for endpoint in changed:
             former = self._unwatch(endpoint)
             self._watch(endpoint).carry_on(former)
-        self._wake()
 
     def kick(self, endpoint: Endpoint) -> None:
         """A request goes to ``endpoint``: look at it more often. Almost free while it is busy."""
         watch = self._watches.get(endpoint)
         if watch is not None and not watch.hot:
             watch.hot = True
-            if watch.task is None and not watch.busy:
+            if watch.task is None and watch.standing not in _BUSY:
                 self._hasten(watch)
+
+    def doubt(self, endpoint: Endpoint) -> None:
+        """A request failed at ``endpoint``: see at once whether it takes new connections, and is ready."""
+        watch = self._watches.get(endpoint)
+        if watch is not None and watch.lane is self._answering and not watch.doubted:
+            watch.doubted = True
+            if watch.task is None:
+                self._put(watch, max(self._clock(), watch.doubt_from))
 
     async def first_look(self, timeout: float) -> None:
         """Return when every endpoint has been looked at once, or after ``timeout`` [s]."""
@@ -189,10 +255,11 @@ class Scraper:
         """Look until cancelled; then nothing is left open."""
         try:
             async with asyncio.TaskGroup() as looks:
-                while True:
-                    self._start_due(looks)
-                    await self._sleep()
+                looks.create_task(self._keep(self._absent, looks), name="scrape: absent")
+                await self._keep(self._answering, looks)
         finally:
+            if self._expectation is not None:
+                self._expectation.cancel()
             for watch in self._watches.values():
                 await watch.probe.close()
 
@@ -200,7 +267,8 @@ class Scraper:
 
     def _watch(self, endpoint: Endpoint) -> _Watch:
         """From now on."""
-        self._watches[endpoint] = watch = _Watch(endpoint)
+        self._watches[endpoint] = watch = _Watch(endpoint, self._answering)
+        self._shares.add(watch.standing, 1)
         watch.probe = Probe(
             endpoint,
             self._settings.probe,
@@ -210,85 +278,69 @@ class Scraper:
             unix_clock=self._unix_clock,
             on_idle_close=partial(self._idle_closed, watch),
         )
-        self._agenda.put(watch, self._clock())
+        self._put(watch, self._clock())
         return watch
 
     def _unwatch(self, endpoint: Endpoint) -> _Watch:
         watch = self._watches.pop(endpoint)
-        self._set_busy(watch, False)
-        self._agenda.drop(watch)
-        if watch.task is not None:
-            watch.task.cancel()
+        self._shares.add(watch.standing, -1)
+        watch.lane.agenda.drop(watch)
+        for task in (watch.task, watch.second):
+            if task is not None:
+                task.cancel()
         watch.probe.abort()
         return watch
 
     def _is_current(self, watch: _Watch) -> bool:
         return self._watches.get(watch.endpoint) is watch
 
-    def _start_due(self, looks: asyncio.TaskGroup) -> None:
+    async def _keep(self, lane: _Lane, looks: asyncio.TaskGroup) -> None:
+        """Make every look of ``lane`` when it is due."""
+        while True:
+            self._start_due(lane, looks)
+            await lane.sleep(self._clock)
+
+    def _start_due(self, lane: _Lane, looks: asyncio.TaskGroup) -> None:
         now = self._clock() + TIMER_STEP
-        while self._looking < self._settings.in_flight:
-            watch = self._agenda.take(now)
+        while lane.free:
+            watch = lane.agenda.take(now)
             if watch is None:
                 return
-            self._looking += 1
-            watch.task = looks.create_task(self._look(watch), name=f"scrape: {watch.endpoint.name}")
-            watch.task.add_done_callback(self._looked)
-
-    def _looked(self, _task: asyncio.Task[None]) -> None:
-        self._looking -= 1
-        if self._looking == self._settings.in_flight - 1:
-            self._wake()  # something due may have waited for a place
-
-    async def _sleep(self) -> None:
-        """Until the next look is due, or something changes the agenda."""
-        due = self._agenda.next_due() if self._looking < self._settings.in_flight else None
-        loop = asyncio.get_running_loop()
-        self._alarm = loop.create_future()
-        self._alarm_at = due if due is not None else float("inf")
-        timer = loop.call_later(max(due - self._clock(), 0.0), self._wake) if due is not None else None
-        try:
-            await self._alarm
-        finally:
-            self._alarm = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._alarm is not None and not self._alarm.done():
-            self._alarm.set_result(None)
+            lane.free -= 1
+            watch.task = looks.create_task(self._look(watch, looks), name=f"scrape: {watch.endpoint.name}")
+            watch.task.add_done_callback(lane.leave)
 
     def _put(self, watch: _Watch, due: float) -> None:
-        self._agenda.put(watch, due)
-        if due < self._alarm_at:
-            self._wake()
+        lane = self._absent if watch.standing is Standing.LOST else self._answering
+        if lane is not watch.lane:
+            watch.lane.agenda.drop(watch)
+            watch.lane = lane
+        lane.put(watch, due)
+
+    def _stand(self, watch: _Watch, standing: Standing) -> None:
+        if standing is not watch.standing:
+            self._shares.add(watch.standing, -1)
+            self._shares.add(standing, 1)
+            watch.standing = standing
 
     def _due(self, watch: _Watch, now: float, share: float) -> float:
         """When to look next, after ``share`` of the interval."""
-        quiet = len(self._watches) - self._busy
-        return self._settings.pace.next_due(
-            watch.standing, now, busy=self._busy, quiet=quiet, failures=watch.failures, share=share
-        )
+        lost_for = 0.0 if watch.lost_at is None else now - watch.lost_at
+        pace = self._settings.pace
+        return pace.next_due(watch.standing, now, self._shares, lost_for=lost_for, share=share)
 
     def _hasten(self, watch: _Watch) -> None:
-        """Make a resting endpoint due as a busy one would be, a lost one as after its first failure."""
-        if watch.standing is Standing.SILENT:
-            return
+        """Make a resting endpoint due as a busy one would be, a lost one as one that has just been lost."""
         now = self._clock()
-        if watch.standing is Standing.LOST:
-            wanted = now + self._settings.pace.retry_first
+        if watch.standing in (Standing.LOST, Standing.LOADING):
+            wanted = now + self._settings.pace.retry
         else:
-            self._set_busy(watch, True)
-            watch.standing = Standing.BUSY
+            self._stand(watch, _busy(watch))
             # somewhere in the second half of the interval: a burst of picks is no burst of looks
             wanted = self._due(watch, now, self._chance.uniform(0.5, 1.0))
-        due = self._agenda.due(watch)
+        due = watch.lane.agenda.due(watch)
         if due is None or wanted < due:
             self._put(watch, wanted)
-
-    def _set_busy(self, watch: _Watch, busy: bool) -> None:
-        self._busy += busy - watch.busy
-        watch.busy = busy
 
     def _idle_closed(self, watch: _Watch) -> None:
         """The peer closed a connection that waited for the next look: look now."""
@@ -298,66 +350,174 @@ class Scraper:
 
     # --- one look
 
-    async def _look(self, watch: _Watch) -> None:
+    async def _look(self, watch: _Watch, looks: asyncio.TaskGroup) -> None:
         started = self._clock()
         if watch.hot:
             watch.hot = False
             watch.busy_until = started + self._settings.pace.linger
         watch.may_reconnect, watch.closed_idle = not watch.closed_idle, False
+        watch.probe.has_heard = False
         try:
-            await self._ask(watch)
-        except Exception as error:  # one endpoint's oddity must never end the watch over the others
-            defect = f"defect: {type(error).__name__}: {error}"
-            if defect != watch.defect:
-                logger.exception(
-                    "defect while looking at an endpoint", extra={"fields": _who(watch.endpoint)}
-                )
-            watch.defect = defect
-            self._lost(watch, "defect", defect)
-            watch.probe.abort()
+            await self._ask(watch, looks)
+        except Exception as error:  # noqa: BLE001 (one endpoint's oddity; logged as a defect)
+            self._tell_defect(watch, error)
+        finally:
+            if watch.second is not None:
+                watch.second.cancel()
+                watch.second = None
+        if watch.standing is Standing.LOST:
+            await watch.probe.lose()
         self.stats.seconds += self._clock() - started
         watch.task = None
         self._plan_next(watch)
 
-    async def _ask(self, watch: _Watch) -> None:
+    async def _ask(self, watch: _Watch, looks: asyncio.TaskGroup) -> None:
+        """See how ``watch`` is, and tell the fleet. Of one that does not answer, nothing but that is asked
+        first."""
+        health, is_lost = self._fleet.health, watch.standing is Standing.LOST
+        if not is_lost:
+            self._expect(watch, looks)
         try:
-            load = await watch.probe.read()
-        except FetchError as error:
-            self._lost(watch, error.kind.value, str(error))
-            await watch.probe.lose()
+            if watch.doubted or is_lost:
+                watch.doubted, watch.doubt_from = False, self._clock() + self._settings.pace.floor
+                await watch.probe.check(health.second_silence)
+            load = await watch.probe.read(health.silence + health.second_silence)
         except Unavailable as error:
-            self._lost(watch, "unavailable", str(error))
-            await watch.probe.lose()
+            self._not_ready(watch, str(error))
+        except FetchError as error:
+            await self._failed(watch, error)
         else:
-            self._answered(watch, load)
+            self._ready(watch, load)
 
-    def _answered(self, watch: _Watch, load: Load | None) -> None:
+    def _expect(self, watch: _Watch, looks: asyncio.TaskGroup) -> None:
+        """Have an answer in time. One timer for all looks: one for each would cost a fifth of a look."""
+        silence = self._fleet.health.silence
+        self._expected.append((self._clock() + silence, watch, watch.task))
+        if self._expectation is None:
+            loop = asyncio.get_running_loop()
+            self._expectation = loop.call_later(silence, self._find_silent, looks)
+
+    def _find_silent(self, looks: asyncio.TaskGroup) -> None:
+        self._expectation = None
+        expected, now = self._expected, self._clock()
+        while expected:
+            deadline, watch, look = expected[0]
+            if watch.task is look and deadline > now + TIMER_STEP:
+                loop = asyncio.get_running_loop()
+                self._expectation = loop.call_later(deadline - now, self._find_silent, looks)
+                return
+            expected.popleft()
+            if watch.task is look:
+                self._ask_beside(watch, looks)
+
+    def _ask_beside(self, watch: _Watch, looks: asyncio.TaskGroup) -> None:
+        """No answer in time: ask once more on a new connection, and go on waiting for the first one."""
+        if not watch.probe.has_heard and self._is_current(watch):
+            silence = self._fleet.health.silence
+            self._fleet.silent(watch.endpoint, self._clock(), f"no answer within {silence:g} s")
+            name = f"scrape: {watch.endpoint.name} again"
+            watch.second = looks.create_task(self._safely_ask_again(watch), name=name)
+
+    async def _failed(self, watch: _Watch, error: FetchError) -> None:
+        self.stats.results[error.kind.value] += 1
+        self.stats.poll_errors += 1
+        if error.kind is Failure.OURS:
+            return
+        if error.kind is Failure.REFUSED or watch.standing is Standing.LOST:
+            self._lost(watch, error)
+            return
+        if watch.second is None:
+            self._fleet.silent(watch.endpoint, self._clock(), str(error))
+            is_there = await self._ask_again(watch, error)
+        else:
+            is_there = await watch.second
+        if is_there:
+            watch.probe.distrust_metrics(error)
+            self._ready(watch, None)
+
+    async def _safely_ask_again(self, watch: _Watch) -> bool:
+        try:
+            return await self._ask_again(watch)
+        except Exception as error:  # noqa: BLE001 (one endpoint's oddity; logged as a defect)
+            self._tell_defect(watch, error)
+            return False
+
+    async def _ask_again(self, watch: _Watch, first: FetchError | None = None) -> bool:
+        """Whether the serving port answers on a new connection; the fleet is told.
+
+        ``first``: what was wrong with the first answer.
+        """
+        try:
+            await watch.probe.check(self._fleet.health.second_silence)
+        except Unavailable as error:
+            self._not_ready(watch, str(error))
+        except FetchError as error:
+            if error.kind is not Failure.OURS:
+                self._lost(watch, first if first is not None and first.kind in _SAY_MORE else error)
+        else:
+            self._fleet.answered(watch.endpoint, self._clock(), engine=watch.probe.engine)
+            return True
+        return False
+
+    def _ready(self, watch: _Watch, load: Load | None) -> None:
         endpoint, now = watch.endpoint, self._clock()
-        if watch.lost_at is not None:
-            gone = {"gone_seconds": round(now - watch.lost_at, 1)} if watch.has_answered else {}
-            news = "endpoint is back" if watch.has_answered else "endpoint is available"
-            logger.info(news, extra={"fields": _who(endpoint) | gone})
-        watch.failures, watch.lost_at, watch.defect, watch.has_answered = 0, None, "", True
+        watch.lost_at = None
+        watch.tells = load is not None and (load.waiting is not None or load.running is not None)
         engine = watch.probe.engine
         if load is None:
-            watch.standing = Standing.SILENT
+            self._stand(watch, Standing.UNTOLD)
             self._fleet.answered(endpoint, now, engine=engine)
         else:
-            watch.standing = Standing.QUIET
+            watch.defect = ""
+            self._stand(watch, Standing.QUIET)
             self._fleet.reading(endpoint, load, now, engine=engine)
+        self._miss_first_token(watch, now)
 
-    def _lost(self, watch: _Watch, result: str, reason: str) -> None:
-        self.stats.results[result] += 1
+    def _miss_first_token(self, watch: _Watch, now: float) -> None:
+        """Blame an endpoint that looks well for a request that gets nothing, once for all that are there.
+
+        Not one that says that requests wait: it has too much to do.
+        """
+        oldest, limit = watch.endpoint.oldest_unanswered, self._fleet.health.first_token
+        if oldest is None or now - oldest < limit or oldest <= watch.blamed_at:
+            return
+        if not watch.endpoint.load.waiting:
+            watch.blamed_at = now
+            reason = f"no first token for {now - oldest:.0f} s"
+            self._fleet.failed(watch.endpoint, now, reason, sent_at=oldest)
+
+    def _not_ready(self, watch: _Watch, reason: str) -> None:
+        self.stats.results["unavailable"] += 1
         self.stats.poll_errors += 1
-        watch.standing = Standing.LOST
-        watch.failures += 1
-        endpoint = watch.endpoint
-        self._fleet.lost(endpoint, self._clock(), reason)
+        watch.lost_at = None
+        self._stand(watch, Standing.LOADING)
+        self._fleet.loading(watch.endpoint, self._clock(), reason, engine=watch.probe.engine)
+
+    def _lost(self, watch: _Watch, error: FetchError) -> None:
+        """It does not answer: refused, or silent once more."""
+        self._stand(watch, Standing.LOST)
+        now = self._clock()
+        tell = self._fleet.lost if error.kind is Failure.REFUSED else self._fleet.silent
+        tell(watch.endpoint, now, str(error))
         if watch.lost_at is None:
-            watch.lost_at = self._clock()
-            news = "endpoint is lost" if watch.has_answered else "endpoint is not available"
-            logger.warning(news, extra={"fields": _who(endpoint) | {"reason": reason}})
-            self._on_lost(endpoint)
+            watch.lost_at = now
+            self._on_lost(watch.endpoint)
+
+    def _tell_defect(self, watch: _Watch, error: Exception) -> None:
+        """Nobody expected ``error``: the watch over the others must go on."""
+        defect = f"defect: {type(error).__name__}: {error}"
+        self.stats.results["defect"] += 1
+        self.stats.poll_errors += 1
+        if defect != watch.defect:
+            fields = _who(watch.endpoint)
+            logger.error("defect while looking at an endpoint", exc_info=error, extra={"fields": fields})
+        if watch.probe.has_heard:  # it is there, whatever is odd about it
+            watch.probe.distrust_metrics(error)
+            self._ready(watch, None)
+        else:
+            self._stand(watch, Standing.LOST)
+            self._fleet.silent(watch.endpoint, self._clock(), defect)
+        watch.defect = defect
 
     def _plan_next(self, watch: _Watch) -> None:
         if not self._is_current(watch):
@@ -365,16 +525,31 @@ class Scraper:
         now = self._clock()
         if watch.hot or watch.endpoint.requests_in_flight > 0:
             watch.busy_until = now + self._settings.pace.linger
-        tells = watch.standing is Standing.QUIET
-        self._set_busy(watch, tells and now < watch.busy_until)
-        if watch.busy:
-            watch.standing = Standing.BUSY
+        if now < watch.busy_until and watch.standing in (Standing.QUIET, Standing.UNTOLD):
+            self._stand(watch, _busy(watch))
         # after the first look anywhere in the interval, so that endpoints found together part
         share = self._chance.uniform(0.9, 1.1) if watch.looked_before else self._chance.uniform(0.1, 1.0)
         if not watch.looked_before:
             watch.looked_before = True
             self._first_looks.set()
-        self._put(watch, self._due(watch, now, share))
+        due = self._due(watch, now, share)
+        lifecycle = watch.endpoint.lifecycle
+        if watch.doubted:
+            due = min(due, watch.doubt_from)
+        elif lifecycle.phase is Phase.EJECTED and now < lifecycle.due:
+            due = min(due, lifecycle.due)  # its back-off ends
+        self._put(watch, due)
+
+
+_BUSY = (Standing.BUSY, Standing.UNTOLD_BUSY)
+
+
+_SAY_MORE = (Failure.TLS, Failure.NOT_HTTP)
+"""What is wrong stays wrong, and the first answer may have said more of it."""
+
+
+def _busy(watch: _Watch) -> Standing:
+    return Standing.BUSY if watch.tells else Standing.UNTOLD_BUSY
 
 
 def _who(endpoint: Endpoint) -> dict[str, Any]:

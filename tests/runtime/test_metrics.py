@@ -431,7 +431,7 @@ def test_the_process_itself_is_on_the_page() -> None:
 # --- who hears of a request
 
 
-def test_a_request_is_told_to_metrics_and_log_and_its_endpoints_are_looked_at(tmp_path: Path) -> None:
+def test_a_request_is_told_to_metrics_and_log_and_its_endpoint_is_looked_at(tmp_path: Path) -> None:
     metrics = Metrics()
     kicked: list[Endpoint] = []
     first, second = Endpoint(SPEC), Endpoint(SPEC)
@@ -442,13 +442,33 @@ def test_a_request_is_told_to_metrics_and_log_and_its_endpoints_are_looked_at(tm
         )
         reporter.opened()
         reporter.placed(request(), placed, 0.1)
-        assert kicked == [first, second]
+        assert kicked == [first], "the second is a reserve"
         assert value(metrics, "llm_d_epp_request_running", **NEW) == 1
         reporter.placed(request(), NO_CANDIDATES, 0.1)
-        assert kicked == [first, second], "a refused request goes nowhere"
-        reporter.finished(Outcome(received_at=1.0, ended_at=2.0, request=request(), decision=placed))
+        assert kicked == [first], "a refused request goes nowhere"
+        ended = Outcome(
+            received_at=1.0, ended_at=2.0, request=request(), decision=placed, response_complete=True
+        )
+        reporter.finished(ended)
+        assert kicked == [first], "it ended well"
         assert value(metrics, "llm_d_epp_request_total", **NEW) == 1
         assert (tmp_path / "log").read_bytes().count(b"\n") == 1
         assert value(metrics, "llm_d_epp_extproc_streams_inflight") == 1
         reporter.closed()
         assert value(metrics, "llm_d_epp_extproc_streams_inflight") == 0
+
+
+@pytest.mark.parametrize("facts, looked_at", [({}, True), ({"is_unseen": True}, False)])
+def test_an_answer_that_broke_off_has_its_server_looked_at(
+    facts: dict[str, bool], looked_at: bool, tmp_path: Path
+) -> None:
+    kicked: list[Endpoint] = []
+    picked, last = Endpoint(SPEC), Endpoint(SPEC)
+    placed = decision(picked)
+    placed.reservation.move(last)
+    with (tmp_path / "log").open("wb") as file:
+        log = RequestLog(LogSettings(encoder=Encoder.JSON), file.fileno())
+        Reporter(Metrics(), log, kicked.append).finished(
+            Outcome(received_at=1.0, ended_at=2.0, request=request(), decision=placed, **facts)
+        )
+    assert kicked == [last] * looked_at, "where the request was last"

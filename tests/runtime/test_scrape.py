@@ -2,16 +2,19 @@
 
 import asyncio
 import datetime as dt
+import errno
 import json
-import logging
 import os
 import random
+import signal
 import socket
 import ssl
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,9 @@ from hypothesis import strategies as st
 from epp.config.decode import ConfigError
 from epp.config.endpoints_file import parse_endpoints
 from epp.core.addresses import MetricsUrl
-from epp.core.engines import ENGINE_LABELS, ENGINES, Adapter, Series
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reachability, Reservation
+from epp.core.engines import ENGINE_LABELS, ENGINES
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
+from epp.core.lifecycle import Change, HealthSettings, Lifecycle, Phase
 from epp.runtime import files
 from epp.runtime.files import FileFault
 from epp.runtime.probe import check_files
@@ -54,7 +58,11 @@ LOADING = answer(
     b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}', "503 Service Unavailable"
 )
 UNIX = 1795165040.0
-QUICK = Pace(silent=0.2, retry_first=0.05, retry_last=0.1)
+QUICK = Pace(untold=0.2, loading=0.05, retry=0.05, retry_late=0.1)
+UP = frozenset({Phase.READY, Phase.WARMING, Phase.PROBING})
+DOWN = frozenset({Phase.EJECTED, Phase.LOADING})
+PATIENT = 10.0
+"""The usual silence of a look [s]: no loaded machine makes a server that answers look silent."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,8 +85,13 @@ def spec(server: RawServer | int, name: str = "a", **fields: Any) -> EndpointSpe
 class Scene:
     """A fleet of which a scraper is running."""
 
-    def __init__(self, pace: Pace, in_flight: int, probe: Mapping[str, Any]) -> None:
-        self.fleet = Fleet()
+    def __init__(self, pace: Pace, in_flight: int, silence: float, probe: Mapping[str, Any]) -> None:
+        health = HealthSettings(
+            silence=silence, second_silence=silence, back_off=0.05, back_off_most=0.1, probation=0.05
+        )
+        self.fleet = Fleet(health=health, on_change=self._changed)
+        self.changes: list[tuple[str, Phase]] = []
+        """Of every endpoint, by name."""
         self.heard: list[Endpoint] = []
         """Of which the scraper said that they are lost."""
         self.scraper = Scraper(
@@ -98,19 +111,30 @@ class Scene:
     def results(self) -> Mapping[str, int]:
         return self.scraper.stats.results
 
-    def replace(self, *specs: EndpointSpec) -> None:
-        self.scraper.update(*self.fleet.replace(specs))
+    @property
+    def is_looking(self) -> bool:
+        return any(watch.task is not None for watch in self.scraper._watches.values())
 
-    async def until(self, reachability: Reachability, within: float = 10.0) -> Endpoint:
-        await eventually(lambda: self.endpoint.reachability is reachability, within)
+    def _changed(self, endpoint: Endpoint, change: Change) -> None:
+        self.changes.append((endpoint.name, change.after))
+
+    def replace(self, *specs: EndpointSpec) -> None:
+        self.scraper.update(*self.fleet.replace(specs, time.monotonic()))
+
+    def is_in(self, phases: Collection[Phase], endpoint: Endpoint | None = None) -> bool:
+        self.fleet.expire(time.monotonic())
+        return (endpoint or self.endpoint).lifecycle.phase in phases
+
+    async def until(self, phases: Collection[Phase], within: float = 10.0) -> Endpoint:
+        await eventually(lambda: self.is_in(phases), within)
         return self.endpoint
 
 
 @asynccontextmanager
 async def watching(
-    *specs: EndpointSpec, pace: Pace = QUICK, in_flight: int = 64, **probe: Any
+    *specs: EndpointSpec, pace: Pace = QUICK, in_flight: int = 64, silence: float = PATIENT, **probe: Any
 ) -> AsyncIterator[Scene]:
-    scene = Scene(pace, in_flight, probe)
+    scene = Scene(pace, in_flight, silence, probe)
     scene.replace(*specs)
     running = asyncio.get_running_loop().create_task(scene.scraper.run())
     tasks_before = asyncio.all_tasks()
@@ -141,32 +165,8 @@ def paths(server: RawServer) -> list[str]:
 # --- what the configuration says
 
 
-MINE = EngineConfig(
-    name="mine",
-    queued_requests_spec="q{kind=waiting}",
-    running_requests_spec="r",
-    kv_usage_spec="kv",
-    lora_spec="lora",
-    cache_info_spec="info",
-    cache_block_size_label_name="size",
-    cache_num_blocks_label_name="number",
-    cache_block_size_spec="block_tokens",
-    cache_num_blocks_spec="blocks",
-)
-MY_ADAPTER = Adapter(
-    name="mine",
-    signs=(b"q", b"r", b"kv"),
-    waiting=(Series(b"q", (("kind", "waiting"),)),),
-    running=(Series(b"r"),),
-    kv_usage=(Series(b"kv"),),
-    lora=Series(b"lora"),
-    cache_info=Series(b"info"),
-    cache_block_label="size",
-    cache_blocks_label="number",
-    cache_block_tokens=Series(b"block_tokens"),
-    cache_blocks=Series(b"blocks"),
-)
-MY_QUEUE = EngineConfig(name="mine", queued_requests_spec="my_queue").adapter()
+MINE = EngineConfig(name="mine", queued_requests_spec="my_queue")
+WITH_MINE = {**ENGINES, "mine": MINE.adapter()}
 OTHER_VLLM = EngineConfig(name="vllm", queued_requests_spec="q")
 KEYS = {"client_cert_path": "/c.pem", "client_key_path": "/k.pem"}
 
@@ -191,9 +191,7 @@ KEYS = {"client_cert_path": "/c.pem", "client_key_path": "/k.pem"}
             id="the-other-known-label",
         ),
         pytest.param({}, {"default_engine": "sglang"}, {"default_engine": "sglang"}, id="default-engine"),
-        pytest.param(
-            {}, {"engine_configs": (MINE,)}, {"engines": {**ENGINES, "mine": MY_ADAPTER}}, id="own-engine"
-        ),
+        pytest.param({}, {"engine_configs": (MINE,)}, {"engines": WITH_MINE}, id="own-engine"),
         pytest.param(
             {},
             {"engine_configs": (OTHER_VLLM,)},
@@ -278,7 +276,7 @@ async def test_the_engine_is_found_and_its_load_is_read(
     async with serving(routes(pages)) as server, watching(spec(server)) as scene:
         await eventually(lambda: scene.endpoint.load_at)
         assert (scene.endpoint.engine, scene.endpoint.load) == (engine, load)
-        assert scene.endpoint.reachability is Reachability.UP
+        assert scene.is_in(UP)
 
 
 @pytest.mark.parametrize(
@@ -302,14 +300,14 @@ async def test_an_answer_without_load_is_up_and_unknown(
     raw: bytes, remark: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(answering(raw)) as server, watching(spec(server)) as scene:
-        endpoint = await scene.until(Reachability.UP)
+        endpoint = await scene.until(UP)
         await eventually(lambda: sum(scene.results.values()) >= 2)
         assert (endpoint.load, endpoint.load_at) == (Load(), None)
     assert sum(remark in line for line in said(caplog)) == 1, "told once, not at each look"
 
 
 async def hangs_up(peer: Peer) -> None:
-    await peer.request()
+    await peer.first_bytes()
 
 
 async def says_nothing(peer: Peer) -> None:
@@ -327,7 +325,7 @@ async def floods(peer: Peer) -> None:
     "serve, result, words",
     [
         pytest.param(hangs_up, "closed", "closed the connection|was closed", id="hangs-up"),
-        pytest.param(says_nothing, "timeout", "no answer within 0.2 s", id="accepts-and-never-answers"),
+        pytest.param(says_nothing, "timeout", "no answer within 1 s", id="accepts-and-never-answers"),
         pytest.param(answering(b"SSH-2.0-x\r\n\r\n"), "not http", "not HTTP", id="not-http"),
         pytest.param(answering(LOADING), "unavailable", "loading model", id="loading"),
         pytest.param(answering(answer(b"", "503 Busy")), "unavailable", "503", id="unavailable"),
@@ -335,11 +333,11 @@ async def floods(peer: Peer) -> None:
     ],
 )
 async def test_a_server_that_cannot_serve_is_lost(serve: Serve, result: str, words: str) -> None:
-    async with serving(serve) as server, watching(spec(server), timeout=0.2) as scene:
-        endpoint = await scene.until(Reachability.DOWN)
-        assert any(word in endpoint.down_reason for word in words.split("|")), endpoint.down_reason
-        assert set(scene.results) == {result}
-        assert endpoint.load == Load()
+    async with serving(serve) as server, watching(spec(server), silence=1.0) as scene:
+        endpoint = await scene.until(DOWN)
+        assert any(word in endpoint.lifecycle.reason for word in words.split("|")), endpoint.lifecycle.reason
+        await eventually(lambda: scene.results[result])
+        assert set(scene.results) == {result} and endpoint.load == Load()
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -351,25 +349,21 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-async def test_a_loading_model_is_used_once_it_is_there(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "epp.scrape")
+async def test_a_loading_model_is_used_once_it_is_there() -> None:
     pages = {"/metrics": LOADING}
     async with serving(routes(pages)) as server, watching(spec(server)) as scene:
-        await scene.until(Reachability.DOWN)
+        endpoint = await scene.until({Phase.LOADING})
+        assert endpoint.lifecycle.reason == "loading model"
         await eventually(lambda: scene.results["unavailable"] >= 3)
-        pages["/metrics"] = answer(VLLM)
-        assert (await scene.until(Reachability.UP)).load == LOAD
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-    lost, back = said(caplog)
-    assert "is not available" in lost and "loading model" in lost and "is available" in back
-    assert "is lost" not in lost, "it never was there"
+        pages["/metrics"] = answer(LLAMA)
+        assert (await scene.until(UP)).load == Load(waiting=0, running=1)
 
 
 async def test_a_page_that_is_too_large_is_an_unknown_load_of_a_server_that_is_there(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(floods) as server, watching(spec(server)) as scene:
-        endpoint = await scene.until(Reachability.UP)
+        endpoint = await scene.until(UP)
         await eventually(lambda: scene.results["too large"] >= 2)
         assert (endpoint.load, endpoint.load_at) == (Load(), None)
         assert scene.scraper.stats.poll_errors == scene.results["too large"] == sum(scene.results.values())
@@ -393,15 +387,14 @@ async def test_what_cannot_be_is_unknown_and_told(caplog: pytest.LogCaptureFixtu
     ], "once for each series"
 
 
-async def test_a_server_that_comes_back_was_lost(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "epp.scrape")
+async def test_a_server_that_comes_back_was_lost() -> None:
     async with serving(answering(answer(VLLM))) as server, watching(spec(server)) as scene:
-        await scene.until(Reachability.UP)
+        await scene.until(UP)
         await server.kill()
-        await scene.until(Reachability.DOWN)
+        await scene.until(DOWN)
         await server.start()
-        await scene.until(Reachability.UP)
-    assert [record.getMessage() for record in caplog.records] == ["endpoint is lost", "endpoint is back"]
+        await scene.until(UP)
+    assert [phase for _, phase in scene.changes[:3]] == [Phase.READY, Phase.EJECTED, Phase.PROBING]
 
 
 async def test_an_engine_without_our_series_has_an_unknown_load() -> None:
@@ -428,10 +421,9 @@ async def test_an_engine_without_our_series_has_an_unknown_load() -> None:
     ],
 )
 async def test_an_engine_of_the_users_is_read(fields: Mapping[str, Any], probe: Mapping[str, Any]) -> None:
-    engines = {**ENGINES, "mine": MY_QUEUE}
     async with (
         serving(answering(answer(b"my_queue 3\n"))) as server,
-        watching(spec(server, **fields), engines=engines, **probe) as scene,
+        watching(spec(server, **fields), engines=WITH_MINE, **probe) as scene,
     ):
         await eventually(lambda: scene.endpoint.load_at)
         assert (scene.endpoint.engine, scene.endpoint.load) == ("mine", Load(waiting=3))
@@ -450,7 +442,7 @@ async def test_an_unknown_engine_name_is_told_and_the_engine_is_found(
 async def test_metrics_at_an_address_of_their_own() -> None:
     async with serving(routes({"/stats?x=1": answer(VLLM)})) as server:
         url = MetricsUrl("http", "127.0.0.1", server.port, "/stats?x=1")
-        async with watching(spec(9, metrics_url=url)) as scene:
+        async with watching(spec(server, metrics_url=url)) as scene:
             await eventually(lambda: scene.endpoint.load == LOAD)
 
 
@@ -466,9 +458,9 @@ async def test_an_api_key_is_read_again_when_it_is_refused(
 
     async with (
         serving(wants_the_new_key) as server,
-        watching(spec(server, api_key_file=str(key))) as scene,
+        watching(spec(server, api_key_file=str(key)), metrics_again=0.1) as scene,
     ):
-        await scene.until(Reachability.UP)
+        await scene.until(UP)
         missing = "(No such file or directory): check the path; asking without a key"
         assert any(f"apiKeyFile {key} cannot be read {missing}" in line for line in said(caplog))
         key.write_text("old\n")
@@ -487,8 +479,11 @@ async def test_a_name_that_no_file_can_have_is_told(name: str, caplog: pytest.Lo
         ) as scene,
     ):
         key, ca = scene.fleet.endpoints
-        await eventually(lambda: key.load == LOAD and ca.reachability is Reachability.DOWN)
-        assert "is a name that no file can have" in ca.down_reason and set(scene.results) == {"ok", "tls"}
+        await eventually(lambda: key.load == LOAD and scene.is_in(DOWN, ca))
+        assert "is a name that no file can have" in ca.lifecycle.reason and set(scene.results) == {
+            "ok",
+            "tls",
+        }
     assert any("is a name that no file can have" in line for line in said(caplog))
 
 
@@ -508,7 +503,7 @@ async def test_a_ca_file_that_is_none_is_the_reason(
 ) -> None:
     make(file := tmp_path / "ca.pem")
     async with watching(spec(9, scheme="https", ca_file=str(file))) as scene:
-        reason = (await scene.until(Reachability.DOWN)).down_reason
+        reason = (await scene.until(DOWN)).lifecycle.reason
         assert reason.startswith(f"caFile {file} ") and said_of_it in reason
 
 
@@ -548,8 +543,8 @@ async def test_a_pipe_for_a_key_is_not_waited_for(tmp_path: Path, caplog: pytest
 async def test_files_that_never_come_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
     monkeypatch.setattr(files, "read", lambda path: held.wait(20))
-    async with watching(spec(9, scheme="https", ca_file="ca.pem"), timeout=0.05) as scene:
-        reason = (await scene.until(Reachability.DOWN)).down_reason
+    async with watching(spec(9, scheme="https", ca_file="ca.pem"), files_timeout=0.05) as scene:
+        reason = (await scene.until(DOWN)).lifecycle.reason
     held.set()
     assert reason == "its files cannot be read (their file system is silent for 0.05 s)"
 
@@ -563,7 +558,7 @@ async def test_an_encrypted_client_key_is_not_asked_about(tmp_path: Path) -> Non
     (tmp_path / "k").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, secret))
     shown = (str(tmp_path / "c"), str(tmp_path / "k"))
     async with watching(spec(9, scheme="https"), client_certificate=shown) as scene:
-        reason = (await scene.until(Reachability.DOWN)).down_reason
+        reason = (await scene.until(DOWN)).lifecycle.reason
     assert reason.startswith(f"clientCertPath {tmp_path}/c with clientKeyPath {tmp_path}/k cannot be used (")
     assert reason.endswith("give a certificate and its own key, not encrypted")
 
@@ -602,11 +597,11 @@ async def test_a_server_that_speaks_tls_and_is_asked_without(
         serving(answering(answer(VLLM)), tls=tls) as server,
         watching(spec(server, **fields(server.port)), **probe) as scene,
     ):
-        reason = (await scene.until(Reachability.DOWN)).down_reason
+        reason = (await scene.until(DOWN)).lifecycle.reason
         assert reason == f"127.0.0.1:{server.port} answers TLS: {remedy}"
         await eventually(lambda: scene.results["tls"] >= 3)
         assert server.connections == 1, "it is not asked with TLS each time"
-        assert scene.endpoint.down_reason == reason
+        assert scene.endpoint.lifecycle.reason == reason
 
 
 async def takes_a_hello_for_half_a_line(peer: Peer) -> None:
@@ -626,9 +621,9 @@ async def test_a_server_that_does_not_speak_tls_and_is_asked_with_it(serve: Serv
     (key := tmp_path / "key").write_text("secret")
     async with (
         serving(serve) as server,
-        watching(spec(server, scheme="https", api_key_file=str(key)), timeout=0.2) as scene,
+        watching(spec(server, scheme="https", api_key_file=str(key)), silence=1.0) as scene,
     ):
-        reason = (await scene.until(Reachability.DOWN)).down_reason
+        reason = (await scene.until(DOWN)).lifecycle.reason
         assert reason == f"127.0.0.1:{server.port} does not speak TLS: set scheme: http"
         assert server.requests and not any(b"secret" in request for request in server.requests)
 
@@ -642,30 +637,29 @@ async def test_a_server_that_has_answered_is_lost_before_anything_is_tried() -> 
             await takes_a_hello_for_half_a_line(peer)
 
     async with serving(answers_once) as server, watching(spec(server), pace=never_again()) as scene:
-        await scene.until(Reachability.UP)
+        await scene.until(UP)
         for peer in list(server._peers.values()):
             peer.reset()
-        await scene.until(Reachability.DOWN)
+        await scene.until(DOWN)
         assert seen and not any(each.startswith(b"\x16\x03") for each in seen)
         await eventually(lambda: any(each.startswith(b"\x16\x03") for each in seen))
-        assert "closed" in scene.endpoint.down_reason, "it does not speak TLS either"
+        assert "closed" in scene.endpoint.lifecycle.reason, "it does not speak TLS either"
 
 
 # --- what cannot happen
 
 
-async def test_a_defect_is_the_loss_of_one_endpoint_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_defect_in_reading_metrics_leaves_the_load_unknown_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    url = MetricsUrl("http", "münchen", 9, "/→")
     async with (
         serving(answering(answer(VLLM))) as server,
-        watching(
-            spec(9, "odd", metrics_url=MetricsUrl("http", "münchen", 9, "/→")), spec(server, "good")
-        ) as scene,
+        watching(spec(server, "odd", metrics_url=url), spec(server, "good"), metrics_again=0.05) as scene,
     ):
         odd, good = scene.fleet.endpoints
         await eventually(lambda: scene.results["defect"] >= 3 and scene.results["ok"] >= 1)
-        assert odd.reachability is Reachability.DOWN and odd.down_reason.startswith(
-            "defect: ValueError: host"
-        )
+        assert scene.is_in(UP, odd) and odd.load_at is None, "its serving port answers"
         asked = len(server.requests)
         scene.scraper.kick(good)
         await eventually(lambda: len(server.requests) > asked)
@@ -674,19 +668,37 @@ async def test_a_defect_is_the_loss_of_one_endpoint_and_told_once(caplog: pytest
     assert "odd" in said(caplog)[caplog.records.index(traced[0])]
 
 
-async def test_after_a_defect_an_endpoint_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_in_asking_at_all_is_silence_until_it_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def breaks(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    async with serving(answering(answer(VLLM))) as server:
+        with monkeypatch.context() as broken:
+            broken.setattr("epp.runtime.probe.Probe.check", breaks)
+            broken.setattr("epp.runtime.probe.Probe.read", breaks)
+            async with watching(spec(server)) as scene:
+                endpoint = await scene.until(DOWN)
+                assert endpoint.lifecycle.reason == "defect: ZeroDivisionError: "
+                broken.undo()
+                await scene.until(UP)
+                assert (endpoint.load, endpoint.engine) == (LOAD, "vllm")
+
+
+async def test_after_a_defect_the_load_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(*_: Any) -> Load:
         raise ZeroDivisionError
 
     async with serving(answering(answer(VLLM))) as server:
         with monkeypatch.context() as broken:
             broken.setattr("epp.runtime.probe.read_load", breaks)
-            async with watching(spec(server)) as scene:
-                endpoint = await scene.until(Reachability.DOWN)
-                assert endpoint.down_reason == "defect: ZeroDivisionError: "
+            async with watching(spec(server), metrics_again=0.05) as scene:
+                endpoint = await scene.until(UP)
+                await eventually(lambda: scene.results["defect"])
+                assert endpoint.load == Load()
                 broken.undo()
-                await scene.until(Reachability.UP)
-                assert (endpoint.load, endpoint.engine) == (LOAD, "vllm")
+                await eventually(lambda: (endpoint.load, endpoint.engine) == (LOAD, "vllm"))
 
 
 class Nameless(asyncio.SelectorEventLoop):
@@ -723,7 +735,7 @@ async def keeps_looking(texts: list[tuple[str, str]]) -> int:
             specs.append(spec(9, f"{entry.name}-tls", scheme="https", host_name=entry.address))
         async with watching(*specs, spec(server, "good"), pace=Pace(rest=0.05, tick=0.01)) as scene:
             *odd, good = scene.fleet.endpoints
-            await eventually(lambda: all(each.reachability is Reachability.DOWN for each in odd))
+            await eventually(lambda: all(scene.is_in(DOWN, each) for each in odd))
             read = scene.results["ok"]
             await eventually(lambda: scene.results["ok"] > read)
             assert good.load == LOAD
@@ -757,10 +769,10 @@ def test_any_address_and_metrics_url_is_refused_or_harmless(texts: list[tuple[st
 
 def never_again(pace: Pace = QUICK) -> Pace:
     """At rest nothing is due within a test: whatever happens, happens because of something."""
-    return Pace(rest=60.0, slowest=60.0, retry_first=pace.retry_first, retry_last=pace.retry_last)
+    return replace(pace, rest=60.0, slowest=60.0)
 
 
-async def test_a_killed_server_is_lost_at_once_and_another_is_not(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_killed_server_is_lost_at_once_and_another_is_not() -> None:
     async with (
         serving(answering(answer(VLLM))) as other,
         watching(pace=never_again()) as scene,
@@ -769,16 +781,13 @@ async def test_a_killed_server_is_lost_at_once_and_another_is_not(caplog: pytest
         scene.replace(spec(server, "a"), spec(other, "b"))
         await eventually(lambda: all(each.load_at for each in scene.fleet.endpoints))
         await server.kill()
-        killed = time.monotonic()
-        endpoint = await scene.until(Reachability.DOWN)
-        assert time.monotonic() - killed < 1.0, "no look was due for a minute"
-        assert "refuses connections" in endpoint.down_reason
-        assert scene.fleet.candidates(time.monotonic()) == (scene.fleet.endpoints[1],)
+        endpoint = await scene.until(DOWN)  # though no look was due for a minute
+        assert "refuses connections" in endpoint.lifecycle.reason
         await eventually(lambda: scene.results["refused"] >= 3)
-        lost = [record for record in caplog.records if "is lost" in record.getMessage()]
+        lost = [change for change in scene.changes if change == ("a", Phase.EJECTED)]
         assert len(lost) == 1, "told once, not at each try"
         await server.start()
-        await scene.until(Reachability.UP)
+        await scene.until(UP)
         assert endpoint.life == 1
         await server.kill()
 
@@ -793,9 +802,9 @@ async def test_a_loss_is_told_once_until_it_is_over() -> None:
         await eventually(lambda: scene.results["refused"] >= 4)
         assert scene.heard == [scene.endpoint]
         await server.start()
-        await scene.until(Reachability.UP)
+        await scene.until(UP)
         await server.kill()
-        await scene.until(Reachability.DOWN)
+        await scene.until(DOWN)
         assert scene.heard == [scene.endpoint] * 2
 
 
@@ -809,7 +818,7 @@ async def test_a_polite_end_of_an_idle_connection_is_no_death(caplog: pytest.Log
     async with serving(closes_the_first) as server, watching(spec(server), pace=never_again()) as scene:
         await eventually(lambda: scene.results["ok"] == 2)
         assert server.connections == 2
-        assert (scene.endpoint.reachability, scene.endpoint.life) == (Reachability.UP, 0)
+        assert scene.is_in(UP) and scene.endpoint.life == 0
     assert not caplog.records
 
 
@@ -834,11 +843,11 @@ async def test_a_restart_is_seen_and_found_out_again() -> None:
     async with watching(spec(server)) as scene:
         await eventually(lambda: scene.endpoint.engine == "vllm")
         await server.kill()
-        endpoint = await scene.until(Reachability.DOWN)
+        endpoint = await scene.until(DOWN)
         assert endpoint.engine is None
         server.serve = routes({"/metrics": answer(LLAMA), "/props": answer(b'{"total_slots":3}')})
         await server.start()
-        await scene.until(Reachability.UP)
+        await scene.until(UP)
         assert endpoint.engine == "llamacpp"
         assert endpoint.load == Load(waiting=0, running=1, slots=3)
         await server.kill()
@@ -863,12 +872,11 @@ async def test_a_dead_endpoint_keeps_nobody_waiting() -> None:
         serving(says_nothing) as dead,
         serving(answering(answer(VLLM))) as alive,
         watching(
-            *(spec(dead, f"dead-{n}") for n in range(8)), spec(alive, "z"), timeout=1.0, in_flight=16
+            *(spec(dead, f"dead-{n}") for n in range(8)), spec(alive, "z"), silence=60.0, in_flight=16
         ) as scene,
     ):
-        started = time.monotonic()
-        await eventually(lambda: scene.fleet.endpoints[-1].load_at)
-        assert time.monotonic() - started < 0.9
+        await eventually(lambda: dead.connections == 8 and scene.fleet.endpoints[-1].load_at)
+        assert set(scene.results) == {"ok"}, "the dead ones are still being waited for"
 
 
 async def test_no_more_looks_at_a_time_than_allowed_and_everyone_gets_a_turn() -> None:
@@ -892,6 +900,345 @@ async def test_no_more_looks_at_a_time_than_allowed_and_everyone_gets_a_turn() -
         assert max(at_once) <= 3
 
 
+# --- suspicion, and what decides it
+
+
+def phases(scene: Scene) -> list[Phase]:
+    return [phase for _, phase in scene.changes]
+
+
+STOPPABLE = """
+import http.server, sys
+class Answers(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        page = b"vllm:num_requests_waiting 2\\nvllm:num_requests_running 4\\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+async def test_a_stopped_process_is_suspected_and_then_ejected_and_back_when_it_goes_on() -> None:
+    """Its kernel still takes connections: only an answer shows life."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STOPPABLE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        port = int(await process.stdout.readline())
+        async with watching(spec(port), silence=0.5) as scene:
+            await eventually(lambda: scene.endpoint.load_at)
+            process.send_signal(signal.SIGSTOP)
+            reservation = Reservation(scene.endpoint, 10)
+            scene.scraper.kick(scene.endpoint)
+            await scene.until({Phase.EJECTED})
+            assert phases(scene) == [Phase.READY, Phase.SUSPECT, Phase.EJECTED]
+            assert scene.endpoint.lifecycle.reason == "no answer within 0.5 s"
+            assert not scene.endpoint.lifecycle.is_known_dead and scene.endpoint.life == 0
+            process.send_signal(signal.SIGCONT)
+            await scene.until(UP)
+            reservation.release()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_an_answer_that_comes_late_still_counts() -> None:
+    async with serving(waits(0.6)) as server, watching(spec(server), silence=0.4) as scene:
+        await eventually(lambda: scene.endpoint.load == LOAD)
+        await eventually(lambda: scene.results["ok"] >= 2)
+        assert set(scene.results) == {"ok"} and Phase.EJECTED not in phases(scene)
+
+
+async def hangs_on_metrics(peer: Peer) -> None:
+    while (request := await peer.request()) is not None:
+        if b" /metrics " in request:
+            await peer.until_gone()
+        else:
+            await peer.send(answer(b"OK"))
+
+
+VLLM_LABEL = {"llm-d.ai/engine-type": "vllm"}
+
+
+async def test_metrics_that_hang_cost_an_endpoint_its_load_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pace = Pace(untold=0.05, untold_busy=0.05)
+    async with (
+        serving(hangs_on_metrics) as server,
+        watching(spec(server, labels=VLLM_LABEL), pace=pace, silence=0.2, metrics_again=0.5) as scene,
+    ):
+        await eventually(lambda: paths(server).count("/metrics") >= 3 and scene.results["no metrics"] >= 5)
+        assert scene.is_in(UP) and scene.endpoint.load_at is None
+        assert phases(scene).count(Phase.SUSPECT) <= 1 and Phase.EJECTED not in phases(scene)
+        server.serve = answering(answer(VLLM))
+        await eventually(lambda: scene.endpoint.load == LOAD)
+    assert sum("its metrics cannot be read" in line for line in said(caplog)) == 1
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Busy", "404 Not Found", "401 No"])
+async def test_metrics_that_are_refused_cost_nothing_else_where_the_server_says_that_it_is_well(
+    status: str,
+) -> None:
+    pages = {"/metrics": answer(b"", status), "/health": answer(b"")}
+    async with (
+        serving(routes(pages)) as server,
+        watching(spec(server, labels=VLLM_LABEL), metrics_again=0.1) as scene,
+    ):
+        await eventually(lambda: paths(server).count("/metrics") >= 2)
+        assert phases(scene) == [Phase.READY] and scene.endpoint.load_at is None
+        assert set(scene.results) == {"no metrics"}
+
+
+@pytest.mark.parametrize(
+    "engine, path, status",
+    [
+        pytest.param("vllm", "/health", "503 Service Unavailable", id="vllm-whose-engine-is-dead"),
+        pytest.param("triton", "/v2/health/ready", "400 Bad Request", id="triton"),
+        pytest.param("ollama", "/api/version", "502 Bad Gateway", id="a-proxy-before-it"),
+    ],
+)
+async def test_a_server_that_says_that_it_is_not_ready_is_believed_over_its_metrics(
+    engine: str, path: str, status: str
+) -> None:
+    load = {"vllm": VLLM, "triton": b"nv_inference_pending_request_count 2\n", "ollama": b'{"models":[]}'}
+    pages = {ENGINES[engine].metrics_path: answer(load[engine]), path: answer(b"")}
+    async with serving(routes(pages)) as server, watching(spec(server, engine=engine)) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        assert path not in paths(server), "one that is well is not asked twice"
+        pages[path] = answer(b"", status)
+        scene.scraper.doubt(scene.endpoint)
+        endpoint = await scene.until({Phase.LOADING})
+        assert endpoint.lifecycle.reason == f"it answers {status[:3]} to {path}"
+        await eventually(lambda: scene.results["unavailable"] >= 4)
+        assert scene.is_in({Phase.LOADING}) and endpoint.load_at is None
+        pages[path] = answer(b"")
+        await scene.until(UP)
+        await eventually(lambda: endpoint.load_at)
+
+
+async def test_a_sleeping_engine_is_not_ready() -> None:
+    sleeps = b'vllm:engine_sleep_state{sleep_state="weights_offloaded"} 1.0\n'
+    pages = {"/metrics": answer(VLLM + sleeps), "/health": answer(b"")}
+    async with serving(routes(pages)) as server, watching(spec(server)) as scene:
+        assert (await scene.until({Phase.LOADING})).lifecycle.reason == "asleep (level 1)"
+        pages["/metrics"] = answer(VLLM)
+        await scene.until(UP)
+        await eventually(lambda: scene.endpoint.load == LOAD)
+
+
+async def test_a_doubt_shows_that_only_the_old_connections_live() -> None:
+    """A llama.cpp server that is told to stop closes its port and may go on with what is open."""
+    async with serving(answering(answer(VLLM))) as server, watching(spec(server)) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        server.close_port()
+        scene.scraper.doubt(scene.endpoint)
+        endpoint = await scene.until({Phase.EJECTED})
+        assert "refuses connections" in endpoint.lifecycle.reason and endpoint.lifecycle.is_known_dead
+
+
+async def test_doubts_are_not_looked_into_more_often_than_the_floor() -> None:
+    pace = Pace(floor=0.1, rest=60.0, slowest=60.0)
+    async with serving(answering(answer(VLLM))) as server, watching(spec(server), pace=pace) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        began, before = time.monotonic(), len(server.requests)
+        while (lasted := time.monotonic() - began) < 0.5:
+            scene.scraper.doubt(scene.endpoint)
+            await asyncio.sleep(0)
+        looks = (len(server.requests) - before) / 2  # each asks for health, and for the load
+        assert 2 <= looks <= lasted / 0.1 + 2
+
+
+async def test_a_doubt_of_someone_elses_endpoint_is_nothing() -> None:
+    async with watching() as scene:
+        scene.scraper.doubt(Endpoint(spec(9), Lifecycle(HealthSettings(), 0.0)))
+
+
+async def test_resets_are_suspicion_and_two_in_a_row_eject() -> None:
+    async with serving(hangs_up) as server, watching(spec(server)) as scene:
+        endpoint = await scene.until({Phase.EJECTED})
+        assert not endpoint.lifecycle.is_known_dead and server.connections >= 2
+
+
+async def test_one_reset_is_asked_about_and_forgiven() -> None:
+    async def resets_the_second(peer: Peer) -> None:
+        while await peer.request() is not None:
+            if len(peer.server.requests) in (2, 3):  # a kept connection's loss is made good once
+                peer.reset()
+            else:
+                await peer.send(answer(VLLM))
+
+    async with serving(resets_the_second) as server, watching(spec(server), pace=Pace(rest=0.1)) as scene:
+        await eventually(lambda: scene.results["ok"] >= 4)
+        assert phases(scene) == [Phase.READY, Phase.SUSPECT, Phase.READY] and scene.endpoint.life == 0
+
+
+async def test_what_we_lack_ourselves_says_nothing_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none_left(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def closes(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(VLLM, Connection="close"))
+
+    async with serving(closes) as server, watching(spec(server), pace=Pace(rest=0.05)) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        with monkeypatch.context() as poor:
+            poor.setattr(asyncio.get_running_loop(), "create_connection", none_left)
+            await eventually(lambda: scene.results["ours"] >= 5)
+        assert phases(scene) == [Phase.READY]
+
+
+# --- metrics elsewhere
+
+
+def elsewhere(server: RawServer) -> dict[str, Any]:
+    return {"metrics_url": MetricsUrl("http", "127.0.0.1", server.port, "/stats")}
+
+
+async def test_metrics_elsewhere_that_are_dead_leave_the_load_unknown() -> None:
+    async with serving(routes({"/health": answer(b"")})) as server:
+        metrics = await RawServer(answering(answer(VLLM))).start()
+        where = spec(server, **elsewhere(metrics))
+        async with watching(where, pace=Pace(rest=0.05, untold=0.05), metrics_again=0.1) as scene:
+            await eventually(lambda: scene.endpoint.load == LOAD)
+            await metrics.kill()
+            await eventually(lambda: scene.results["refused"] >= 3)
+            scene.fleet.expire(time.monotonic() + scene.fleet.stale_after)
+            assert phases(scene) == [Phase.READY] and scene.endpoint.load_at is None
+            await metrics.start()
+            await eventually(lambda: scene.endpoint.load == LOAD)
+            await metrics.kill()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["of-a-known-engine", "of-no-known-engine"])
+async def test_metrics_elsewhere_do_not_vouch_for_the_serving_port(known: bool) -> None:
+    page = answer(VLLM) if known else answer(b"python_info 1\n")
+    async with serving(answering(page)) as metrics:
+        server = await RawServer(routes({"/health": answer(b"")})).start()
+        async with watching(spec(server, **elsewhere(metrics)), pace=Pace(untold=0.05)) as scene:
+            await scene.until(UP)
+            assert set(paths(server)) <= {"/health"}, "nothing that nobody knows to be harmless"
+            await server.kill()
+            endpoint = await scene.until({Phase.EJECTED})
+            assert f"127.0.0.1:{server.port} refuses connections" in endpoint.lifecycle.reason
+            assert scene.results["refused"]
+
+
+# --- engines without metrics
+
+
+async def test_an_ollama_tells_its_models_and_is_never_asked_what_it_does_not_have() -> None:
+    models = b'{"models":[{"name":"qwen3:8b","size":6591830464}]}'
+    async with (
+        serving(routes({"/api/ps": answer(models)})) as server,
+        watching(spec(server), pace=Pace(rest=0.05)) as scene,
+    ):
+        await eventually(lambda: scene.results["ok"] >= 3)
+        assert (scene.endpoint.engine, scene.endpoint.load) == (
+            "ollama",
+            Load(models={"qwen3:8b": 6591830464}),
+        )
+        assert scene.scraper.stats.extract_errors == 0
+        assert "/health" not in paths(server)
+        asked = paths(server)
+        assert asked.count("/api/ps") == len(asked) - asked.index("/api/ps"), "found out once"
+
+
+async def test_an_engine_that_tells_nothing_is_asked_only_how_it_is() -> None:
+    async with (
+        serving(routes({"/health": answer(b"{}")})) as server,
+        watching(spec(server, engine="mlx-server")) as scene,
+    ):
+        await eventually(lambda: scene.results["no metrics"] >= 3)
+        assert scene.is_in(UP) and set(paths(server)) == {"/health"}
+
+
+async def test_one_without_load_is_watched_more_closely_while_requests_are_there() -> None:
+    pace = Pace(untold=60.0, untold_busy=0.05, linger=0.1)
+    async with (
+        serving(routes({"/health": answer(b"{}")})) as server,
+        watching(spec(server, engine="mlx-server"), pace=pace) as scene,
+    ):
+        await eventually(lambda: scene.results["no metrics"] == 1)
+        reservation = Reservation(scene.endpoint, 10)
+        scene.scraper.kick(scene.endpoint)
+        await eventually(lambda: scene.results["no metrics"] >= 6)
+        reservation.release()
+        await eventually(lambda: scene.scraper._shares.busy == 0)
+
+
+# --- first tokens that do not come
+
+
+@pytest.mark.parametrize("waiting, blamed", [(0, True), (2, False)], ids=["idle", "says-that-it-queues"])
+async def test_a_first_token_that_does_not_come_is_a_failure_told_once(waiting: int, blamed: bool) -> None:
+    page = answer(VLLM.replace(b"waiting 2", b"waiting %d" % waiting))
+    async with serving(answering(page)) as server, watching(spec(server), pace=Pace(rest=0.05)) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        now = time.monotonic()
+        requests = [Reservation(scene.endpoint, 1, at=now - age, is_streamed=True) for age in (31.0, 30.5)]
+        looked = scene.results["ok"]
+        await eventually(lambda: scene.results["ok"] >= looked + 3)
+        assert phases(scene) == [Phase.READY, *([Phase.SUSPECT] if blamed else [])]
+        assert scene.endpoint.lifecycle.failures == blamed
+        if blamed:
+            assert scene.endpoint.lifecycle.reason == "no first token for 31 s"
+        for each in requests:
+            each.release()
+
+
+# --- many that are dead
+
+
+async def test_a_thousand_dead_endpoints_cost_what_a_few_do(unused_tcp_port: int) -> None:
+    dead = [spec(unused_tcp_port, f"dead-{n}") for n in range(1000)]
+    async with (
+        serving(answering(answer(VLLM))) as server,
+        watching(*dead, spec(server, "z"), pace=Pace()) as scene,
+    ):
+        await scene.scraper.first_look(60.0)
+        began, before, read = time.monotonic(), scene.results["refused"], scene.results["ok"]
+        await eventually(lambda: scene.results["ok"] >= read + 3)  # it is read as if it were alone
+        lasted = time.monotonic() - began
+        assert scene.results["refused"] - before <= Pace().retry_budget * (lasted + 1.0)
+
+
+async def test_those_that_never_answer_keep_no_place_of_those_that_do() -> None:
+    async with (
+        serving(says_nothing) as silent,
+        serving(answering(answer(VLLM))) as server,
+        watching(*(spec(silent, f"{n}") for n in range(6)), in_flight=2, silence=0.05) as scene,
+    ):
+        await eventually(lambda: all(scene.is_in(DOWN, each) for each in scene.fleet.endpoints))
+        scene.scraper._fleet.health = HealthSettings(silence=PATIENT, second_silence=PATIENT)
+        await eventually(lambda: not scene.scraper._absent.free)
+        scene.replace(*(each.spec for each in scene.fleet.endpoints), spec(server, "z"))
+        await eventually(lambda: scene.fleet.endpoints[-1].load_at)
+        assert not scene.scraper._absent.free
+
+
+async def test_one_that_is_back_is_looked_at_when_its_back_off_ends() -> None:
+    """Not at its next turn, which is in a minute."""
+    pace = Pace(rest=60.0, slowest=60.0, retry=0.02)
+    async with serving(answering(answer(VLLM))) as server, watching(spec(server), pace=pace) as scene:
+        await eventually(lambda: scene.endpoint.load_at)
+        now = time.monotonic()
+        for _ in range(2):
+            scene.fleet.failed(scene.endpoint, now, "500")
+        scene.scraper.doubt(scene.endpoint)
+        read = scene.results["ok"]
+        await eventually(lambda: scene.results["ok"] >= read + 2)
+        assert scene.is_in(UP)
+
+
 # --- pace
 
 
@@ -900,12 +1247,10 @@ async def test_a_pick_makes_a_resting_endpoint_quick_until_traffic_ends() -> Non
     async with serving(answering(answer(VLLM))) as server, watching(spec(server), pace=pace) as scene:
         await eventually(lambda: scene.results["ok"] == 1)
         reservation = Reservation(scene.endpoint, 10)
-        picked = time.monotonic()
         scene.scraper.kick(scene.endpoint)
-        await eventually(lambda: scene.results["ok"] >= 6)
-        assert time.monotonic() - picked < 3.0
+        await eventually(lambda: scene.results["ok"] >= 6)  # at rest the next one is due in a minute
         reservation.release()
-        await eventually(lambda: scene.scraper._busy == 0)
+        await eventually(lambda: scene.scraper._shares.busy == 0)
 
 
 async def test_an_endpoint_with_a_request_is_busy_however_long_it_takes() -> None:
@@ -916,20 +1261,19 @@ async def test_an_endpoint_with_a_request_is_busy_however_long_it_takes() -> Non
         scene.scraper.kick(scene.endpoint)
         await asyncio.sleep(5 * pace.linger)
         looked = scene.results["ok"]
-        await eventually(lambda: scene.results["ok"] >= looked + 3, 2.0)
+        await eventually(lambda: scene.results["ok"] >= looked + 3)
         reservation.release()
-        await eventually(lambda: scene.scraper._busy == 0)
+        await eventually(lambda: scene.scraper._shares.busy == 0)
 
 
 async def test_a_pick_of_a_lost_endpoint_makes_the_next_try_come_soon() -> None:
-    pace = Pace(retry_first=0.1, retry_last=60.0)
-    server = await RawServer(hangs_up).start()
-    async with watching(spec(server), pace=pace) as scene:
-        await eventually(lambda: scene.results["closed"] >= 5)  # the next try is due in 1.6 s
+    pace = Pace(retry=0.02, retry_late=60.0)
+    async with serving(hangs_up) as server, watching(spec(server), pace=pace) as scene:
+        for tries in range(1, 13):
+            await eventually(lambda tries=tries: scene.results["closed"] == tries and not scene.is_looking)
+            scene.scraper.kick(scene.endpoint)  # the last of them while the next try is due in 41 s
         server.serve = answering(answer(VLLM))
-        scene.scraper.kick(scene.endpoint)
-        await scene.until(Reachability.UP, within=0.5)
-    await server.kill()
+        await scene.until(UP)
 
 
 # --- the start
@@ -939,28 +1283,28 @@ async def test_the_first_look_is_over_when_every_endpoint_was_looked_at(unused_t
     async with serving(answering(answer(VLLM))) as quick, serving(waits(0.3)) as slow:
         specs = [spec(quick, "a"), spec(slow, "b"), spec(unused_tcp_port, "refuses"), spec(quick, "c")]
         async with watching(*specs, pace=never_again()) as scene:
-            await scene.scraper.first_look(10.0)
-            up, down = Reachability.UP, Reachability.DOWN
-            assert [each.reachability for each in scene.fleet.endpoints] == [up, up, down, up]
-            async with asyncio.timeout(1.0):
-                await scene.scraper.first_look(10.0)  # there is nothing to wait for any more
+            await scene.scraper.first_look(60.0)
+            assert [scene.is_in(UP, each) for each in scene.fleet.endpoints] == [True, True, False, True]
+            async with asyncio.timeout(5.0):
+                await scene.scraper.first_look(60.0)  # there is nothing to wait for any more
 
 
 async def test_the_first_look_waits_no_longer_than_it_may() -> None:
     async with (
         serving(answering(answer(VLLM))) as quick,
         serving(says_nothing) as silent,
-        watching(spec(quick, "a"), spec(silent, "b"), timeout=30.0) as scene,
+        watching(spec(quick, "a"), spec(silent, "b"), silence=30.0) as scene,
     ):
+        await eventually(lambda: scene.fleet.endpoints[0].load_at)
         started = time.monotonic()
         await scene.scraper.first_look(0.3)
-        assert 0.29 <= time.monotonic() - started < 5.0
-        assert [each.reachability is Reachability.UP for each in scene.fleet.endpoints] == [True, False]
+        assert 0.29 <= time.monotonic() - started < 10.0
+        assert [scene.is_in(UP, each) for each in scene.fleet.endpoints] == [True, False]
 
 
 async def test_nobody_to_look_at_needs_no_first_look() -> None:
-    async with watching() as scene, asyncio.timeout(1.0):
-        await scene.scraper.first_look(10.0)
+    async with watching() as scene, asyncio.timeout(5.0):
+        await scene.scraper.first_look(60.0)
 
 
 def waits(seconds: float) -> Serve:
@@ -976,7 +1320,7 @@ def waits(seconds: float) -> Serve:
 
 async def test_a_kick_of_someone_elses_endpoint_is_nothing() -> None:
     async with watching() as scene:
-        scene.scraper.kick(Endpoint(spec(9)))
+        scene.scraper.kick(Endpoint(spec(9), Lifecycle(HealthSettings(), 0.0)))
 
 
 # --- coming and going
@@ -1000,11 +1344,10 @@ async def test_endpoints_come_and_go() -> None:
 
 
 async def test_a_changed_label_keeps_what_is_known_and_asks_anew(caplog: pytest.LogCaptureFixture) -> None:
-    engines = {**ENGINES, "mine": MY_QUEUE}
     page = answer(VLLM + b"my_queue 3\n")
     async with (
         serving(answering(page)) as server,
-        watching(spec(server), pace=never_again(), engines=engines) as scene,
+        watching(spec(server), pace=never_again(), engines=WITH_MINE) as scene,
     ):
         await eventually(lambda: scene.endpoint.load == LOAD)
         endpoint, reservation = scene.endpoint, Reservation(scene.endpoint, 7)
@@ -1021,30 +1364,24 @@ async def test_a_change_while_a_look_is_on_its_way_drops_that_look() -> None:
     async with (
         serving(says_nothing) as silent,
         serving(answering(answer(VLLM))) as server,
-        watching(spec(silent), timeout=30.0) as scene,
+        watching(spec(silent), silence=30.0) as scene,
     ):
         await eventually(lambda: silent.connections)
         scene.replace(spec(silent, metrics_url=MetricsUrl("http", "127.0.0.1", server.port)))
         await eventually(lambda: scene.endpoint.load == LOAD and not silent._peers)
 
 
-async def test_a_lost_endpoint_that_is_changed_is_not_told_to_be_lost_again(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO, "epp.scrape")
+async def test_a_lost_endpoint_that_is_changed_is_not_told_to_be_lost_again() -> None:
     async with serving(hangs_up) as server, watching(spec(server)) as scene:
-        endpoint = await scene.until(Reachability.DOWN)
+        endpoint = await scene.until(DOWN)
         for n in range(3):
             tried = scene.results["closed"]
             scene.replace(spec(server, labels={"n": str(n)}))
             await eventually(lambda tried=tried: scene.results["closed"] > tried)
         server.serve = answering(answer(VLLM))
-        await scene.until(Reachability.UP)
-        assert scene.endpoint is endpoint
-    assert [record.getMessage() for record in caplog.records] == [
-        "endpoint is not available",
-        "endpoint is available",
-    ]
+        await scene.until(UP)
+        assert scene.endpoint is endpoint and scene.heard == [endpoint]
+    assert [phase for _, phase in scene.changes[:2]] == [Phase.EJECTED, Phase.PROBING]
 
 
 def on_uvloop(scenario: Callable[[], Any]) -> None:
@@ -1077,8 +1414,8 @@ def test_an_address_that_nobody_has_times_out() -> None:
             for filler in fillers:
                 filler.setblocking(False)
                 filler.connect_ex(listener.getsockname())
-            async with watching(spec(listener.getsockname()[1]), timeout=0.2) as scene:
-                reason = (await scene.until(Reachability.DOWN)).down_reason
+            async with watching(spec(listener.getsockname()[1]), silence=0.2) as scene:
+                reason = (await scene.until(DOWN)).lifecycle.reason
                 assert "within 0.2 s" in reason
             for filler in fillers:
                 filler.close()

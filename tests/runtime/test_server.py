@@ -12,7 +12,7 @@ import pytest
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.events import Outcome
-from epp.core.fleet import Endpoint, EndpointSpec
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet
 from epp.core.rejection import NO_CANDIDATES, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
@@ -109,7 +109,9 @@ class Setting:
 async def serving(driver: str, *, max_receive_bytes: int | None = None) -> AsyncIterator[Setting]:
     scheduler, watcher, budget = OneEndpoint(), Watcher(), Budget(1 << 30)
     settings = StreamSettings(Parsers(), budget, new_id=lambda: "made-id")
-    part = ExtProc(scheduler=scheduler, settings=settings, observer=watcher, clock=time.monotonic)
+    part = ExtProc(
+        scheduler=scheduler, health=Fleet(), settings=settings, observer=watcher, clock=time.monotonic
+    )
     server = make_server(driver, part.services(), budget=budget, max_receive_bytes=max_receive_bytes)
     port = server.bind(0, flag="grpc-port")
     await server.start()
@@ -345,7 +347,9 @@ async def test_two_thousand_streams_at_once_leave_nothing_behind(driver: str) ->
 async def test_draining_lets_open_streams_finish(driver: str) -> None:
     scheduler, watcher = OneEndpoint(), Watcher()
     settings = StreamSettings(Parsers(), Budget(1 << 20), new_id=lambda: "made-id")
-    part = ExtProc(scheduler=scheduler, settings=settings, observer=watcher, clock=time.monotonic)
+    part = ExtProc(
+        scheduler=scheduler, health=Fleet(), settings=settings, observer=watcher, clock=time.monotonic
+    )
     server = make_server(driver, part.services(), budget=settings.budget)
     port = server.bind(0, flag="grpc-port")
     await server.start()

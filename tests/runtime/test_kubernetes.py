@@ -1,0 +1,938 @@
+"""Kubernetes objects kept up to date: lists, watches, and everything that ends one.
+
+The API here is an object of the test that keeps the rules of the real one; that the real one keeps them is
+shown in tests/system/test_kubernetes.py.
+"""
+
+import asyncio
+import datetime as dt
+import json
+import logging
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epp.config.cluster import Pod
+from epp.core.fleet import EndpointSpec
+from epp.runtime.errors import StartError
+from epp.runtime.kubernetes import following
+from epp.runtime.kubernetes.api import KubernetesApi, Resource
+from epp.runtime.kubernetes.discovery import KubernetesDiscovery, KubernetesSettings
+from epp.runtime.kubernetes.following import LONGEST_PAUSE, LONGEST_RECHECK, Following, Pauses
+from epp.runtime.kubernetes.store import ApiFault, Expired, Store
+from epp.runtime.tls import self_signed
+from tests.runtime.raw_server import Peer, RawServer, Serve, answer, answering, eventually, serving
+
+Object = dict[str, Any]
+
+
+class Api:
+    """What the tests need of an API server. ``change`` as kubectl would; faults are what it answers."""
+
+    address = "https://kubernetes.test"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Object]] = {}
+        """By path and name."""
+        self.fault: Exception | None = None
+        """Of every question."""
+        self.faults: dict[str, Exception] = {}
+        """By path."""
+        self.asked: list[tuple[str, str, Mapping[str, str]]] = []
+        self.oldest = 0
+        """Versions before this one are forgotten."""
+        self.is_open = False
+        self._version = 100
+        self._history: list[tuple[int, str, bytes]] = []
+        self._lines: dict[str, list[list[bytes]]] = {}
+        """By path, what each watch has yet to be told beside the history."""
+        self._news = asyncio.Event()
+        self._era = 0
+
+    # --- what Following asks
+
+    async def open(self) -> None:
+        self.is_open = True
+
+    async def close(self) -> None:
+        self.is_open = False
+
+    async def fetch(self, path: str, query: Mapping[str, str]) -> bytes:
+        self._ask("list", path, query)
+        items = list(self.objects.get(path, {}).values())
+        return json.dumps({"metadata": {"resourceVersion": str(self._version)}, "items": items}).encode()
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[list[bytes], None]:
+        self._ask("watch", path, query)
+        since, era = int(query["resourceVersion"]), self._era
+        if since < self.oldest:
+            raise Expired("too old resource version")
+        own: list[bytes] = []
+        self._lines.setdefault(path, []).append(own)
+        yield []
+        while True:
+            fresh = [one for one in self._history if one[0] > since and one[1] == path]
+            lines, own[:] = [*(line for _, _, line in fresh), *own], []
+            since = fresh[-1][0] if fresh else since
+            if lines:
+                yield lines
+            elif self._era != era:
+                return
+            else:
+                await self._news.wait()
+
+    def _ask(self, verb: str, path: str, query: Mapping[str, str]) -> None:
+        self.asked.append((verb, path, query))
+        if fault := self.faults.get(path, self.fault):
+            raise fault
+
+    # --- what a test does
+
+    def change(self, resource: Resource, document: Object) -> None:
+        """Create or replace."""
+        path, name = resource.path("models"), document["metadata"]["name"]
+        known = self.objects.setdefault(path, {})
+        self._tell("MODIFIED" if name in known else "ADDED", path, document)
+        known[name] = document
+
+    def delete(self, resource: Resource, name: str) -> None:
+        path = resource.path("models")
+        self._tell("DELETED", path, self.objects[path].pop(name))
+
+    def tell(self, resource: Resource, line: bytes) -> None:
+        """A line of every watch that there is."""
+        for lines in self._lines.get(resource.path("models"), ()):
+            lines.append(line)
+        self._wake()
+
+    def end_watches(self) -> None:
+        """As the API does after a while, and a broken connection."""
+        self._era += 1
+        self._wake()
+
+    def forget(self) -> None:
+        """All versions there were: one that nobody was told is the oldest now."""
+        self._version += 1
+        self.oldest = self._version
+        self._history.clear()
+        self.end_watches()
+
+    def _tell(self, kind: str, path: str, document: Object) -> None:
+        self._version += 1
+        document["metadata"]["resourceVersion"] = str(self._version)
+        line = json.dumps({"type": kind, "object": document}).encode()
+        self._history.append((self._version, path, line))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._news, news = asyncio.Event(), self._news
+        news.set()
+
+    def count(self, verb: str, resource: Resource) -> int:
+        return sum(asked[:2] == (verb, resource.path("models")) for asked in self.asked)
+
+
+PODS = Resource("pods", "", "v1")
+POOLS = Resource("inferencepools", "inference.networking.k8s.io", "v1")
+SLICES = Resource("endpointslices", "discovery.k8s.io", "v1")
+SERVICES = Resource("inferenceservices", "inference.llmkube.dev", "v1alpha1")
+MODELS = Resource("models", "inference.llmkube.dev", "v1alpha1")
+AWAY = ApiFault(0, "no answer from https://kubernetes.test: Connection refused")
+
+
+def pod(name: str, ip: str = "10.0.0.1", **labels: str) -> Object:
+    return {
+        "metadata": {"name": name, "namespace": "models", "labels": labels},
+        "status": {"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def pool(*, slices: str = "", port: int = 8000) -> Object:
+    return {
+        "metadata": {
+            "name": "qwen",
+            "namespace": "models",
+            "annotations": {"fleet-epp.dev/endpoint-slices": slices},
+        },
+        "spec": {"selector": {"matchLabels": {"app": "qwen"}}, "targetPorts": [{"number": port}]},
+    }
+
+
+def mac(name: str = "phi", beat: str = "2025-11-21T10:00:00Z") -> Object:
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "models",
+            "labels": {"llmkube.ai/inference-service": name},
+            "annotations": {"llmkube.ai/agent-heartbeat": beat},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["192.168.1.20"], "conditions": {"ready": True}}],
+        "ports": [{"name": "http", "port": 50123}],
+    }
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_quick(monkeypatch)
+
+
+def make_quick(patch: pytest.MonkeyPatch) -> None:
+    """Tries are a round of the loop apart."""
+    for name in ("FIRST_PAUSE", "LONGEST_PAUSE", "FIRST_RECHECK", "LONGEST_RECHECK"):
+        patch.setattr(following, name, 0.0)
+
+
+# --- one kind ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def followed(api: Api, query: dict[str, str] | None = None) -> Any:
+    """Pods, followed."""
+    loop = asyncio.get_running_loop()
+    found = Following(
+        api,  # type: ignore[arg-type]
+        *(PODS, Pod, "models", lambda: None),
+        clock=loop.time,
+        chance=random.Random(1),
+    )
+    found.select({} if query is None else query)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(found.run())
+        yield found
+        task.cancel()
+
+
+async def test_a_list_then_what_changes() -> None:
+    api = Api()
+    api.change(PODS, pod("a"))
+    async with followed(api) as pods:
+        await eventually(lambda: set(pods.objects) == {"a"})
+        api.change(PODS, pod("b"))
+        await eventually(lambda: set(pods.objects) == {"a", "b"})
+        api.change(PODS, pod("b", "10.0.0.9"))
+        await eventually(lambda: pods.objects["b"].status.pod_ip == "10.0.0.9")
+        api.delete(PODS, "a")
+        await eventually(lambda: set(pods.objects) == {"b"})
+    assert api.count("list", PODS) == 1
+    assert pods.fault is None and pods.is_listed
+
+
+async def test_a_watch_that_ends_goes_on_from_where_it_was() -> None:
+    api = Api()
+    async with followed(api) as pods:
+        await eventually(lambda: api.count("watch", PODS) == 1)
+        api.change(PODS, pod("a"))
+        await eventually(lambda: "a" in pods.objects)
+        api.end_watches()
+        await eventually(lambda: api.count("watch", PODS) == 2)
+        assert api.asked[-1][2]["resourceVersion"] == "101"
+        api.change(PODS, pod("b"))
+        await eventually(lambda: "b" in pods.objects)
+    assert api.count("list", PODS) == 1
+
+
+async def test_a_bookmark_is_what_the_next_watch_goes_on_from() -> None:
+    api = Api()
+    async with followed(api):
+        await eventually(lambda: api.count("watch", PODS) == 1)
+        api.tell(PODS, b'{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "170"}}}')
+        api.end_watches()
+        await eventually(lambda: api.count("watch", PODS) == 2)
+    assert api.asked[-1][2]["resourceVersion"] == "170"
+    assert api.asked[-1][2]["allowWatchBookmarks"] == "true"
+
+
+@pytest.mark.parametrize("how", ["at once", "in the stream"])
+async def test_a_version_that_is_forgotten_leads_to_a_list(how: str) -> None:
+    api = Api()
+    api.change(PODS, pod("a"))
+    async with followed(api) as pods:
+        await eventually(lambda: "a" in pods.objects)
+        del api.objects[PODS.path("models")]["a"]  # whoever watches is never told
+        if how == "at once":
+            api.forget()
+        else:
+            api.tell(PODS, b'{"type": "ERROR", "object": {"code": 410, "message": "too old"}}')
+        await eventually(lambda: pods.objects == {})
+        await eventually(lambda: pods.fault is None)
+    assert api.count("list", PODS) == 2
+
+
+async def test_what_was_told_stays_while_the_api_is_away() -> None:
+    api = Api()
+    api.change(PODS, pod("a"))
+    async with followed(api) as pods:
+        await eventually(lambda: "a" in pods.objects)
+        api.fault = AWAY
+        api.end_watches()
+        await eventually(lambda: pods.faults >= 5)
+        assert (set(pods.objects), pods.fault) == ({"a"}, AWAY)
+        api.fault = None
+        await eventually(lambda: pods.fault is None)
+    assert api.count("list", PODS) == 1
+
+
+@pytest.mark.parametrize("status, lists", [(403, 2), (404, 2), (504, 2), (429, 1), (500, 1)])
+async def test_who_may_not_watch_sees_changes_by_listing(status: int, lists: int) -> None:
+    api = Api()
+    async with followed(api) as pods:
+        await eventually(lambda: api.count("watch", PODS) == 1)
+        api.tell(PODS, json.dumps({"type": "ERROR", "object": {"code": status, "message": "no"}}).encode())
+        await eventually(lambda: api.count("watch", PODS) == 2)
+        assert pods.fault is None, "it goes on"
+    assert api.count("list", PODS) == lists
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"type": "ADDED"}', b'{"type": "ADDED", "object": 1}'])
+async def test_a_line_that_is_no_event_ends_the_watch_only(line: bytes) -> None:
+    api = Api()
+    async with followed(api) as pods:
+        await eventually(lambda: api.count("watch", PODS) == 1)
+        api.tell(PODS, line)
+        api.change(PODS, pod("a"))
+        await eventually(lambda: pods.faults > 0)
+        api.forget()
+        await eventually(lambda: "a" in pods.objects)
+
+
+async def test_another_selection_is_another_list() -> None:
+    api = Api()
+    api.change(PODS, pod("a"))
+    async with followed(api, {"labelSelector": "app=a"}) as pods:
+        await eventually(lambda: "a" in pods.objects)
+        api.objects[PODS.path("models")] = {"b": pod("b")}
+        pods.select({"labelSelector": "app=a"})
+        assert api.count("list", PODS) == 1, "the same"
+        pods.select({"labelSelector": "app=b"})
+        assert set(pods.objects) == {"a"}, "until the others are listed"
+        await eventually(lambda: set(pods.objects) == {"b"})
+        assert api.asked[-1][2]["labelSelector"] == "app=b"
+        pods.select(None)
+        assert pods.objects == {} and pods.is_told and not pods.is_listed
+        before = len(api.asked)
+        pods.select({})
+        await eventually(lambda: set(pods.objects) == {"b"})
+        assert len(api.asked) > before
+
+
+async def test_again_lists_again() -> None:
+    api = Api()
+    async with followed(api) as pods:
+        await eventually(lambda: api.count("watch", PODS) == 1)
+        pods.again()
+        await eventually(lambda: api.count("list", PODS) == 2)
+
+
+def test_pauses_grow_to_a_limit_and_begin_anew_with_another_kind_of_failure() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(following, "FIRST_PAUSE", 0.1)
+        patch.setattr(following, "LONGEST_PAUSE", LONGEST_PAUSE)
+        patch.setattr(following, "FIRST_RECHECK", 1.0)
+        patch.setattr(following, "LONGEST_RECHECK", LONGEST_RECHECK)
+        pauses = Pauses(random.Random(1))
+        away = [pauses.after(AWAY, lasted=0.0) for _ in range(20)]
+        assert 0.07 <= away[0] <= 0.1
+        assert 0.7 * LONGEST_PAUSE <= min(away[8:]) <= max(away[8:]) <= LONGEST_PAUSE
+        refused = [pauses.after(ApiFault(403, "no"), lasted=0.0) for _ in range(20)]
+        assert 0.7 <= refused[0] <= 1.0
+        assert 0.7 * LONGEST_RECHECK <= min(refused[8:]) <= max(refused[8:]) <= LONGEST_RECHECK
+        assert pauses.after(None, lasted=200.0) == 0.0
+        assert pauses.after(None, lasted=0.0) > 0, (
+            "an API that ends every watch at once is not asked all the time"
+        )
+        assert pauses.after(AWAY, lasted=200.0) <= 0.1
+
+
+# --- the store --------------------------------------------------------------------------------------
+
+
+def event(kind: str, document: Any) -> bytes:
+    return json.dumps({"type": kind, "object": document}).encode()
+
+
+def listed(*documents: Any) -> bytes:
+    return json.dumps({"metadata": {"resourceVersion": "7"}, "items": documents}).encode()
+
+
+def test_an_object_that_cannot_be_read_keeps_what_it_was() -> None:
+    store = Store(Pod)
+    store.take_list(listed(pod("a"), pod("b")))
+    broken = {"metadata": {"name": "a", "resourceVersion": "8"}, "status": {"podIP": 5}}
+    assert store.take_event(event("MODIFIED", broken)), "to be said"
+    assert not store.take_event(event("MODIFIED", broken)), "once"
+    assert set(store.objects) == {"a", "b"}
+    assert store.unreadable == {"a": "Expected `str | null`, got `int` - at `$.status.podIP`"}
+    assert store.version == "8"
+    store.take_list(listed(broken, pod("b")))
+    assert set(store.objects) == {"a", "b"} and set(store.unreadable) == {"a"}
+    assert store.take_event(event("MODIFIED", pod("a", "10.0.0.7")))
+    assert store.unreadable == {}
+
+
+def test_one_that_could_never_be_read_is_not_there() -> None:
+    store = Store(Pod)
+    broken = {"metadata": {"name": "a"}, "status": []}
+    store.take_list(listed(broken, pod("b")))
+    assert set(store.objects) == {"b"} and set(store.unreadable) == {"a"}
+    assert store.take_event(event("DELETED", broken))
+    assert store.unreadable == {}
+
+
+def test_an_event_that_changes_nothing_that_counts_is_no_change() -> None:
+    """A heartbeat every 30 s of a thousand objects must not be a thousand lists."""
+    store = Store(Pod)
+    store.take_list(listed(pod("a")))
+    same = pod("a")
+    same["metadata"]["managedFields"] = [{"manager": "kubelet"}]
+    assert not store.take_event(event("MODIFIED", same))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"metadata": {}, "items": [1]}'])
+def test_a_list_that_is_none_is_a_fault(body: bytes) -> None:
+    with pytest.raises(ApiFault, match="the list is not understood"):
+        Store(Pod).take_list(body)
+
+
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "delete", "list", "bookmark"]), st.sampled_from("abc"), st.integers(1, 9)
+    ),
+    max_size=30,
+)
+
+
+@given(changes=changes)
+def test_events_on_top_of_a_list_are_what_the_api_has(changes: Sequence[tuple[str, str, int]]) -> None:
+    store, there, version = Store(Pod), dict[str, Object](), 1
+    store.take_list(listed())
+    for what, name, number in changes:
+        version += 1
+        document = pod(name, f"10.0.0.{number}")
+        document["metadata"]["resourceVersion"] = str(version)
+        if what == "put":
+            known = there.get(name)
+            changed = store.take_event(event("MODIFIED" if known else "ADDED", document))
+            ip = known["status"]["podIP"] if known else None
+            there[name] = document
+            assert changed or ip == f"10.0.0.{number}"
+        elif what == "delete" and name in there:
+            del there[name]
+            assert store.take_event(event("DELETED", document))
+        elif what == "bookmark":
+            bookmark = {"metadata": {"resourceVersion": str(version)}}
+            assert not store.take_event(event("BOOKMARK", bookmark))
+        else:
+            store.take_list(listed(*there.values()))
+        told = {name: one.status.pod_ip for name, one in store.objects.items()}
+        assert told == {name: one["status"]["podIP"] for name, one in there.items()}
+
+
+@given(line=st.binary(max_size=200) | st.sampled_from([b"null", b'{"type": 3}', event("ADDED", {})]))
+def test_no_line_is_worse_than_a_fault(line: bytes) -> None:
+    store = Store(Pod)
+    store.take_list(listed(pod("a")))
+    with pytest.raises((ApiFault, Expired)):
+        store.take_event(line)
+    assert set(store.objects) == {"a"}
+
+
+# --- whatever happens -------------------------------------------------------------------------------
+
+steps = st.lists(
+    st.sampled_from(
+        ["put a", "put b", "delete", "end", "forget", "away", "back", "refuse", "garbage", "rest"]
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=steps)
+def test_whatever_happens_in_the_end_it_is_as_the_api_has_it(steps: Sequence[str]) -> None:
+    async def play() -> None:
+        api, number = Api(), 0
+        async with followed(api) as pods:
+            for step in steps:
+                number += 1
+                match step.split():
+                    case ["put", name]:
+                        api.change(PODS, pod(name, f"10.0.{number}.1"))
+                    case ["delete"] if known := api.objects.get(PODS.path("models")):
+                        api.delete(PODS, min(known))
+                    case ["end"]:
+                        api.end_watches()
+                    case ["forget"]:
+                        api.forget()
+                    case ["away"]:
+                        api.fault = AWAY
+                        api.end_watches()
+                    case ["refuse"]:
+                        api.fault = ApiFault(403, "no")
+                        api.end_watches()
+                    case ["back"]:
+                        api.fault = None
+                    case ["garbage"]:
+                        api.tell(PODS, b"\x00")
+                        api.forget()
+                    case ["rest"]:
+                        await asyncio.sleep(0)
+            api.fault = None
+            there = api.objects.get(PODS.path("models"), {})
+            expected = {name: one["status"]["podIP"] for name, one in there.items()}
+
+            def is_so() -> bool:
+                told = {name: one.status.pod_ip for name, one in pods.objects.items()}
+                return told == expected and pods.fault is None and bool(pods.is_listed)
+
+            await eventually(is_so)
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_quick(patch)
+        asyncio.run(play())
+
+
+# --- a pool -----------------------------------------------------------------------------------------
+
+
+class World:
+    """An API, a clock, and all that discovery has told."""
+
+    def __init__(self) -> None:
+        self.api = Api()
+        self.now = 1_763_719_200.0  # 2025-11-21T10:00:00Z
+        self.told: list[dict[str, str]] = []
+        self.specs: dict[str, EndpointSpec] = {}
+        self.discovery = KubernetesDiscovery(
+            self.api,  # type: ignore[arg-type]
+            KubernetesSettings(pool="qwen", namespace="models", start_timeout=10.0),
+            self._take,
+            clock=asyncio.get_running_loop().time,
+            unix_clock=lambda: self.now,
+            chance=random.Random(1),
+        )
+
+    def _take(self, specs: Sequence[EndpointSpec]) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+        self.told.append({spec.name: spec.address for spec in specs})
+
+    @asynccontextmanager
+    async def running(self) -> Any:
+        await self.discovery.start()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.discovery.run())
+            yield self
+            task.cancel()
+        assert not self.api.is_open
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def test_the_whole_pool_is_there_after_the_start(world: World) -> None:
+    world.api.change(POOLS, pool(slices="fleet=macs"))
+    world.api.change(PODS, pod("a"))
+    world.api.change(SLICES, mac())
+    await world.discovery.start()
+    assert world.told == [{"a-rank-0": "10.0.0.1:8000", "phi": "192.168.1.20:50123"}]
+    assert world.discovery.detail() == ""
+    selected = {path.rpartition("/")[2]: query for verb, path, query in world.api.asked if verb == "list"}
+    assert selected["inferencepools"] == {"fieldSelector": "metadata.name=qwen"}
+    assert selected["pods"] == {"labelSelector": "app=qwen"}
+    assert selected["endpointslices"] == {"labelSelector": "fleet=macs"}
+    assert selected["inferenceservices"] == {}, "phi is LLMKube's"
+
+
+async def test_nothing_is_told_before_there_is_a_pool(world: World) -> None:
+    async with world.running():
+        assert world.told == []
+        assert world.discovery.detail() == (
+            "InferencePool models/qwen is not there: create it, or see --pool-name, --pool-namespace"
+        )
+        world.api.change(PODS, pod("a"))
+        world.api.change(POOLS, pool())
+        await eventually(lambda: world.told == [{"a-rank-0": "10.0.0.1:8000"}])
+        assert world.discovery.detail() == ""
+
+
+async def test_an_empty_pool_is_one(world: World) -> None:
+    world.api.change(POOLS, pool())
+    await world.discovery.start()
+    assert world.told == [{}]
+
+
+async def test_a_start_without_the_api_is_made_up_for(world: World) -> None:
+    world.api.fault = AWAY
+    async with world.running():
+        assert world.told == []
+        assert world.discovery.detail() == "", "once is nothing"
+        said = "Kubernetes API: no answer from https://kubernetes.test: Connection refused"
+        await eventually(lambda: world.discovery.detail() == said)
+        world.api.fault = None
+        world.api.change(POOLS, pool())
+        await eventually(lambda: world.told == [{}])
+        await eventually(lambda: world.discovery.detail() == "")
+
+
+async def test_slices_that_are_refused_do_not_hold_up_the_pods(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "epp.kubernetes")
+    refused = ApiFault(403, 'endpointslices is forbidden: User "x" cannot list resource "endpointslices"')
+    world.api.faults[SLICES.path("models")] = refused
+    world.api.change(POOLS, pool(slices="fleet=macs"))
+    world.api.change(PODS, pod("a"))
+    async with world.running():
+        assert world.told == [{"a-rank-0": "10.0.0.1:8000"}]
+        await eventually(lambda: world.api.count("list", SLICES) >= 5)
+        assert world.discovery.detail() == (
+            'Kubernetes API: endpointslices: endpointslices is forbidden: User "x" cannot list resource'
+            ' "endpointslices": grant it as deploy/kubernetes/rbac.yaml does'
+        )
+        assert [record.msg for record in caplog.records] == ["pool not as it should be"], "once"
+        world.api.faults.clear()
+        world.api.change(SLICES, mac())
+        await eventually(lambda: "phi" in world.specs)
+        await eventually(lambda: caplog.records[-1].msg == "pool: settled")
+
+
+async def test_pods_that_are_refused_leave_the_pool_unread(world: World) -> None:
+    world.api.faults[PODS.path("models")] = ApiFault(403, "no")
+    world.api.change(POOLS, pool())
+    await world.discovery.start()
+    assert world.told == []
+
+
+async def test_llmkube_is_not_missed_and_found_when_it_comes(world: World) -> None:
+    missing = ApiFault(404, "the server could not find the requested resource")
+    for resource in (SERVICES, MODELS):
+        world.api.faults[resource.path("models")] = missing
+    world.api.change(POOLS, pool(slices="fleet=macs"))
+    world.api.change(SLICES, mac())
+    async with world.running():
+        await eventually(lambda: world.api.count("list", SERVICES) >= 2)
+        assert world.discovery.detail() == ""
+        world.api.faults.clear()
+        world.api.change(
+            SERVICES,
+            {"metadata": {"name": "phi"}, "spec": {"modelRef": "m"}, "status": {"phase": "Suspended"}},
+        )
+        await eventually(lambda: world.specs["phi"].note == "Suspended")
+
+
+async def test_llmkube_is_not_asked_where_nothing_is_its_own(world: World) -> None:
+    world.api.change(POOLS, pool())
+    world.api.change(PODS, pod("a"))
+    async with world.running():
+        await eventually(lambda: world.api.count("watch", PODS) == 1)
+        assert world.api.count("list", SERVICES) == world.api.count("list", MODELS) == 0
+        assert world.api.count("list", SLICES) == 0, "nor slices that no annotation names"
+
+
+async def test_missing_pools_have_a_remedy(world: World) -> None:
+    world.api.faults[POOLS.path("models")] = ApiFault(404, "not found")
+    said = "Kubernetes API: it has no InferencePools: install the CRDs of GIE v1.0 or newer"
+    async with world.running():
+        await eventually(lambda: world.discovery.detail() == said)
+
+
+async def test_a_pool_that_is_not_understood_stays_what_it_was(world: World) -> None:
+    world.api.change(POOLS, pool())
+    world.api.change(PODS, pod("a"))
+    async with world.running():
+        broken = pool()
+        broken["spec"]["targetPorts"] = [{"number": "eight"}]
+        await eventually(lambda: world.api.count("watch", POOLS) == 1)
+        world.api.change(POOLS, broken)
+        await eventually(lambda: "inferencepools qwen is not understood" in world.discovery.detail())
+        assert world.told == [{"a-rank-0": "10.0.0.1:8000"}]
+
+
+async def test_a_heartbeat_grows_old_without_any_event(world: World) -> None:
+    world.api.change(POOLS, pool(slices="fleet=macs"))
+    world.api.change(SLICES, mac())
+    await world.discovery.start()
+    assert world.specs["phi"].note == ""
+    world.now += 180.0
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(world.discovery.run())
+        await eventually(lambda: world.specs["phi"].note.startswith("no heartbeat"))
+        world.api.change(SLICES, mac(beat="2025-11-21T10:03:00Z"))
+        await eventually(lambda: world.specs["phi"].note == "")
+        task.cancel()
+
+
+async def test_what_is_told_is_told_once(world: World) -> None:
+    world.api.change(POOLS, pool(slices="fleet=macs"))
+    world.api.change(SLICES, mac())
+    async with world.running():
+        await eventually(lambda: world.api.count("watch", SLICES) == 1)
+        world.api.change(SLICES, mac(beat="2025-11-21T10:00:01Z"))
+        world.api.change(PODS, pod("a"))
+        await eventually(lambda: "a-rank-0" in world.specs)
+        assert len(world.told) == 2
+
+
+async def test_sighup_asks_for_everything_again(world: World) -> None:
+    world.api.change(POOLS, pool())
+    async with world.running():
+        await eventually(lambda: world.api.count("watch", PODS) == 1)
+        world.discovery.reread()
+        await eventually(lambda: world.api.count("list", PODS) == world.api.count("list", POOLS) == 2)
+        world.discovery.recheck("studio.local")
+
+
+async def test_what_it_tells_prometheus(world: World) -> None:
+    world.api.change(POOLS, pool())
+    waiting = pod("a")
+    del waiting["status"]["podIP"]
+    world.api.change(PODS, waiting)
+    world.api.fault = AWAY
+
+    def told() -> dict[str, dict[tuple[str, ...], Any]]:
+        return {family.name: dict(family.values) for family in world.discovery.families()}
+
+    async with world.running():
+        await eventually(lambda: told()["fleet_epp_kubernetes_current"] == {(): 0.0})
+        assert told()["fleet_epp_kubernetes_faults_total"][("inferencepools",)] >= 2.0
+        assert told()["fleet_epp_kubernetes_faults_total"][("pods",)] == 0.0
+        world.api.fault = None
+        await eventually(lambda: world.told == [{}])
+        await eventually(lambda: world.discovery.detail() == "pod a: it has no address")
+        assert told()["fleet_epp_kubernetes_current"] == {(): 1.0}
+        assert told()["fleet_epp_kubernetes_pods_without_address"] == {(): 1.0}
+
+
+# --- where the API is -------------------------------------------------------------------------------
+
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://10.1.2.3:6443"}}]
+users: [{name: u, user: {token: secret}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+
+
+async def opened(environment: Mapping[str, str]) -> str:
+    api = KubernetesApi(environment)
+    try:
+        await api.open()
+    finally:
+        await api.close()
+    return api.address
+
+
+async def test_a_kubeconfig_says_where_the_api_is(tmp_path: Path) -> None:
+    named = tmp_path / "config"
+    named.write_text(KUBECONFIG)
+    assert await opened({"KUBECONFIG": str(named)}) == "https://10.1.2.3:6443"
+    usual = tmp_path / ".kube" / "config"
+    usual.parent.mkdir()
+    named.rename(usual)
+    assert await opened({"HOME": str(tmp_path)}) == "https://10.1.2.3:6443"
+
+
+@pytest.fixture
+def in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What kubelet gives a pod; returns its environment."""
+    from kubernetes.aio.config import incluster_config
+
+    token, ca = tmp_path / "token", tmp_path / "ca.crt"
+    ca.write_bytes(self_signed(dt.datetime.now(dt.UTC)).chain)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(ca))
+    token.write_text("secret")
+    given = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)  # the client reads them itself
+    return {**given, "HOME": str(tmp_path)}
+
+
+async def test_in_a_pod_its_service_account_is_used(in_a_pod: dict[str, str], tmp_path: Path) -> None:
+    usual = tmp_path / ".kube" / "config"
+    usual.parent.mkdir()
+    usual.write_text(KUBECONFIG)
+    assert await opened(in_a_pod) == "https://10.96.0.1:443"
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        pytest.param(None, "--pool-name: KUBECONFIG=.*config", id="no file"),
+        pytest.param("{", "--pool-name: KUBECONFIG=.*config: ", id="no YAML"),
+        pytest.param("a: b", "--pool-name: KUBECONFIG=.*config: ", id="something else"),
+    ],
+)
+async def test_a_kubeconfig_that_is_none_stops_the_start(
+    content: str | None, complaint: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(StartError, match=complaint):
+        await opened({"KUBECONFIG": str(file)})
+
+
+async def test_without_any_word_of_an_api_there_is_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="run in a pod, set KUBECONFIG, or list the servers with"):
+        await opened({"HOME": str(tmp_path)})
+
+
+# --- over the wire ----------------------------------------------------------------------------------
+
+
+class Connected:
+    """The client of an API that says what a test wants."""
+
+    def __init__(self, server: RawServer, kubeconfig: Path) -> None:
+        self.server = server
+        self._kubeconfig = kubeconfig
+        self.say_token("first")
+        self.api = KubernetesApi({"KUBECONFIG": str(kubeconfig)})
+
+    def say_token(self, token: str) -> None:
+        text = KUBECONFIG.replace("https://10.1.2.3:6443", f"http://127.0.0.1:{self.server.port}")
+        self._kubeconfig.write_text(text.replace("secret", token))
+
+    async def fetch(self) -> bytes:
+        return await self.api.fetch("/api/v1/namespaces/models/pods", {"labelSelector": "a=b,c in (d)"})
+
+    async def watch(self) -> list[list[bytes]]:
+        pieces = self.api.watch("/api/v1/namespaces/models/pods", {"resourceVersion": "7"})
+        return [lines async for lines in pieces]
+
+
+@asynccontextmanager
+async def connected(serve: Serve, folder: Path) -> AsyncIterator[Connected]:
+    async with serving(serve) as server:
+        client = Connected(server, folder / "config")
+        await client.api.open()
+        try:
+            yield client
+        finally:
+            await client.api.close()
+
+
+def refusal(status: str, message: str) -> bytes:
+    return answer(json.dumps({"kind": "Status", "code": 1, "message": message}).encode(), status)
+
+
+async def test_a_list_is_asked_for_with_selector_and_token(tmp_path: Path) -> None:
+    async with connected(answering(answer(b"{}")), tmp_path) as client:
+        assert await client.fetch() == b"{}"
+        (head,) = client.server.requests
+        assert head.startswith(b"GET /api/v1/namespaces/models/pods?labelSelector=a%3Db,c%20in%20(d) ")
+        assert b"\r\nauthorization: Bearer first\r\n" in head
+        assert b"\r\nUser-Agent: fleet-epp\r\n" in head
+
+
+async def test_a_token_that_has_run_out_is_read_anew(tmp_path: Path) -> None:
+    async def serve(peer: Peer) -> None:
+        while (head := await peer.request()) is not None:
+            good = b"Bearer second" in head
+            await peer.send(answer(b"{}") if good else refusal("401 Unauthorized", "Unauthorized"))
+
+    async with connected(serve, tmp_path) as client:
+        client.say_token("second")
+        tries = await asyncio.gather(client.fetch(), client.fetch(), return_exceptions=True)
+        assert all(isinstance(one, ApiFault) and one.status in {0, 401} for one in tries), tries
+        assert "the API answers 401: Unauthorized" in map(str, tries)
+        assert await client.fetch() == b"{}"
+
+
+@pytest.mark.parametrize(
+    "sent, status, said",
+    [
+        (
+            refusal("403 Forbidden", 'pods is forbidden: User "x"'),
+            403,
+            "the API answers 403: pods is forbidden",
+        ),
+        (answer(b"", "503 Service Unavailable"), 503, "the API answers 503"),
+        (
+            answer(b"<h1>Bad gateway</h1>", "502 Bad Gateway"),
+            502,
+            "the API answers 502: <h1>Bad gateway</h1>",
+        ),
+        (b"nonsense", 0, "no answer from http://127.0.0.1:"),
+    ],
+)
+async def test_whatever_is_no_list_is_a_fault(sent: bytes, status: int, said: str, tmp_path: Path) -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(sent)
+
+    async with connected(serve, tmp_path) as client:
+        for ask in (client.fetch, client.watch):
+            with pytest.raises(ApiFault) as caught:
+                await ask()
+            assert caught.value.status == status
+            assert str(caught.value).startswith(said)
+
+
+async def test_gone_is_gone_in_a_list_and_in_a_watch(tmp_path: Path) -> None:
+    async with connected(answering(refusal("410 Gone", "too old resource version")), tmp_path) as client:
+        for ask in (client.fetch, client.watch):
+            with pytest.raises(Expired, match="too old resource version"):
+                await ask()
+
+
+async def test_an_api_that_is_not_there_is_said_in_the_same_words_each_time(tmp_path: Path) -> None:
+    async with connected(answering(b""), tmp_path) as client:
+        await client.server.kill()
+        said = set()
+        for _ in range(2):
+            with pytest.raises(ApiFault) as caught:
+                await client.fetch()
+            said.add(str(caught.value))
+        assert said == {f"no answer from http://127.0.0.1:{client.server.port}: Connection refused"}
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("end", [pytest.param(chunk(b""), id="in order"), pytest.param(b"", id="broken")])
+async def test_a_watch_is_lines_however_they_are_cut(end: bytes, tmp_path: Path) -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        for piece in (b'{"a":', b' 1}\n{"b": 2}\n\n{"c"', b": 3}\n{half"):
+            await peer.send(CHUNKED * (piece == b'{"a":') + chunk(piece))
+        await peer.send(end)
+
+    async with connected(serve, tmp_path) as client:
+        pieces = await client.watch()
+        assert pieces[0] == [], "it has begun"
+        assert [line for lines in pieces for line in lines] == [b'{"a": 1}', b'{"b": 2}', b'{"c": 3}']
+        assert b"resourceVersion=7&watch=true" in client.server.requests[0]
+
+
+async def test_a_watch_that_is_left_lets_go_of_its_connection(tmp_path: Path) -> None:
+    gone = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED + chunk(b'{"a": 1}\n'))
+        await peer.until_gone()
+        gone.set()
+
+    async with connected(serve, tmp_path) as client:
+        async with aclosing(client.api.watch("/x", {})) as pieces:
+            async for lines in pieces:
+                if lines:
+                    break
+        async with asyncio.timeout(10):
+            await gone.wait()
