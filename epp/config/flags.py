@@ -32,7 +32,6 @@ class Works(enum.Enum):
     """What this version does with a flag."""
 
     YES = "works"
-    KUBERNETES = "needs Kubernetes"
     NO = "not supported"
 
 
@@ -157,7 +156,7 @@ def _level(text: str) -> str:
 
 # --- the flags ---------------------------------------------------------------------------------------
 
-_NO_KUBERNETES = "this version finds servers through --endpoints-file or a file-discovery plugin only"
+_PODS = "pods are found through an InferencePool, which --pool-name names"
 _METRICS_URL = "write metricsURL for each server in the endpoints file"
 _LEGACY_METRICS = (
     *("total-queued-requests-metric", "total-running-requests-metric", "kv-cache-usage-percentage-metric"),
@@ -239,9 +238,26 @@ _POOL = _group(
     ),
     Flag("config-file", _text, "", "EndpointPickerConfig", metavar="FILE"),
     Flag("config-text", _text, "", "the same, as text", metavar="YAML"),
-    Flag("pool-name", _text, "", "name of the pool in metrics", note="not required without Kubernetes"),
-    Flag("pool-namespace", _text, "", "namespace of endpoints that name none", shown='$NAMESPACE, "default"'),
+    Flag(
+        *("pool-name", _text, "", "the InferencePool to follow, and the pool's name in metrics"),
+        note="only the latter with --endpoints-file or a file-discovery plugin, unless --kubernetes is given",
+    ),
+    Flag(
+        *("pool-namespace", _text, "", "its namespace, and that of endpoints that name none"),
+        shown='$NAMESPACE, "default"',
+    ),
+    Flag(
+        *("kubernetes", _boolean, None, "follow the InferencePool --pool-name"),
+        shown="true unless servers are listed",
+        note="not an upstream flag; with --endpoints-file as well: its servers beside the pool's",
+    ),
     Flag("disable-endpoint-subset-filter", _boolean, False, "ignore the gateway's subset hint"),
+    Flag(
+        *("destinations", _choice("single", "ordered"), "single", "how many endpoints an answer names"),
+        metavar="HOW",
+        note="not an upstream flag; single: one (or a picker's maxNumOfEndpoints); ordered: up to 3, best"
+        " first, for gateways that try one after the other, which not all do: see gateways.md",
+    ),
 )
 _OPERATION = _group(
     "Health, metrics and logs",
@@ -322,22 +338,6 @@ _READING = _group(
         note="without effect: they are computed when /metrics is read",
     ),
 )
-_KUBERNETES = _group(
-    "Kubernetes",
-    Flag("endpoint-selector", _text, "", "pods by label, in place of a pool"),
-    Flag("endpoint-target-ports", _ports, (), "ports of these pods"),
-    Flag("pool-group", _text, _POOL_GROUP, "API group of the InferencePool", harmless=(_POOL_GROUP,)),
-    Flag(
-        "ha-enable-leader-election", _boolean, False, "one replica serves, the others wait", harmless=(False,)
-    ),
-    Flag(
-        *("metrics-endpoint-auth", _boolean, False, "ask the API server who may read --metrics-port"),
-        harmless=(False,),
-        shown="true upstream, without effect without Kubernetes",
-    ),
-    works=Works.KUBERNETES,
-    note=_NO_KUBERNETES,
-)
 _REFUSED = _group(
     "Not supported",
     *(
@@ -346,6 +346,21 @@ _REFUSED = _group(
             (
                 *("allow-experimental-plugins", _boolean, False),
                 *("none of the plugin types that upstream calls alpha is here", (False,), ""),
+            ),
+            ("endpoint-selector", _text, "", _PODS, (), ""),
+            ("endpoint-target-ports", _ports, (), _PODS, (), ""),
+            (
+                *("pool-group", _text, _POOL_GROUP),
+                *(f"only InferencePools of {_POOL_GROUP} are followed", (_POOL_GROUP,), ""),
+            ),
+            ("ha-enable-leader-election", _boolean, False, "every replica serves", (False,), ""),
+            (
+                *("metrics-endpoint-auth", _boolean, False),
+                *(
+                    "nobody is asked: see --metrics-client-ca-file",
+                    (False,),
+                    "true upstream, with Kubernetes",
+                ),
             ),
             ("emit-endpoint-scores", _boolean, False, "see the scores on /debug/picks", (False,), ""),
             (
@@ -377,7 +392,7 @@ _REFUSED = _group(
     ),
     works=Works.NO,
 )
-FLAGS: tuple[Flag, ...] = (*_SERVING, *_POOL, *_OPERATION, *_READING, *_KUBERNETES, *_REFUSED)
+FLAGS: tuple[Flag, ...] = (*_SERVING, *_POOL, *_OPERATION, *_READING, *_REFUSED)
 _BY_NAME = {flag.name: flag for flag in FLAGS}
 
 
@@ -406,7 +421,11 @@ class ServeFlags:
     config_text: str
     pool_name: str
     pool_namespace: str
+    kubernetes: bool | None
+    """None: as ``follows_kubernetes`` finds."""
     disable_endpoint_subset_filter: bool
+    destinations: str
+    """``single`` or ``ordered``."""
     grpc_health_port: int
     health_checking: bool
     metrics_port: int
@@ -511,8 +530,8 @@ def _check(flags: ServeFlags) -> None:
     """What no flag can see for itself."""
     if flags.config_file and flags.config_text:
         raise UsageError("--config-file, --config-text: both are given: leave one out")
-    if not (flags.config_file or flags.config_text or flags.endpoints_file):
-        raise UsageError(f"no servers: {_DISCOVERY_REMEDY}")
+    if not (flags.config_file or flags.config_text):
+        check_discovery(flags, config_has_discovery=False)
     try:
         Pace.of(floor=flags.refresh_metrics_interval, stale_after=flags.metrics_staleness_threshold)
     except ValueError as fault:
@@ -536,17 +555,34 @@ def _check_ports(flags: ServeFlags) -> None:
 
 
 _DISCOVERY_REMEDY = (
-    "give --endpoints-file FILE, or a file-discovery plugin in --config-file or --config-text"
-    " (this version does not find servers through Kubernetes)"
+    "give --endpoints-file FILE, a file-discovery plugin in --config-file or --config-text, or --pool-name"
+    " for an InferencePool in Kubernetes"
 )
+_OBJECT_NAME = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
+"""A DNS-1123 subdomain, as Kubernetes has them."""
+
+
+def follows_kubernetes(flags: ServeFlags, *, config_has_discovery: bool) -> bool:
+    """Whether endpoints come from an InferencePool."""
+    if flags.kubernetes is None:
+        return bool(flags.pool_name) and not (flags.endpoints_file or config_has_discovery)
+    return flags.kubernetes
 
 
 def check_discovery(flags: ServeFlags, *, config_has_discovery: bool) -> None:
-    """Once the configuration is read: the servers must come from exactly one place."""
+    """Once the configuration is read, if there is one: it must be clear where the servers come from."""
     if flags.endpoints_file and config_has_discovery:
         raise UsageError("--endpoints-file: the configuration has a file-discovery plugin: leave one out")
-    if not flags.endpoints_file and not config_has_discovery:
-        raise UsageError(f"no servers: the configuration has no file-discovery plugin: {_DISCOVERY_REMEDY}")
+    if follows_kubernetes(flags, config_has_discovery=config_has_discovery):
+        if not flags.pool_name:
+            raise UsageError("--kubernetes: needs --pool-name, the InferencePool to follow")
+        for flag, name in (("pool-name", flags.pool_name), ("pool-namespace", flags.pool_namespace)):
+            if not re.fullmatch(_OBJECT_NAME, name, re.ASCII):
+                raise UsageError(f"--{flag}: no object in Kubernetes can be called {name!a}")
+    elif not flags.endpoints_file and not config_has_discovery:
+        has_config = flags.config_file or flags.config_text
+        found = "the configuration has no file-discovery plugin: " if has_config else ""
+        raise UsageError(f"no servers: {found}{_DISCOVERY_REMEDY}")
 
 
 def without_effect(flags: ServeFlags) -> tuple[str, ...]:
@@ -621,7 +657,7 @@ def _parser() -> argparse.ArgumentParser:
     """Understands only what ``normalise`` makes; values stay text, so that errors are ours."""
     parser = argparse.ArgumentParser(
         prog="epp serve",
-        usage="epp serve (--endpoints-file FILE | --config-file FILE) [flags]",
+        usage="epp serve (--pool-name NAME | --endpoints-file FILE | --config-file FILE) [flags]",
         description="Tell a gateway which inference server should answer each request.",
         epilog=f"Refused, see docs/flags.md: {', '.join(f.name for f in FLAGS if f.works is not Works.YES)}.",
         add_help=False,

@@ -1,7 +1,7 @@
 """The two vocabularies of one request's conversation: events come in, actions go out.
 
 Place:   epp.wire turns gateway messages into events and answers into messages; epp.core.stream is
-         the machine between them; the driver carries out Pick, Prefilled, Release and Finished.
+         the machine between them; the driver carries out what is not told to the gateway.
 Rule:    wire forms with one meaning are one event, whatever the gateway's spelling.
 Source:  envoy/service/ext_proc/v3/external_processor.proto
 """
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from epp.core.fleet import Endpoint
 from epp.core.rejection import Rejection
 from epp.core.request import Request
 from epp.core.response_reader import Usage
@@ -146,6 +147,45 @@ class Release(_Said, frozen=True):
     decision: Decision
 
 
+class Moved(_Said, frozen=True):
+    """The gateway went on to another endpoint, which has the request now."""
+
+    decision: Decision
+    endpoint: Endpoint
+
+
+class Served(_Said, frozen=True):
+    """The endpoint gave a good answer, as far as its first token; once for each request at most."""
+
+    endpoint: Endpoint
+
+
+class Failed(_Said, frozen=True):
+    """The endpoint did not do what was asked of it. At most one of Failed, Quitting and Busy is said of an
+    endpoint in a request; it may come behind a Served, never before one."""
+
+    endpoint: Endpoint
+    reason: str
+    sent_at: float
+    """When the request was picked [s]."""
+
+
+class Quitting(_Said, frozen=True):
+    """The endpoint said that it shuts down."""
+
+    endpoint: Endpoint
+    reason: str
+    sent_at: float
+
+
+class Busy(_Said, frozen=True):
+    """The endpoint refused the request because its queue is full: it is well."""
+
+    endpoint: Endpoint
+    reason: str
+    sent_at: float
+
+
 class Finished(_Said, frozen=True):
     """The conversation is over: the facts for metrics and the log line."""
 
@@ -242,7 +282,7 @@ Answer = (
     | AnswerResponseTrailers
     | Reject
 )
-Action = Pick | Prefilled | Release | Finished | Answer
+Action = Pick | Prefilled | Moved | Served | Failed | Quitting | Busy | Release | Finished | Answer
 
 
 # --- what happened ---------------------------------------------------------------------------------

@@ -64,6 +64,15 @@ def samples(page: bytes, name: bytes) -> list[Sample]:
     return found
 
 
+def group(page: bytes, name: bytes) -> bytes:
+    """The lines that ``samples`` reads, and what stands between them; empty where there are none."""
+    at = 0 if _names(page, 0, name) else _next(page, name, 0, len(page))
+    if at < 0:
+        return b""
+    end = page.find(_NEXT_FAMILY, at)
+    return page[at:] if end < 0 else page[at:end]
+
+
 def mentions(page: bytes, prefix: bytes) -> bool:
     """Whether the page has or declares a series whose name begins with ``prefix``."""
     return page.startswith(prefix) or b"\n" + prefix in page or b"# TYPE " + prefix in page

@@ -1,7 +1,7 @@
 """What a response says while it passes: first token, usage, how it ended, an error inside a 200.
 
 Place:   fed by epp.core.stream with every piece of a response body, in any chunking.
-Ignores: the status; the clock (the caller looks at ``first_token_seen`` after each piece).
+Ignores: the clock (the caller looks at ``first_token_seen`` after each piece); what an error means.
 Rule:    what cannot be read tells nothing; a response is never held up or changed for its facts. The event
          of an ordinary token is known by a few byte searches, not decoded. ``LIMIT`` bytes are kept at most.
 Source:  the HTML standard on server-sent events; response formats of OpenAI, Anthropic and llama.cpp.
@@ -12,7 +12,7 @@ A byte search for ``"usage"`` is safe in JSON: generated text can only hold it w
 import enum
 import functools
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -23,6 +23,8 @@ LIMIT = 4 << 20
 """Bytes of an unfinished event, or of a JSON answer, that are kept; one that is longer tells nothing."""
 _MESSAGE_LIMIT = 500
 """Characters kept of an engine's error message."""
+_FAULT_LIMIT = 1 << 16
+"""Bytes that are looked at of an answer of 500 and above."""
 _T = TypeVar("_T")
 
 
@@ -39,7 +41,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class ResponseReader:
     """The facts of one response so far. This one reads nothing: neither JSON nor events are in it."""
 
-    __slots__ = ("error", "finish", "first_token_seen", "usage")
+    __slots__ = ("error", "error_status", "finish", "first_token_seen", "usage")
     streaming = False
 
     def __init__(self) -> None:
@@ -47,6 +49,8 @@ class ResponseReader:
         self.first_token_seen = False
         """Streams only: an event with generated output has passed."""
         self.error: str | None = None
+        self.error_status: int | None = None
+        """The HTTP status that ``error`` would have had, where it says so."""
         self.finish: str | None = None
         """finish_reason, stop_reason or status, as the engine spells it."""
 
@@ -56,9 +60,18 @@ class ResponseReader:
     def end(self) -> None:
         """The body is complete, or no more of it will come."""
 
+    def _note(self, fault: "_Fault | None") -> None:
+        """Keep the first error."""
+        if fault is not None and self.error is None:
+            self.error, self.error_status = fault
 
-def reader_for(api: Api, content_type: str, request_streaming: bool) -> ResponseReader:
+
+def reader_for(
+    api: Api, content_type: str, request_streaming: bool, status: int | None = None
+) -> ResponseReader:
     """The reader for a response; what was asked for decides only where the response names no type."""
+    if status is not None and status >= 500:
+        return FaultReader()
     form = _form(content_type)
     if form is _Form.EVENTS or (form is _Form.UNNAMED and request_streaming):
         return _EVENTS.get(api, _AnyEvents)()
@@ -165,6 +178,7 @@ class _Answer(msgspec.Struct, gc=False):
     error: Raw = Raw()
     object: str | None = None
     message: Raw = Raw()
+    code: Any = None
 
     def finish(self, *, by_status: bool = False) -> str | None:
         """``by_status``: in the Responses API; elsewhere a status tells of other things (``/health``)."""
@@ -192,10 +206,20 @@ class _ResponsesEvent(msgspec.Struct, gc=False):
     response: _Answer | None = None
     error: Raw = Raw()
     message: Raw = Raw()
+    code: Any = None
 
 
 class _ErrorObject(msgspec.Struct, gc=False):
     message: str | None = None
+    code: Any = None
+    type: Any = None
+
+
+class _Fault(NamedTuple):
+    """What went wrong, in the engine's words, and the status it stands for."""
+
+    text: str
+    status: int | None
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
@@ -216,13 +240,35 @@ def _usage(
     return Usage(prompt, completion, cached, total)
 
 
-def _error_text(raw: Raw) -> str | None:
-    """The engine's words for what went wrong; None where ``error`` is absent or null."""
+_STATUS_OF = {
+    **dict.fromkeys(("server_error", "internal_error", "InternalServerError", "api_error"), 500),
+    "unavailable_error": 503,
+    "ServiceUnavailableError": 503,
+    "overloaded_error": 529,
+}
+"""By the name of an error in ``code`` or ``type``: OpenAI's, llama.cpp's, vLLM's and Anthropic's."""
+
+
+def _status(*said: Any) -> int | None:
+    """Of the first that is a status, or a name that stands for one."""
+    for one in said:
+        if isinstance(one, str):
+            number = int(one) if len(one) == 3 and one.isascii() and one.isdigit() else _STATUS_OF.get(one)
+        else:
+            number = one if type(one) is int else None
+        if number is not None and 400 <= number <= 599:
+            return number
+    return None
+
+
+def _fault(raw: Raw, code: Any = None) -> _Fault | None:
+    """What ``error`` says; None where it is absent or null. ``code``: said beside it."""
     if not raw or bytes(raw) == b"null":
         return None
     found = _decoded(_ERROR, raw)
-    text = found if isinstance(found, str) else found and found.message
-    return (text or bytes(raw).decode(errors="replace"))[:_MESSAGE_LIMIT]
+    named = found if isinstance(found, _ErrorObject) else _ErrorObject(found)
+    text = named.message or bytes(raw).decode(errors="replace")
+    return _Fault(text[:_MESSAGE_LIMIT], _status(named.code, named.type, code))
 
 
 def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes | Raw) -> _T | None:
@@ -261,13 +307,34 @@ class JsonReader(ResponseReader):
         counts = answer.usage or answer.timings
         self.usage = counts.usage() if counts else None
         self.finish = answer.finish(by_status=answer.object == "response")
-        self.error = _answer_error(answer)
+        fault = _answer_fault(answer)
+        if fault is not None:
+            self._note(fault)
 
 
-def _answer_error(answer: _Answer) -> str | None:
+def _answer_fault(answer: _Answer) -> _Fault | None:
     if answer.object == "error":  # vLLM before it wrapped its errors
-        return _error_text(answer.message) or "error"
-    return _error_text(answer.error)
+        return _fault(answer.message, answer.code) or _Fault("error", _status(answer.code))
+    return _fault(answer.error)
+
+
+class FaultReader(ResponseReader):
+    """Reads an answer of 500 and above, which may be anything: its error, or the text itself."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._body = b""
+
+    def feed(self, data: bytes) -> None:
+        if len(self._body) < _FAULT_LIMIT:
+            self._body += data
+
+    def end(self) -> None:
+        answer = _decoded(_ANSWER, self._body)
+        text = self._body[:_MESSAGE_LIMIT].decode(errors="replace").strip()
+        self._note((answer and _answer_fault(answer)) or (_Fault(text, None) if text else None))
 
 
 # --- streams --------------------------------------------------------------------------------------------
@@ -420,7 +487,7 @@ class _ChunkEvents(_Events):
         elif chunk.timings is not None and not self._counted:
             self.usage = chunk.timings.usage()
         self.finish = chunk.finish() or self.finish
-        self.error = self.error or _answer_error(chunk)
+        self._note(_answer_fault(chunk))
 
     @staticmethod
     def _is_output(data: bytes) -> bool:
@@ -474,7 +541,7 @@ class _MessageEvents(_Events):
             case "message_delta":
                 self._merge(event.usage)
                 self.finish = (event.delta.stop_reason if event.delta else None) or self.finish
-        self.error = self.error or _error_text(event.error)
+        self._note(_fault(event.error))
 
     def _merge(self, counts: _Counts | None) -> None:
         if counts is not None:
@@ -513,13 +580,14 @@ class _ResponseEvents(_Events):
         if kind.endswith(b".delta"):
             self.first_token_seen = True
         elif kind == b"error":
-            self.error = self.error or _error_text(event.message) or _error_text(event.error) or "error"
+            said = _fault(event.message, event.code) or _fault(event.error, event.code)
+            self._note(said or _Fault("error", _status(event.code)))
         elif kind == b"":
-            self.error = self.error or _error_text(event.error)
+            self._note(_fault(event.error))
         elif event.response is not None and kind in self._TELLING:
             self.usage = event.response.usage.usage() if event.response.usage else self.usage
             self.finish = event.response.finish(by_status=True) or self.finish
-            self.error = self.error or _error_text(event.response.error)
+            self._note(_fault(event.response.error))
 
 
 _EVENTS: Mapping[Api, type[_Events]] = {

@@ -4,6 +4,8 @@ Place:   fed by epp.wire, driven by epp.runtime.ext_proc; hands Pick to whoever 
 Ignores: gRPC, asyncio, the clock (callers pass ``now``), why an endpoint won.
 Rule:    every change of state is a row of TRANSITIONS; a pair that is absent is the peer's error.
          Whatever was reserved by a Picked is released exactly once, on every way out.
+         What an answer says about its server is said when its first good sign or all of a bad one is here.
+         An answer that breaks off says nothing: it looks the same whether server or client left.
 Source:  envoy/service/ext_proc/v3/external_processor.proto
 
 Three ways a request reaches the point of choosing, by the gateway's body mode:
@@ -36,7 +38,9 @@ from epp.core.events import (
     ContinueResponseBody,
     End,
     Event,
+    Failed,
     Finished,
+    Moved,
     Outcome,
     Override,
     Pick,
@@ -52,8 +56,10 @@ from epp.core.events import (
     ResponseHeaders,
     ResponsePhase,
     ResponseTrailers,
+    Served,
     StreamClosed,
 )
+from epp.core.fleet import Endpoint
 from epp.core.json_edit import replace_string
 from epp.core.rejection import (
     BODY_TOO_LARGE,
@@ -65,6 +71,7 @@ from epp.core.rejection import (
 from epp.core.request import NO_PAYLOAD, Api, Payload, Request
 from epp.core.response_reader import ResponseReader, reader_for
 from epp.core.scheduling import Decision
+from epp.core.verdict import Verdict, judge, judge_error
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 62_000
@@ -153,6 +160,8 @@ class StreamSettings:
     new_id: Callable[[], str]
     """Makes an ``x-request-id`` where the client sent none."""
     response_phase: ResponsePhase = ResponsePhase.FULL
+    endpoint_at: Callable[[str], Endpoint | None] = lambda address: None
+    """Who is at an address, where a gateway names one that was not on its list."""
 
 
 _NONE, _FULL_DUPLEX = BodyMode.NONE, BodyMode.FULL_DUPLEX  # a look into an Enum costs as much as a call
@@ -168,6 +177,7 @@ class Stream:
         "_body",
         "_decision",
         "_end",
+        "_endpoint",
         "_headers",
         "_held_bytes",
         "_is_prefilled",
@@ -180,11 +190,13 @@ class Stream:
         "_request",
         "_request_mode",
         "_response_bytes",
+        "_response_headers",
         "_response_left",
         "_response_mode",
         "_rewritten",
         "_settings",
         "_subset",
+        "_unserved",
         "is_over",
         "state",
     )
@@ -205,7 +217,10 @@ class Stream:
         self._late: list[RequestBody | RequestTrailers] = []
         self._asked: Override | None = None
         self._decision: Decision | None = None  # charged to this request until Release
+        self._endpoint: Endpoint | None = None  # whom the answer is of, where that is known
         self._is_prefilled = False
+        self._unserved: Endpoint | None = None  # of whom a good sign is still to be said
+        self._response_headers: Mapping[str, str] = {}
         self._reader: ResponseReader | None = None
         self._response_bytes = 0
         self._response_left: int | None = None  # bytes still to come, where the length is announced
@@ -333,7 +348,9 @@ class Stream:
         decision = event.decision
         if self.state is not State.FORWARDED:
             return (Release(decision),)
-        self._decision = decision
+        self._decision, self._endpoint = decision, decision.endpoints[0]
+        if self._headers.get(":method", "POST") == "POST":  # see _is_generation
+            self._unserved = self._endpoint
         if self._outcome is not None:
             self._outcome.decision, self._outcome.picked_at = decision, now
         answers = self._answers_to_request(decision)
@@ -403,24 +420,31 @@ class Stream:
         if event.response_mode is not None:
             self._response_mode = event.response_mode
         headers, request = event.headers, self._request
-        outcome.status = _number(headers.get(":status", ""), digits=3)
+        self._response_headers = headers
+        status = outcome.status = _number(headers.get(":status", ""), digits=3)
         outcome.served = event.served
-        self._reader = reader_for(
+        moves = self._follow(event.served) if event.served is not None else _NOTHING
+        if status is not None and status >= 400:
+            self._unserved = None
+        reader = self._reader = reader_for(
             request.api if request else Api.PASSTHROUGH,
             headers.get("content-type", ""),
             request.payload.streaming if request else False,
+            status,
         )
-        outcome.response_streaming = self._reader.streaming
+        outcome.response_streaming = reader.streaming
         if self._response_mode is _FULL_DUPLEX:
             self._response_left = _announced_bytes(headers)
         if event.ended:
-            return (AnswerResponseHeaders(), *self._complete_response(now))
+            return (AnswerResponseHeaders(), *moves, *self._complete_response(now))
         if self._settings.response_phase is ResponsePhase.NONE and self._response_mode is not _NONE:
             self._leave()
         answer = AnswerResponseHeaders(self._ask(ResponsePhase.HEADERS))
-        if self._response_mode is _NONE or self._asked is not None:
-            return (answer, *self._prefilled())  # no first token will be shown; this is the nearest thing
-        return (answer,)
+        if self._response_mode is _NONE or self._asked is not None:  # no first token will be shown
+            return (answer, *moves, *self._prefilled(), *self._served())  # this is the nearest thing
+        if self._unserved is None or (reader.streaming and not self.is_over):
+            return (answer, *moves)
+        return (answer, *moves, *self._served())
 
     def _on_response_body(self, event: ResponseBody, now: float) -> Sequence[Action]:
         data = event.data
@@ -433,7 +457,7 @@ class Stream:
         reader.feed(data)
         if reader.first_token_seen and outcome.first_token_at is None:
             outcome.first_token_at = now
-            answers = (*answers, *self._prefilled())
+            answers = (*answers, *self._prefilled(), *self._served())
         if event.ended:
             self.is_over = self._end is End.BODY or self._end is End.HEADERS
             return (*answers, *self._complete_response(now))
@@ -472,10 +496,72 @@ class Stream:
         self._enter(ResponseComplete)
         outcome = self._outcome
         assert outcome is not None  # set with the first headers
-        if self._reader is not None:
-            self._reader.end()
+        reader = self._reader
+        if reader is not None:
+            reader.end()
         outcome.response_complete, outcome.ended_at = True, now
-        return self._release()
+        if self._unserved is None and reader is not None and reader.error is None:
+            status = outcome.status
+            if status is None or status < 500:  # as good as always
+                return self._release()
+        return (*self._verdict(), *self._release())
+
+    # --- what it says about the server ---
+
+    def _follow(self, address: str) -> Sequence[Action]:
+        """The gateway says who had the request last: there it is, and those listed before did not take it."""
+        decision, picked = self._decision, self._endpoint
+        if decision is None or picked is None or picked.address == address:
+            return _NOTHING
+        listed = [endpoint.address for endpoint in decision.endpoints]
+        place = listed.index(address) if address in listed else len(listed)
+        endpoint = decision.endpoints[place] if place < len(listed) else self._settings.endpoint_at(address)
+        self._endpoint = endpoint
+        self._unserved = endpoint if self._unserved is not None else None
+        if endpoint is None:  # no server of ours, or written in another way: nothing is known of anyone
+            return _NOTHING
+        reason, at = f"passed over: the gateway went on to {address}", decision.reservation.at
+        passed_over = [Failed(each, reason, at) for each in decision.endpoints[:place]]
+        return (Moved(decision, endpoint), *passed_over)
+
+    def _served(self) -> Sequence[Action]:
+        """A first good sign; said once."""
+        endpoint, self._unserved = self._unserved, None
+        return _NOTHING if endpoint is None else (Served(endpoint),)
+
+    def _is_generation(self) -> bool:
+        """Who answers a GET may generate nothing any more: vLLM lists its models while it shuts down."""
+        return self._headers.get(":method", "POST") == "POST"
+
+    def _verdict(self) -> Sequence[Action]:
+        """What the end of the answer says, after all that its first sign has said."""
+        reader, outcome, endpoint = self._reader, self._outcome, self._endpoint
+        if reader is None or outcome is None or endpoint is None or self._decision is None:
+            return _NOTHING
+        status = outcome.status or 0
+        found: Verdict | None = None
+        if status >= 500:
+            if not outcome.response_complete:
+                reader.end()  # as much of it as came
+            is_shown = self._response_bytes or not (self._is_body_hidden() or outcome.is_left)
+            found = judge(
+                status,
+                (reader.error or "") if is_shown else None,
+                headers=self._response_headers,
+                engine=endpoint.engine,
+                is_generation=self._is_generation(),
+            )
+        elif reader.error is None:
+            return self._served() if outcome.response_complete else _NOTHING
+        elif status < 400:
+            found = judge_error(reader.error_status, reader.error, engine=endpoint.engine)
+        if found is None:
+            return _NOTHING
+        said, reason = found
+        return (said(endpoint, reason, self._decision.reservation.at),)
+
+    def _is_body_hidden(self) -> bool:
+        return not self._response_bytes and (self._response_mode is _NONE or self._asked is not None)
 
     # --- less of the response ---
 
@@ -501,18 +587,19 @@ class Stream:
     def _on_closed(self, event: StreamClosed, now: float) -> Sequence[Action]:
         if self._held_bytes:
             self._drop_body()
-        actions = self._release()
-        if self._outcome is not None:
-            self._tell_end(self._outcome, now)
-            return (*actions, Finished(self._outcome))
-        return actions
+        outcome = self._outcome
+        if outcome is None:
+            return self._release()
+        actions = self._release() if outcome.response_complete else (*self._verdict(), *self._release())
+        self._tell_end(outcome, now)
+        return (*actions, Finished(outcome))
 
     def _tell_end(self, outcome: Outcome, now: float) -> None:
         """What is known only now."""
         reader = self._reader
         if reader is not None:
             outcome.usage, outcome.error, outcome.finish = reader.usage, reader.error, reader.finish
-        is_hidden = not self._response_bytes and (self._response_mode is _NONE or self._asked is not None)
+        is_hidden = not self._response_bytes and self._is_body_hidden()
         outcome.response_bytes = None if is_hidden else self._response_bytes
         if outcome.response_complete:
             return

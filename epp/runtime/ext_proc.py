@@ -13,16 +13,22 @@ from typing import Protocol
 
 from epp.core.events import (
     Action,
+    Busy,
     Event,
+    Failed,
     Finished,
+    Moved,
     Outcome,
     Pick,
     Picked,
     Prefilled,
+    Quitting,
     Refused,
     Release,
+    Served,
     StreamClosed,
 )
+from epp.core.fleet import Endpoint
 from epp.core.rejection import PLUGIN_FAILED, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
@@ -42,6 +48,18 @@ class Choose(Protocol):
     def pick(self, request: Request, now: float) -> Decision | Rejection: ...
 
 
+class Health(Protocol):
+    """Hears what answers say of endpoints. ``sent_at``: when the request was picked [s]."""
+
+    def served(self, endpoint: Endpoint, now: float) -> None: ...
+
+    def failed(self, endpoint: Endpoint, now: float, reason: str, *, sent_at: float) -> None: ...
+
+    def quitting(self, endpoint: Endpoint, now: float, reason: str) -> None: ...
+
+    def busy(self, endpoint: Endpoint, now: float, reason: str) -> None: ...
+
+
 class Observer(Protocol):
     """Hears of every stream, decision and request."""
 
@@ -59,6 +77,7 @@ class ExtProc:
     """Serves one pool."""
 
     scheduler: Choose
+    health: Health
     settings: StreamSettings
     observer: Observer
     clock: Callable[[], float]
@@ -126,6 +145,21 @@ class Conversation:
     def _prefilled(self, action: Prefilled, now: float, answers: list[bytes]) -> None:
         action.decision.reservation.prefilled()
 
+    def _moved(self, action: Moved, now: float, answers: list[bytes]) -> None:
+        action.decision.reservation.move(action.endpoint)
+
+    def _served(self, action: Served, now: float, answers: list[bytes]) -> None:
+        self._pool.health.served(action.endpoint, now)
+
+    def _failed(self, action: Failed, now: float, answers: list[bytes]) -> None:
+        self._pool.health.failed(action.endpoint, now, action.reason, sent_at=action.sent_at)
+
+    def _quitting(self, action: Quitting, now: float, answers: list[bytes]) -> None:
+        self._pool.health.quitting(action.endpoint, now, action.reason)
+
+    def _busy(self, action: Busy, now: float, answers: list[bytes]) -> None:
+        self._pool.health.busy(action.endpoint, now, action.reason)
+
     def _release(self, action: Release, now: float, answers: list[bytes]) -> None:
         action.decision.reservation.release()
 
@@ -149,6 +183,11 @@ class Conversation:
 _OURS: Mapping[type[Action], Callable[..., None]] = {
     Pick: Conversation._pick,
     Prefilled: Conversation._prefilled,
+    Moved: Conversation._moved,
+    Served: Conversation._served,
+    Failed: Conversation._failed,
+    Quitting: Conversation._quitting,
+    Busy: Conversation._busy,
     Release: Conversation._release,
     Finished: Conversation._finished,
 }

@@ -33,10 +33,11 @@ class Reporter:
         """The scheduler took ``seconds`` for this result."""
         self._placed(request, result, seconds)
         if not isinstance(result, Rejection):
-            for endpoint in result.endpoints:
-                self._kick(endpoint)
+            self._kick(result.endpoints[0])
 
     def finished(self, outcome: Outcome) -> None:
-        """A request is over."""
+        """A request is over. Where its answer broke off, client or server may have gone: a look tells."""
         self._finished(outcome, outcome.ended_at)
         self._log(outcome)
+        if outcome.decision is not None and not outcome.response_complete and not outcome.is_unseen:
+            self._kick(outcome.decision.reservation.endpoint)

@@ -1,4 +1,4 @@
-"""A gateway and a fleet of two around one Stream, for tests that read as conversations."""
+"""A gateway and a fleet of three around one Stream, for tests that read as conversations."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -7,15 +7,20 @@ from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.events import (
     Answer,
+    Busy,
     Event,
+    Failed,
     Finished,
+    Moved,
     Outcome,
     Pick,
     Picked,
     Prefilled,
+    Quitting,
     Refused,
     Release,
     ResponsePhase,
+    Served,
 )
 from epp.core.fleet import Endpoint, EndpointSpec, Reservation
 from epp.core.rejection import Rejection
@@ -25,6 +30,8 @@ from epp.core.stream import Stream, StreamSettings
 
 FIRST = Endpoint(EndpointSpec(name="first", ip="10.0.0.1", port=8000))
 SECOND = Endpoint(EndpointSpec(name="second", ip="10.0.0.2", port=8000))
+THIRD = Endpoint(EndpointSpec(name="third", ip="10.0.0.3", port=8000))
+FLEET = {endpoint.address: endpoint for endpoint in (FIRST, SECOND, THIRD)}
 
 
 def decide(*endpoints: Endpoint, tokens: int = 7) -> Decision:
@@ -52,13 +59,20 @@ class Conversation:
     ) -> None:
         self.budget = budget or Budget(1 << 30)
         settings = StreamSettings(
-            Parsers(), self.budget, new_id=lambda: "made-id", response_phase=response_phase
+            Parsers(),
+            self.budget,
+            new_id=lambda: "made-id",
+            response_phase=response_phase,
+            endpoint_at=FLEET.get,
         )
         self.stream = Stream(settings)
         self.requests: list[Request] = []
         self.decisions: list[Decision] = []
         self.releases = 0
         self.prefills = 0
+        self.moves = 0
+        self.verdicts: list[Served | Failed | Quitting | Busy] = []
+        """What was said of endpoints, in order."""
         self.outcomes: list[Outcome] = []
         self.now = 0.0
         self.held_with_answers = 0
@@ -81,6 +95,11 @@ class Conversation:
                     case Prefilled(decision):
                         decision.reservation.prefilled()
                         self.prefills += 1
+                    case Moved(decision, endpoint):
+                        decision.reservation.move(endpoint)
+                        self.moves += 1
+                    case Served() | Failed() | Quitting() | Busy():
+                        self.verdicts.append(action)
                     case Release(decision):
                         decision.reservation.release()
                         self.releases += 1

@@ -42,7 +42,7 @@ from epp.core.rejection import BODY_TOO_LARGE, BUFFERS_FULL, NO_CANDIDATES, Code
 from epp.core.request import Api
 from epp.core.response_reader import Usage
 from epp.core.stream import CHUNK_BYTES, MAX_BODY_BYTES, TRANSITIONS, PeerError, State, Stream
-from tests.core.conversation import FIRST, SECOND, Conversation, joined
+from tests.core.conversation import FIRST, FLEET, SECOND, THIRD, Conversation, joined
 
 CHAT = b'{"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}'
 OK = {":status": "200", "content-type": "application/json"}
@@ -642,7 +642,7 @@ SAID_BY_GATEWAY: dict[type, st.SearchStrategy[Event]] = {
     ResponseHeaders: st.builds(
         ResponseHeaders,
         response_headers,
-        st.none(),
+        st.sampled_from([None, None, *FLEET, "10.9.9.9:1"]),
         st.sampled_from([False, False, False, True]),
         st.none() | modes,
     ),
@@ -672,6 +672,12 @@ TOKENS: dict[type, st.SearchStrategy[Event]] = {
 """What is said more often where an answer is to stream."""
 
 
+def in_flight() -> tuple[list[int], list[int]]:
+    """Requests and tokens of each endpoint."""
+    endpoints = FLEET.values()
+    return [e.requests_in_flight for e in endpoints], [e.tokens_in_flight for e in endpoints]
+
+
 class Play:
     """One conversation of mostly legal events; what must hold is looked at after every one of them.
 
@@ -686,11 +692,16 @@ class Play:
         )
         at_once = False if plot == "late answer" else draw(st.booleans())
         self.phase = draw(st.sampled_from(ResponsePhase))
-        self.conversation = Conversation(refuse=refuse, picks_at_once=at_once, response_phase=self.phase)
+        self.conversation = Conversation(
+            refuse=refuse,
+            picks_at_once=at_once,
+            response_phase=self.phase,
+            endpoints=draw(st.sampled_from([(FIRST,), (FIRST, SECOND), (SECOND, THIRD, FIRST)])),
+        )
         self.usual = USUAL | ({State.PICKING: ResponseHeaders} if plot == "late answer" else {})
         self.said = SAID_BY_GATEWAY | (TOKENS if plot == "tokens" else {})
         self.least_steps = 6 if plot == "tokens" else 0
-        self.before = (FIRST.requests_in_flight, FIRST.tokens_in_flight)
+        self.before = in_flight()
         self.seen: set[str] = set()
         self.accepted = 0
         """Picks that were waited for when they came."""
@@ -723,7 +734,7 @@ class Play:
         conversation = self.conversation
         assert self.state is State.CLOSED
         assert conversation.releases == len(conversation.decisions) <= 1
-        assert (FIRST.requests_in_flight, FIRST.tokens_in_flight) == self.before
+        assert in_flight() == self.before
         assert conversation.budget.used == 0
         assert len(conversation.outcomes) == began
 
@@ -772,6 +783,8 @@ class Play:
             self.seen.add("picked")
         if any(isinstance(answer, Reject) for answer in answers):
             self.seen.add("refused")
+        if conversation.moves:
+            self.seen.add("moved" if State.CLOSED is not self.state else "closed where it moved to")
         if conversation.prefills > prefills:
             self.seen.add(
                 "prefilled by its first token" if isinstance(event, ResponseBody) else "by its headers"
@@ -789,7 +802,11 @@ class Play:
     def check(self) -> None:
         conversation = self.conversation
         held = len(conversation.decisions) - conversation.releases
-        assert FIRST.requests_in_flight - self.before[0] == held
+        now = in_flight()
+        assert sum(now[0]) - sum(self.before[0]) == held
+        if held and not conversation.prefills:
+            assert sum(now[1]) - sum(self.before[1]) == 7, "the prompt goes where the request goes"
+        assert conversation.moves <= 1
         assert conversation.prefills <= self.accepted <= 1
         occupied = bool(self.accepted) and self.state in (State.FORWARDED, State.RESPONDING)
         assert held == occupied, "held from the pick to the end of the response, neither longer nor shorter"
@@ -821,6 +838,8 @@ def test_what_comes_in_whatever_order_reaches_every_way_out() -> None:
         "by its headers",
         "released at the end of the response",
         "closed in the middle of a response",
+        "moved",
+        "closed where it moved to",
         "late pick",
         "late refusal",
         "peer error",
