@@ -39,7 +39,8 @@ test: check unit system  ## everything: check, unit and property tests, system t
 unit: $(STAMP)  ## unit and property tests only [ARGS=pytest arguments]
 	@$(BIN)/python -m pytest tests --ignore=tests/system $(ARGS)
 
-system: $(STAMP)  ## tests with the real Envoy and real llama.cpp servers only [ARGS=pytest arguments]
+system: $(STAMP)  ## tests with the real Envoy, llama.cpp servers and Kubernetes API [ARGS=pytest arguments]
+	@$(BIN)/python -m tests.system.kube_plane
 	@$(BIN)/python -m pytest tests/system $(ARGS)
 
 bench: $(STAMP)  ## what the picker costs, through Envoy [VERSUS="another picker" SERVERS="fast grpcio"]
@@ -54,8 +55,15 @@ conformance: $(STAMP)  ## h2spec against our own driver; writes docs/h2spec.md (
 fuzz: $(STAMP)  ## mutated conversations into our own driver, in process [SECONDS=3600]
 	@$(BIN)/python -m bench.fuzz $(if $(SECONDS),--seconds "$(SECONDS)")
 
-soak: $(STAMP)  ## 2,000 streams at once whose clients leave at every moment [SECONDS=600]
+failover: $(STAMP)  ## servers die, hang, load and lie under load [SCENARIO="kill hang" VERSUS="another picker" ARGS=...]
+	@$(BIN)/epp bench failover $(addprefix --scenario ,$(SCENARIO)) $(if $(VERSUS),--versus "$(VERSUS)") $(ARGS)
+
+soak: $(STAMP)  ## 2,000 streams whose clients leave at every moment, then a fleet that fails at random [SECONDS]
 	@$(BIN)/python -m bench.soak $(if $(SECONDS),--seconds "$(SECONDS)")
+	@$(BIN)/python -m bench.fleet_soak $(if $(SECONDS),--seconds "$(SECONDS)")
+
+chaos: $(STAMP)  ## the second part of soak: 8 endpoints, 100 requests/s, random faults [SECONDS=1200]
+	@$(BIN)/python -m bench.fleet_soak $(if $(SECONDS),--seconds "$(SECONDS)")
 
 proto: $(STAMP)  ## generate epp/wire/pb from proto/
 	@tools/generate-proto $(BIN)/python .
@@ -84,4 +92,4 @@ $(STAMP): $(BIN)/uv requirements/uv.lock requirements/dev.lock pyproject.toml
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help setup demo check test unit system bench profile proto format lock clean
+.PHONY: help setup demo check test unit system bench profile failover soak chaos proto format lock clean

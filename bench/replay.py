@@ -47,13 +47,16 @@ def pool(endpoints: int, log_fd: int) -> Services:
     """The default profile over endpoints that answer, as one process serves it."""
     assembly = build(load_default(), load_types())
     fleet = Fleet(stale_after=1e9)
-    fleet.replace((EndpointSpec(name=f"engine-{n}", ip="127.0.0.1", port=8_000 + n) for n in range(endpoints)), 0.0)
+    fleet.replace(
+        (EndpointSpec(name=f"engine-{n}", ip="127.0.0.1", port=8_000 + n) for n in range(endpoints)), 0.0
+    )
     for number, endpoint in enumerate(fleet.endpoints):
         fleet.reading(endpoint, _load(number), 0.0)
     scheduler = Scheduler(fleet, assembly.profile, assembly.producers, chance=random.Random(1))
     log = RequestLog(LogSettings(), log_fd, later=lambda seconds, flush: None)
     return ExtProc(
         scheduler=scheduler,
+        health=fleet,
         settings=StreamSettings(Parsers(assembly.parsers), Budget(BUDGET_BYTES), new_id=lambda: "made-here"),
         observer=Reporter(Metrics(version="bench"), log, kick=lambda endpoint: None),
         clock=time.monotonic,
@@ -86,7 +89,13 @@ class Replay:
     def ready(self) -> Connection:
         """A connection to a pool of its own, nothing said yet."""
         services = pool(self._endpoints, self._sink)
-        return Connection(services, self._limits, later=lambda seconds, late: _NoTimer(), wake=lambda: None)
+        return Connection(
+            services,
+            self._limits,
+            later=lambda seconds, late: _NoTimer(),
+            wake=lambda: None,
+            budget=Budget(BUDGET_BYTES),
+        )
 
     def say(self, connection: Connection, before: Callable[[], None] = lambda: None) -> float:
         """Once, on a connection that is ready; returns CPU seconds. ``before`` is called just before."""

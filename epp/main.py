@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import gc
+import importlib.util
 import logging
 import os
 import random
@@ -15,7 +16,7 @@ import ssl
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +25,21 @@ from typing import Any
 import uvloop
 
 from epp.config.decode import ConfigError
-from epp.config.flags import HelpRequested, ServeFlags, UsageError, check_discovery, parse, without_effect
+from epp.config.flags import (
+    HelpRequested,
+    ServeFlags,
+    UsageError,
+    check_discovery,
+    follows_kubernetes,
+    parse,
+    without_effect,
+)
 from epp.config.picker_config import Assembly, build, load, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.events import ResponsePhase
-from epp.core.fleet import EndpointSpec, Fleet
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet
+from epp.core.lifecycle import Change, Signal
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
 from epp.runtime import admin, files, logs, memory, ports, serving, tls
@@ -43,6 +53,7 @@ from epp.runtime.plugins import load_types
 from epp.runtime.probe import check_files
 from epp.runtime.reporting import Reporter
 from epp.runtime.scrape import Scraper, scrape_settings
+from epp.runtime.sources import Discovery, OnChange, Sources
 from epp.runtime.supervise import forever, on_hangup, told_to_stop
 from epp.runtime.transitions import Transitions
 
@@ -53,11 +64,14 @@ usage: epp COMMAND
 
 commands:
   serve     choose an endpoint for every request a gateway asks about (epp serve --help)
+  bench     measure through a real gateway; needs the extra "bench" (epp bench --help)
   version   print the version
   help      print this; epp help serve is epp serve --help
 
 epp --flag ... is epp serve --flag ..., so the arguments of the upstream picker work unchanged.
 """
+ORDERED_DESTINATIONS = 3
+"""As many as a request is usually tried: Envoy's default is one retry, Istio's two."""
 FIRST_LOOK_SECONDS = 0.25
 """How long the first request may wait for the first look at every endpoint: dead ones refuse in
 milliseconds, and a silent one should not delay the start."""
@@ -68,6 +82,8 @@ def main(arguments: Sequence[str]) -> int:
     match arguments:
         case ["serve", *flags]:
             return _serve(flags)
+        case ["bench", *rest]:
+            return _bench(rest)
         case ["help", "serve"]:
             return _serve(["--help"])
         case [] | ["help" | "-h" | "-help" | "--help"] | ["version", "-h" | "-help" | "--help"]:
@@ -80,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         case [flag, *_] if flag.startswith("-"):
             return _serve(arguments)
         case [command, *_]:
-            sys.stderr.write(f'epp: unknown command "{command}": there are serve, version and help\n')
+            sys.stderr.write(f'epp: unknown command "{command}": there are serve, bench, version and help\n')
             return 2
     return 0
 
@@ -100,6 +116,14 @@ def _serve(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    """Found by name when it is asked for: the product never needs it."""
+    if importlib.util.find_spec("bench") is None:
+        sys.stderr.write("epp bench: not installed: pip install 'fleet-epp[bench]'\n")
+        return 1
+    return int(importlib.import_module("bench.command").main(arguments))
+
+
 def _fault(fault: Exception, status: int) -> int:
     sys.stderr.write(f"epp serve: {fault}\n")
     return status
@@ -113,7 +137,7 @@ class Pool:
     transitions: Transitions
     scheduler: Scheduler
     scraper: Scraper
-    discovery: FileDiscovery
+    discovery: Discovery
     parsers: Parsers
 
 
@@ -132,10 +156,50 @@ def _configured(flags: ServeFlags) -> Assembly:
     return assembly
 
 
+def _discovery(
+    flags: ServeFlags, assembly: Assembly, engines: Collection[str], take_over: OnChange
+) -> Discovery:
+    """Where the endpoints come from: a list in a file, an InferencePool, or both."""
+    listed, clock = assembly.discovery, time.monotonic
+    sources: dict[str, Callable[[OnChange], Discovery]] = {}
+    if listed or flags.endpoints_file:
+        settings = DiscoverySettings(
+            named_by=assembly.discovery_at.at("parameters", "path").place if listed else "--endpoints-file",
+            watch=listed.watch_file if listed else True,
+            default_namespace=flags.pool_namespace,
+            engines=engines,
+        )
+        file = Path(listed.path if listed else flags.endpoints_file)
+        sources["endpoints file"] = lambda tell: FileDiscovery(file, settings, tell, clock=clock)
+    if follows_kubernetes(flags, config_has_discovery=listed is not None):
+        # imported here: whoever lists the servers should not wait for it
+        from epp.runtime.kubernetes.api import KubernetesApi  # noqa: PLC0415
+        from epp.runtime.kubernetes.discovery import KubernetesDiscovery, KubernetesSettings  # noqa: PLC0415
+
+        pool = KubernetesSettings(pool=flags.pool_name, namespace=flags.pool_namespace, engines=engines)
+        sources["Kubernetes"] = lambda tell: KubernetesDiscovery(
+            *(KubernetesApi(os.environ), pool, tell),
+            clock=clock,
+            unix_clock=time.time,  # noqa: TID251 (heartbeats carry unix times)
+            chance=random.Random(),
+        )
+    return Sources(sources, take_over)
+
+
 def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     chance, clock = random.Random(), time.monotonic
     transitions = Transitions()
-    fleet = Fleet(stale_after=flags.metrics_staleness_threshold, on_change=transitions.changed)
+
+    def changed(endpoint: Endpoint, change: Change) -> None:
+        transitions.changed(endpoint, change)
+        if change.signal in (Signal.FAILED, Signal.QUITTING):
+            scraper.doubt(endpoint)
+
+    fleet = Fleet(
+        stale_after=flags.metrics_staleness_threshold,
+        health=assembly.health,
+        on_change=changed,
+    )
     pace = assembly.pace(floor=flags.refresh_metrics_interval, stale_after=flags.metrics_staleness_threshold)
     settings = scrape_settings(assembly.metrics_source, assembly.extractor, pace)
     try:
@@ -156,24 +220,14 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
         assembly.producers,
         chance=chance,
         honour_subset=not flags.disable_endpoint_subset_filter,
+        destinations=ORDERED_DESTINATIONS if flags.destinations == "ordered" else 1,
     )
 
     def take_over(specs: Sequence[EndpointSpec]) -> None:
         scraper.update(*fleet.replace(specs, clock()))
         readiness.is_synced = True
 
-    listed = assembly.discovery
-    discovery = FileDiscovery(
-        Path(listed.path if listed else flags.endpoints_file),
-        DiscoverySettings(
-            named_by=assembly.discovery_at.at("parameters", "path").place if listed else "--endpoints-file",
-            watch=listed.watch_file if listed else True,
-            default_namespace=flags.pool_namespace,
-            engines=settings.probe.engines,
-        ),
-        take_over,
-        clock=clock,
-    )
+    discovery = _discovery(flags, assembly, settings.probe.engines, take_over)
     return Pool(
         fleet=fleet,
         transitions=transitions,
@@ -222,7 +276,7 @@ class Process:
 
     def reread(self) -> None:
         """What SIGHUP asks for."""
-        logger.info("SIGHUP: the endpoints file and certificates are read again")
+        logger.info("SIGHUP: endpoints and certificates are read again")
         self.pool.discovery.reread()
         for certificates in self.certificates.values():
             certificates.reread()
@@ -253,11 +307,13 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     )
     ext_proc = ExtProc(
         scheduler=pool.scheduler,
+        health=pool.fleet,
         settings=StreamSettings(
             pool.parsers,
             budget,
             new_id=lambda: str(uuid.uuid4()),
             response_phase=ResponsePhase(flags.response_phase),
+            endpoint_at=pool.fleet.endpoint_at,
         ),
         observer=Reporter(metrics, request_log, pool.scraper.kick),
         clock=time.monotonic,

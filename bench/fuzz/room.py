@@ -73,6 +73,7 @@ class Room:
         self._clock = Clock()
         part = ExtProc(
             scheduler=scheduler,
+            health=self._fleet,
             settings=StreamSettings(Parsers(assembly.parsers), self._budget, new_id=lambda: "made-id"),
             observer=_Counted(),
             clock=lambda: self._clock.now,
@@ -117,7 +118,7 @@ class Room:
         self._nothing_is_left(connection, clock)
 
     def _nothing_is_left(self, connection: Connection, clock: Clock) -> None:
-        _require(connection.open_streams == 0, "streams are left")
+        _require(not connection._streams, "streams are left")
         _require(clock.timers == 0, "timers are left")
         _require(_held(connection) == 0, f"{_held(connection)} bytes are left")
         _require(not self._open, f"calls are left: {self._open}")
@@ -137,7 +138,7 @@ def _held(connection: Any) -> int:
     streams = connection._streams.values()
     waiting = sum(len(piece) for stream in streams for piece in stream.backlog)
     begun = sum(len(stream.partial) for stream in streams)
-    counted, lent = connection._backlog_bytes, connection._budget.used
+    counted, lent = connection._whole.backlog_bytes, connection._budget.used
     _require(waiting == counted, f"{waiting} bytes wait, {counted} are counted")
     _require(begun <= lent, f"{begun} bytes of messages have come, the budget has lent {lent}")
     return waiting + begun

@@ -27,6 +27,9 @@ SUBSET_HINT = "x-subset-hint"
 """The request header from which a listener with ``subset_hint`` takes it: a protobuf Value in base64."""
 SENT_TO = "x-sent-to"
 """Which server the request was last sent to, whether it answered or not."""
+ACCOUNT = "x-account"
+"""Both of a request's servers: the picker's choice and, after a blank, where it was last sent; ``-`` where
+there is none."""
 BREAKER_LIMIT = 40_000
 _V3 = "type.googleapis.com/envoy.extensions"
 
@@ -214,15 +217,16 @@ def _route(listener: Listener) -> Json:
         }
         if listener.per_try_timeout:
             route["retry_policy"]["per_try_timeout"] = listener.per_try_timeout
-    served_by = {
-        "header": {"key": SERVED_BY, "value": "%UPSTREAM_REMOTE_ADDRESS%"},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    told = {
+        SERVED_BY: "%UPSTREAM_REMOTE_ADDRESS%",
+        SENT_TO: "%UPSTREAM_HOST%",
+        ACCOUNT: f"%REQ({DESTINATION})% %UPSTREAM_HOST%",
     }
-    sent_to = {
-        "header": {"key": SENT_TO, "value": "%UPSTREAM_HOST%"},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-    }
-    return {"match": {"prefix": "/"}, "route": route, "response_headers_to_add": [served_by, sent_to]}
+    headers = [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in told.items()
+    ]
+    return {"match": {"prefix": "/"}, "route": route, "response_headers_to_add": headers}
 
 
 def _subset_hint() -> Json:

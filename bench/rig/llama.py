@@ -1,6 +1,7 @@
 """A real llama.cpp server with a generated model."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.rig.model import TINY, Size, model_file
@@ -8,7 +9,10 @@ from bench.rig.process import Process, answers_ok, free_port, http_get
 
 
 class LlamaServer(Process):
-    """One server on 127.0.0.1. ``kill`` is its sudden death, ``start`` or ``restart`` its return."""
+    """One server. ``kill`` is its sudden death, ``start`` or ``restart`` its return.
+
+    ``inside`` is put before its command: a program that starts it in a place of its own.
+    """
 
     def __init__(
         self,
@@ -16,6 +20,7 @@ class LlamaServer(Process):
         logs: Path,
         name: str = "llama",
         size: Size = TINY,
+        host: str = "127.0.0.1",
         port: int | None = None,
         slots: int = 2,
         context: int = 2048,
@@ -23,12 +28,14 @@ class LlamaServer(Process):
         http_threads: int = 64,
         metrics: bool = True,
         api_key: str | None = None,
+        inside: Sequence[str] = (),
     ) -> None:
         self.port = port or free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
         self.url = f"http://{self.address}"
-        command = [sys.executable, "-m", "bench.rig.llama_server", "--model", str(model_file(size))]
-        command += ["--port", str(self.port), "--slots", str(slots), "--context", str(context)]
+        command = [*inside, sys.executable, "-m", "bench.rig.llama_server", "--model", str(model_file(size))]
+        command += ["--host", host, "--port", str(self.port)]
+        command += ["--slots", str(slots), "--context", str(context)]
         command += ["--threads", str(threads), "--http-threads", str(http_threads)]
         command += [] if metrics else ["--no-metrics"]
         command += ["--api-key", api_key] if api_key else []

@@ -4,7 +4,6 @@ python -m bench.rig.llama_server --model FILE --port PORT [--slots 2] [--context
 """
 
 import argparse
-import os
 import signal
 import threading
 
@@ -14,6 +13,7 @@ import xllamacpp
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.rig.llama_server", description=__doc__)
     parser.add_argument("--model", required=True, help="GGUF file")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=2, help="requests served at the same time")
     parser.add_argument("--context", type=int, default=2048, help="longest sequence of one slot [tokens]")
@@ -25,6 +25,7 @@ def main() -> None:
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = arguments.model
+    parameters.hostnames = [arguments.host]
     parameters.port = arguments.port
     parameters.n_parallel = arguments.slots
     parameters.n_ctx = arguments.context * arguments.slots
@@ -39,8 +40,9 @@ def main() -> None:
     if arguments.api_key:
         parameters.api_keys = [arguments.api_key]
 
-    # The server's threads keep this one from ending in order, and there is nothing to save.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    # The server's threads keep this one from ending in order, and there is nothing to save: the system
+    # ends it at once, busy or not.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     server = xllamacpp.Server(parameters)
     print("listening on", server.listening_address, flush=True)
     threading.Event().wait()

@@ -40,8 +40,9 @@ class Picker(Process):
     """One picker over a file of endpoints, which is watched: ``set_endpoints`` changes it.
 
     ``endpoints`` are ``ip:port`` by name, or whole entries of the file. ``config`` is an
-    EndpointPickerConfig without its discovery part, which is added. ``driver`` is ours alone: who speaks
-    HTTP/2 (``--server``); None: the default.
+    EndpointPickerConfig without its discovery part, which is added; None: the picker's own default, and the
+    file by its flag, which only ours has. ``driver`` is ours alone: who speaks HTTP/2 (``--server``); None:
+    the default.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Picker(Process):
         *,
         logs: Path,
         endpoints: Mapping[str, str] | Sequence[Mapping[str, Any]],
-        config: Mapping[str, Any] = PROFILE,
+        config: Mapping[str, Any] | None = PROFILE,
         command: Sequence[str] = OURS,
         flags: Sequence[str] = (),
         driver: str | None = None,
@@ -67,8 +68,12 @@ class Picker(Process):
         self.config_file = (logs / f"{name}-config.yaml").absolute()
         self.config_file.parent.mkdir(parents=True, exist_ok=True)
         self.set_endpoints(endpoints)
-        self.config_file.write_text(json.dumps(_with_discovery(config, self.endpoints_file), indent=1))
-        given = ["--pool-name", "rig", "--config-file", str(self.config_file)]
+        given = ["--pool-name", "rig"]
+        if config is None:
+            given += ["--endpoints-file", str(self.endpoints_file)]
+        else:
+            self.config_file.write_text(json.dumps(_with_discovery(config, self.endpoints_file), indent=1))
+            given += ["--config-file", str(self.config_file)]
         given += ["--grpc-port", str(self.grpc_port), "--grpc-health-port", str(self.health_port)]
         given += ["--metrics-port", str(self.metrics_port), f"--secure-serving={str(tls).lower()}"]
         root = str(Path(__file__).resolve().parents[2])

@@ -182,6 +182,7 @@ class RequestMetrics:
         self._scheduling = Histogram(SCHEDULER)
         self._hit_ratio = Histogram(HIT_RATIO)
         self._hit_bytes = Histogram(HIT_BYTES)
+        self._last_resorts = 0
 
     def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
         """The scheduler took ``seconds`` for this result. A Decision makes the request a running one."""
@@ -190,6 +191,7 @@ class RequestMetrics:
             key: _Attempt = ("failure", request.target_model, "", "", "")
         else:
             self._of(request).running += 1
+            self._last_resorts += bool(result.remark)
             endpoint, match = result.endpoints[0], result.match
             if match is not None and match.total_blocks:
                 held = match.blocks.get(endpoint, 0)
@@ -346,6 +348,9 @@ class RequestMetrics:
         for prefix, endpoint in (("llm_d_epp", "endpoint_name"), ("inference_extension", "pod_name")):
             labels = ("status", "target_model_name", endpoint, "namespace", "port")
             yield Values(f"{prefix}_scheduler_attempts_total", "counter", help_text, labels, attempts)
+        help_text = "Requests that went to the least bad endpoint, since none was fit."
+        last_resorts: Numbers = {(): float(self._last_resorts)}
+        yield Values("fleet_epp_picks_of_last_resort_total", "counter", help_text, (), last_resorts)
 
 
 _HISTOGRAMS = (

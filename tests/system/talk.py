@@ -215,7 +215,14 @@ def endpoints(picker: Picker) -> dict[str, dict[str, Any]]:
 
 
 def reachability(picker: Picker) -> dict[str, str]:
-    return {name: one["reachability"] for name, one in endpoints(picker).items()}
+    """What the picker thinks of each: up (it takes requests), untried, down."""
+    return {name: _reachability(one["phase"]) for name, one in endpoints(picker).items()}
+
+
+def _reachability(phase: str) -> str:
+    if phase in {"warming", "ready", "pressured", "suspect", "probing"}:
+        return "up"
+    return "untried" if phase == "pending" else "down"
 
 
 def wait_reachable(picker: Picker, wanted: Mapping[str, str], *, timeout: float = DEADLINE) -> None:
@@ -363,14 +370,19 @@ async def dialled(picker: Picker, *, windows_grow: bool = True) -> AsyncIterator
 Stream = grpc.aio.StreamStreamCall[pb.ProcessingRequest, pb.ProcessingResponse]
 
 
-def opened(channel: grpc.aio.Channel, *, timeout: float | None = DEADLINE) -> Stream:
+def opened(
+    channel: grpc.aio.Channel,
+    *,
+    timeout: float | None = DEADLINE,
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+) -> Stream:
     """One ext_proc stream, to be written to and read from."""
     process = channel.stream_stream(
         METHOD,
         request_serializer=pb.ProcessingRequest.SerializeToString,
         response_deserializer=pb.ProcessingResponse.FromString,
     )
-    stream: Stream = process(timeout=timeout)
+    stream: Stream = process(timeout=timeout, metadata=metadata)
     return stream
 
 
@@ -401,6 +413,17 @@ async def hear_body(stream: Stream, *, trailers: bool = False) -> bytes:
         ended = piece.end_of_stream
     assert not trailers, "answered"
     return b"".join(pieces)
+
+
+async def end_in_order(stream: Stream) -> None:
+    """We have said all, now or before; the picker has nothing more to say, and says OK."""
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+    assert await stream.code() is grpc.StatusCode.OK
+
+
+def pieces(body: bytes, size: int) -> list[bytes]:
+    return [body[at : at + size] for at in range(0, len(body), size)]
 
 
 def converse(

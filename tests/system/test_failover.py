@@ -132,7 +132,7 @@ async def test_hardly_a_request_fails_when_one_of_two_servers_is_killed(
         failed = failures(after[:requests])
         assert sum(failed.values()) <= lost, failed
         assert served(after)[victim.address] == 0
-        assert endpoints(picker)[victim.name]["reachability"] == "down"
+        assert endpoints(picker)[victim.name]["phase"] == "ejected"
         assert endpoints(picker)[victim.name]["reason"]
 
         await asyncio.to_thread(victim.start)

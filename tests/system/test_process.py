@@ -269,8 +269,8 @@ def test_the_command_explains_itself(arguments: list[str], status: int, said: st
         (["version", "--x"], 'epp version: unexpected argument "--x": see epp help'),
         (["--version", "x"], 'epp --version: unexpected argument "x": see epp help'),
         (["help", "sreve"], 'epp help: unexpected argument "sreve": see epp help'),
-        (["Serve"], 'epp: unknown command "Serve": there are serve, version and help'),
-        ([""], 'epp: unknown command "": there are serve, version and help'),
+        (["Serve"], 'epp: unknown command "Serve": there are serve, bench, version and help'),
+        ([""], 'epp: unknown command "": there are serve, bench, version and help'),
         (["--", "x"], 'epp serve: unexpected argument "x"'),
         (["-"], 'epp serve: unexpected argument "-": there are flags only, see epp serve --help'),
         (["serve", "version"], 'epp serve: unexpected argument "version": there are flags only'),
@@ -904,7 +904,7 @@ def test_a_reading_counts_as_long_as_the_flag_says(threshold: str, forgets: bool
                     time.sleep(0.02)
                     lost = waiting_at(picker, channel) is None
                 assert lost == forgets
-                assert endpoints(picker)["slow"]["reachability"] == "up"
+                assert endpoints(picker)["slow"]["phase"] == "ready"
         finally:
             server.shutdown()
             thread.join()

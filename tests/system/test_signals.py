@@ -93,7 +93,7 @@ def test_a_hang_up_takes_over_the_list_and_the_certificates(driver: str, logs: P
         wait_until(lambda: all(shown(port) == second for port in ports), what="the new certificate")
         wait_until(lambda: said(picker).count("certificate reloaded") == 2, what="said for both ports")
         wait_until(lambda: "endpoints file taken over" in said(picker), what="the list")
-        assert "SIGHUP: the endpoints file and certificates are read again" in said(picker)
+        assert "SIGHUP: endpoints and certificates are read again" in said(picker)
         (folder / "tls.key").write_bytes(old.key)
         os.kill(picker.pid, signal.SIGHUP)
         wait_until(lambda: said(picker).count("the new certificate is not used") == 2, what="refused")

@@ -1,0 +1,135 @@
+"""The objects of one kind as the API tells them: a list, then events on top of it.
+
+Place:   fed by epp.runtime.kubernetes.following.
+Ignores: connections, tries and time.
+Rule:    ``objects`` is always what the API last said of each. An object that cannot be read keeps the
+         version before it, and ``unreadable`` says so; the others do not suffer.
+Source:  Kubernetes API concepts, "Efficient detection of changes".
+"""
+
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from epp.config.cluster import Meta
+
+
+class _HasMeta(Protocol):
+    @property
+    def metadata(self) -> Meta: ...
+
+
+T = TypeVar("T", bound=_HasMeta)
+
+
+class ApiFault(Exception):
+    """The API refused, or could not be asked. ``status``: of HTTP; 0: there was no answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Expired(Exception):
+    """The version to go on from is too old: list again."""
+
+
+class _Version(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str = ""
+
+
+class _List(msgspec.Struct, frozen=True):
+    metadata: _Version
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct, frozen=True):
+    type: str
+    object: msgspec.Raw
+
+
+class _Bare(msgspec.Struct, frozen=True):
+    metadata: Meta
+
+
+class _Bookmark(msgspec.Struct, frozen=True):
+    metadata: _Version
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the API answers instead of what was asked for."""
+
+    code: int = 0
+    message: str = ""
+
+
+class Store(Generic[T]):
+    """Objects of ``kind`` in one namespace, by name."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self.objects: dict[str, T] = {}
+        self.version: str | None = None
+        """What a watch goes on from; None: the objects are to be listed first."""
+        self.unreadable: dict[str, str] = {}
+        """By name, why an object is not taken as it is now."""
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def take_list(self, body: bytes) -> None:
+        """These are all there are."""
+        try:
+            listed = msgspec.json.decode(body, type=_List)
+            named = [(_name(item), item) for item in listed.items or ()]
+        except msgspec.DecodeError as fault:
+            raise ApiFault(0, f"the list is not understood: {fault}") from fault
+        before, self.objects, self.unreadable = self.objects, {}, {}
+        for name, item in named:
+            if name in before:
+                self.objects[name] = before[name]
+            self._put(name, item)
+        self.version = listed.metadata.resource_version
+
+    def take_event(self, line: bytes) -> bool:
+        """One line of a watch; whether it changed anything. Expired or ApiFault when the watch is over."""
+        try:
+            event = msgspec.json.decode(line, type=_Event)
+            if event.type == "ERROR":
+                _raise(msgspec.json.decode(event.object, type=Status))
+            if event.type == "BOOKMARK":
+                self.version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
+                return False
+            told = msgspec.json.decode(event.object, type=_Bare).metadata
+        except msgspec.DecodeError as fault:
+            raise ApiFault(0, f"an event is not understood: {fault}") from fault
+        self.version = told.resource_version
+        if event.type == "DELETED":
+            known = told.name in self.objects or told.name in self.unreadable
+            self.objects.pop(told.name, None)
+            self.unreadable.pop(told.name, None)
+            return known
+        return self._put(told.name, event.object)
+
+    def clear(self) -> None:
+        """Nothing is known any more."""
+        self.objects, self.unreadable, self.version = {}, {}, None
+
+    def _put(self, name: str, item: msgspec.Raw) -> bool:
+        try:
+            read = self._decoder.decode(item)
+        except msgspec.DecodeError as fault:
+            is_news = self.unreadable.get(name) != str(fault)
+            self.unreadable[name] = str(fault)
+            return is_news
+        was_unreadable = self.unreadable.pop(name, None) is not None
+        before = self.objects.get(name)
+        self.objects[name] = read
+        return was_unreadable or before != read
+
+
+def _name(item: msgspec.Raw) -> str:
+    return msgspec.json.decode(item, type=_Bare).metadata.name
+
+
+def _raise(status: Status) -> None:
+    if status.code == 410:
+        raise Expired(status.message)
+    raise ApiFault(status.code, status.message)
