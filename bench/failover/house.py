@@ -8,9 +8,10 @@ Rule:    the victim is always the first of two; where it stands (Stand) is all t
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ SLOTS, CONTEXT = 8, 1_024
 VICTIM, OTHER = "victim", "other"
 HOST_NAME = "mac.test"
 LISTENER = "failover"
-_ROUTES = {False: Route.ORIGINAL_DST, True: Route.OVERRIDE_HOST}
 
 
 class Stand(Enum):
@@ -67,63 +67,25 @@ class House:
     """The parts, running. Faults call these methods, each of which returns when it is done."""
 
     def __init__(
-        self, victim: LlamaServer, other: LlamaServer, *, front: Front | None, island: Island | None
+        self,
+        victim: LlamaServer,
+        other: LlamaServer,
+        spare: LlamaServer,
+        picker: Picker,
+        envoy: Envoy,
+        *,
+        front: Front | None = None,
+        island: Island | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
         self.victim, self.other = victim, other
-        self.address = front.addresses[0] if front else victim.address
+        self.address = _address(victim, front)
         """Where the victim is reached now."""
-        self.spare = LlamaServer(
-            logs=victim.log.parent, name="spare", host="127.0.0.3", port=victim.port, slots=SLOTS
-        )
-        """The victim's next life under another address."""
+        self.url = envoy.url(LISTENER)
         self.over = threading.Event()
         """The fault's time has passed."""
-        self._front, self._island = front, island
-        self._picker: Picker | None = None
-        self._envoy: Envoy | None = None
-        self._hosts: Hosts | None = None
-
-    def populate(
-        self, contender: Contender, hosts: Hosts | None, logs: Path, *, retries: bool, moves: bool
-    ) -> tuple[Picker, Envoy]:
-        """A picker and an Envoy for these servers, not started."""
-        self._hosts = hosts
-        if hosts is not None:
-            hosts.say(HOST_NAME, "127.0.0.1")
-        self._picker = Picker(
-            logs=logs,
-            endpoints=self._listed(),
-            command=[*(hosts.entry if hosts else ()), *contender.command],
-            config=contender.config,
-            tls=False,
-        )
-        self._envoy = Envoy(
-            logs=logs,
-            servers=[self.address, self.other.address, *([self.spare.address] if moves else [])],
-            picker=self._picker.address,
-            picker_tls=False,
-            listeners={
-                LISTENER: Listener(
-                    route=_ROUTES[retries], retries=RETRIES * retries, timeout=f"{ENVOY_SECONDS}s"
-                )
-            },
-            requests_per_connection=1,  # else now and then a 503 of llama.cpp's making
-        )
-        return self._picker, self._envoy
-
-    @property
-    def url(self) -> str:
-        assert self._envoy is not None
-        return self._envoy.url(LISTENER)
-
-    def _listed(self) -> list[dict[str, Any]]:
-        host, port = self.address.rsplit(":", 1)
-        if self._hosts is not None:
-            host = HOST_NAME
-        other = {"name": OTHER, "address": "127.0.0.1", "port": str(self.other.port)}
-        return [{"name": VICTIM, "address": host, "port": port}, other]
-
-    # --- for faults ---
+        self._spare, self._picker = spare, picker
+        self._front, self._island, self._hosts = front, island, hosts
 
     @property
     def island(self) -> Island:
@@ -139,21 +101,15 @@ class House:
         self.victim.kill()
         self.other.kill()
 
-    def move(self, *, told: Callable[[], None] | None = None) -> None:
-        """The victim starts under its next address; then the picker's source is told."""
-        self.spare.launch()
-        self.address = self.spare.address
-        assert self._picker is not None
-        if told is None:
-            self._picker.set_endpoints(self._listed())
+    def move(self) -> None:
+        """The victim starts under its next address, and the picker's source is told: host name or list."""
+        self._spare.launch()
+        self.address = self._spare.address
+        if self._hosts is not None:
+            self._hosts.say(HOST_NAME, self.address.rpartition(":")[0])
         else:
-            told()
-        self.spare.wait_ready()
-
-    def rename(self) -> None:
-        """The host name means the victim's next address."""
-        assert self._hosts is not None, "the scenario's stand is not NAMED"
-        self._hosts.say(HOST_NAME, self.spare.address.rsplit(":", 1)[0])
+            self._picker.set_endpoints({VICTIM: self.address, OTHER: self.other.address})
+        self._spare.wait_ready()
 
 
 _ASK = {"messages": [{"role": "user", "content": "are you there"}], "max_tokens": 1}
@@ -163,7 +119,7 @@ def answers(address: str) -> bool:
     """The server there answers a request for inference now, asked past gateway and picker."""
     try:
         status, _ = http_post(f"http://{address}/v1/chat/completions", _ASK, timeout=0.5)
-    except (OSError, ValueError):
+    except (OSError, HTTPException, ValueError):
         return False
     return status == 200
 
@@ -173,30 +129,54 @@ def house(contender: Contender, stand: Stand, logs: Path, *, retries: bool = Fal
     """Everything started and ready; stopped on every way out."""
     logs.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as life:
-        island = None
-        if stand is Stand.ISLAND:
-            island = life.enter_context(Island(logs))
-            island.connect()
-        victim = LlamaServer(
-            logs=logs,
-            name=VICTIM,
-            host=island.host if island else "127.0.0.1",
-            slots=SLOTS,
-            context=CONTEXT,
-            inside=island.entry if island else (),
-        )
-        other = LlamaServer(logs=logs, name=OTHER, slots=SLOTS, context=CONTEXT)
+        island = life.enter_context(Island(logs)) if stand is Stand.ISLAND else None
+        victim = _server(logs, VICTIM, island)
+        other = _server(logs, OTHER)
+        spare = LlamaServer(logs=logs, name="spare", host="127.0.0.3", port=victim.port, slots=SLOTS)
         front = Front(logs, victim.address) if stand is Stand.FRONT else None
-        here = House(victim, other, front=front, island=island)
         hosts = Hosts(logs) if stand is Stand.NAMED else None
+        addresses = {VICTIM: _address(victim, front), OTHER: other.address}
+        listed = dict(addresses)
+        if hosts is not None:
+            hosts.say(HOST_NAME, "127.0.0.1")
+            listed[VICTIM] = f"{HOST_NAME}:{victim.port}"
+        picker = Picker(
+            logs=logs,
+            endpoints=listed,
+            command=[*(hosts.entry if hosts else ()), *contender.command],
+            config=contender.config,
+            tls=False,
+        )
         moves = stand in (Stand.MOVING, Stand.NAMED)
-        picker, envoy = here.populate(contender, hosts, logs, retries=retries, moves=moves)
+        envoy = _envoy(logs, picker, [*addresses.values(), *([spare.address] if moves else [])], retries)
         parts = [part for part in (victim, other, front, picker, envoy) if part is not None]
-        life.callback(here.spare.stop)
+        life.callback(spare.stop)
         with held_back():
             for part in parts:
                 life.callback(part.stop)
                 part.launch()
         for part in parts:
             part.wait_ready()
-        yield here
+        yield House(victim, other, spare, picker, envoy, front=front, island=island, hosts=hosts)
+
+
+def _address(victim: LlamaServer, front: Front | None) -> str:
+    return front.addresses[0] if front else victim.address
+
+
+def _server(logs: Path, name: str, island: Island | None = None) -> LlamaServer:
+    where = {"host": island.host, "inside": island.entry} if island else {}
+    return LlamaServer(logs=logs, name=name, slots=SLOTS, context=CONTEXT, **where)
+
+
+def _envoy(logs: Path, picker: Picker, servers: Sequence[str], retries: bool) -> Envoy:
+    route = Route.OVERRIDE_HOST if retries else Route.ORIGINAL_DST
+    listener = Listener(route=route, retries=RETRIES if retries else 0, timeout=f"{ENVOY_SECONDS}s")
+    return Envoy(
+        logs=logs,
+        servers=servers,
+        picker=picker.address,
+        picker_tls=False,
+        listeners={LISTENER: listener},
+        requests_per_connection=1,  # else now and then a 503 of llama.cpp's making
+    )

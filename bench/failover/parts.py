@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import Self
 
 from bench.failover.front import Mode
 from bench.rig.process import Process, RigError, answers_ok, free_port
@@ -66,8 +67,17 @@ class Island(Process):
     def is_ready(self) -> bool:
         return Path(f"/proc/{self.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
 
-    def connect(self) -> None:
-        """Lay the cable; once, when ready."""
+    def start(self, *, timeout: float = 20.0) -> Self:
+        """The namespace, and the cable to it."""
+        super().start(timeout=timeout)
+        try:
+            self._lay_cable()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _lay_cable(self) -> None:
         peer = ["peer", "name", "uplink", "netns", str(self.pid)]
         _run("ip", "link", "add", self._cable, "type", "veth", *peer)
         _run("ip", "address", "add", f"{self._here}/30", "dev", self._cable)

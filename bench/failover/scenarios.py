@@ -205,7 +205,7 @@ SCENARIOS = (
         "renamed",
         "killed and started again at another address; its host name follows (DNS)",
         strike=lambda house: house.victim.kill(),
-        heal=lambda house: house.move(told=house.rename),
+        heal=lambda house: house.move(),
         expect=(*AT_ONCE, ONE_MORE, *BACK),
         stand=Stand.NAMED,
         fault_share=0.1,

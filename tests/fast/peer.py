@@ -6,6 +6,7 @@ from typing import Any
 from bench import frames
 from bench.frames import Error, Frame, Replies, Reply
 from bench.virtual import Clock
+from epp.core.budget import Budget
 from epp.runtime.calls import CallFailed, Code, Push, Services
 from epp.runtime.fast.connection import Connection
 from epp.runtime.fast.limits import Limits
@@ -123,7 +124,13 @@ class Talk:
         self.replies = Replies()
         self.woken = 0
         served = self.service.services() if services is None else services
-        self.connection = Connection(served, limits, later=self.clock.later, wake=self._wake)
+        self.connection = Connection(
+            served,
+            limits,
+            later=self.clock.later,
+            wake=self._wake,
+            budget=Budget(2 * limits.max_receive_bytes),
+        )
         if begun:
             ack = frames.settings(ack=True) if acknowledged else b""
             self.say(frames.PREFACE, frames.settings(settings), ack)
@@ -170,7 +177,7 @@ class Talk:
     def end(self) -> None:
         """The transport is gone: nothing may be left."""
         self.connection.lost()
-        assert self.connection.open_streams == 0
+        assert not self.connection._streams
         assert self.service.open_calls == 0
         assert self.clock.timers == 0
         assert held_bytes(self.connection) == 0
@@ -181,5 +188,5 @@ def held_bytes(connection: Connection) -> int:
     held: Any = connection
     streams = held._streams.values()
     waiting = sum(len(piece) for stream in streams for piece in stream.backlog)
-    assert waiting == held._backlog_bytes == sum(stream.backlog_bytes for stream in streams)
+    assert waiting == held._whole.backlog_bytes == sum(stream.backlog_bytes for stream in streams)
     return waiting + sum(len(stream.partial) for stream in streams)

@@ -339,7 +339,7 @@ class Machine(RuleBasedStateMachine):
     def is_served(self) -> None:
         if hasattr(self, "server"):
             assert self.server.fault is None and not self.server.is_closing
-            assert held_bytes(self.server) == self.server._backlog_bytes + self.budget.used
+            assert held_bytes(self.server) == self.server._whole.backlog_bytes + self.budget.used
             for stream in self.streams:
                 self._is_right_so_far(stream)
 
@@ -348,7 +348,7 @@ class Machine(RuleBasedStateMachine):
             self._settle()
             for stream in self.streams:
                 self._is_right_at_the_end(stream)
-            assert self.server.open_streams == 0
+            assert not self.server._streams
             assert held_bytes(self.server) == self.budget.used == 0
             assert self._pongs == self._pings
             self.server.lost()

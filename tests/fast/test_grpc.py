@@ -311,6 +311,27 @@ def test_a_service_may_push_while_it_answers(last: bool) -> None:
     assert [one.closed for one in eager] == [1]
 
 
+def test_a_service_may_push_while_it_opens() -> None:
+    def opened(push: Push) -> EchoCall:
+        push([b"welcome"])
+        return EchoCall(push)
+
+    talk = Talk(services={ECHO: opened})
+    talk.say(call(1, ECHO))
+    assert talk[1].messages == [b"welcome"] and not talk[1].ended
+    talk.say(data(1, message(b"e"), ended=True))
+    assert (talk[1].messages, talk[1].status) == ([b"welcome", b"1 e"], OK)
+    talk.end()
+
+
+def test_headers_on_a_stream_that_its_peer_has_ended_are_too_late_although_its_answer_is_due() -> None:
+    talk = Talk()
+    talk.say(call(1, ECHO), data(1, message(b"w"), ended=True))
+    talk.say(headers(1, block([("x", "y")]), ended=True))
+    assert talk.fault is Error.STREAM_CLOSED
+    talk.end()
+
+
 def test_services_that_have_nothing_to_do_with_each_other_share_a_connection() -> None:
     other = Service()
     talk = Talk(services={ECHO: other.open, "/more": other.open})

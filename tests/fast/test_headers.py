@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bench import frames
 from bench.frames import Error, block, call, data, headers, message, request, table_size
 from epp.runtime.calls import Code
-from epp.runtime.fast.frames import ConnectionFault
+from epp.runtime.fast.frames import Fault
 from epp.runtime.fast.headers import MAX_LIST_BYTES, OK, RESPONSE, HeaderReader, failure
 from tests.fast.peer import ECHO, Talk
 
@@ -69,7 +69,7 @@ def test_any_bytes_are_read_or_are_the_peer_s_fault(rubbish: bytes, before: list
 def fault_of(read: bytes) -> int | None:
     try:
         HeaderReader().read(read)
-    except ConnectionFault as fault:
+    except Fault as fault:
         return fault.code
     return None
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from bench.frames import Error, Kind, Replies, Setting, call, data, message
 from epp.core.budget import Budget
 from epp.runtime import tls
 from epp.runtime.fast import server as fast
+from epp.runtime.fast.connection import Connection
 from epp.runtime.fast.limits import Limits
 from epp.runtime.fast.server import FastServer
 from tests.fast.peer import ECHO, Service
@@ -187,6 +189,27 @@ async def test_a_deadline_is_kept_without_anything_being_read() -> None:
         client.say(call(1, ECHO, ("grpc-timeout", "50m")), data(1, message(b"n")))
         await client.hear_until_answered(1)
         assert client.replies[1].status == 4
+
+
+async def test_a_tls_handshake_that_comes_to_nothing_leaves_no_clock_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[Connection] = []
+
+    def remembered(*arguments: Any, **more: Any) -> Connection:
+        made.append(Connection(*arguments, **more))
+        return made[-1]
+
+    monkeypatch.setattr(fast, "Connection", remembered)
+    async with serving(secure=True) as setting:
+        reader, writer = await asyncio.open_connection("127.0.0.1", setting.port)
+        writer.write(frames.PREFACE + frames.settings())
+        async with asyncio.timeout(20):
+            while await reader.read(1 << 16):
+                pass
+        writer.transport.abort()
+        await eventually(lambda: "TLS handshake failed" in caplog.text)
+    assert not made
 
 
 async def test_when_no_descriptor_is_left_others_are_served_and_accepting_goes_on(

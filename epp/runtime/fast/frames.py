@@ -1,4 +1,4 @@
-"""HTTP/2 frames as bytes, and the faults a peer can commit.
+"""HTTP/2 frames as bytes, and the fault that a peer can commit.
 
 Place:   used by epp.runtime.fast.connection; knows no state.
 Source:  RFC 9113, sections 4, 6 and 7.
@@ -21,11 +21,7 @@ END_HEADERS = 0x4
 PADDED = 0x8
 PRIORITIZED = 0x20
 
-HEADER_TABLE_SIZE = 1
-ENABLE_PUSH = 2
-MAX_CONCURRENT_STREAMS = 3
-INITIAL_WINDOW_SIZE = 4
-MAX_FRAME_SIZE = 5
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = range(1, 6)
 MAX_HEADER_LIST_SIZE = 6
 
 DEFAULT_WINDOW = 65_535
@@ -47,27 +43,18 @@ class ErrorCode(enum.IntEnum):
     ENHANCE_YOUR_CALM = 0xB
 
 
-class ConnectionFault(Exception):
-    """The peer broke the connection's rules: GOAWAY and close."""
+class Fault(Exception):
+    """The peer broke the rules: of one stream, which is reset, or (0) of the connection, which is closed."""
 
-    def __init__(self, code: ErrorCode, text: str) -> None:
+    def __init__(self, code: ErrorCode, text: str, stream: int = 0) -> None:
         super().__init__(text)
-        self.code = code
+        self.code, self.stream = code, stream
 
 
-class StreamFault(Exception):
-    """The peer broke one stream's rules: RST_STREAM."""
-
-    def __init__(self, stream: int, code: ErrorCode) -> None:
-        super().__init__(stream, code)
-        self.stream = stream
-        self.code = code
-
-
-def require(condition: bool, code: ErrorCode, text: str) -> None:
-    """ConnectionFault unless ``condition``."""
+def require(condition: bool, code: ErrorCode, text: str, stream: int = 0) -> None:
+    """Fault unless ``condition``."""
     if not condition:
-        raise ConnectionFault(code, text)
+        raise Fault(code, text, stream)
 
 
 # --- to the peer ---------------------------------------------------------------------------------
@@ -89,40 +76,39 @@ def numbers(kind: int, stream: int, *values: int) -> bytes:
     return frame(kind, 0, stream, b"".join(value.to_bytes(4, "big") for value in values))
 
 
-# --- from the peer ---------------------------------------------------------------------------------
+# --- from the peer: each of these raises Fault -------------------------------------------------------
 
-_ON_STREAM = {
-    PRIORITY: True,
-    RST_STREAM: True,
-    SETTINGS: False,
-    PING: False,
-    GOAWAY: False,
-    CONTINUATION: True,
+_OF_A_STREAM = {PRIORITY, RST_STREAM, CONTINUATION}
+_OF_THE_CONNECTION = {SETTINGS, PING, GOAWAY}
+_SIZES = {RST_STREAM: range(4, 5), PING: range(8, 9), GOAWAY: range(8, LARGEST), WINDOW_UPDATE: range(4, 5)}
+_VALUES = {
+    ENABLE_PUSH: (range(2), ErrorCode.PROTOCOL_ERROR),
+    INITIAL_WINDOW_SIZE: (range(LARGEST + 1), ErrorCode.FLOW_CONTROL_ERROR),
+    MAX_FRAME_SIZE: (MAX_FRAME_SIZES, ErrorCode.PROTOCOL_ERROR),
 }
-_SIZE = {RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 
 
 def check(kind: int, stream: int, size: int) -> None:
-    """Whether a frame of this kind may have this stream and size. Raises ConnectionFault."""
+    """Whether a frame of this kind may have this stream and size."""
     require(kind != PUSH_PROMISE, ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
-    on_stream = _ON_STREAM.get(kind)
-    require(on_stream is None or on_stream == bool(stream), ErrorCode.PROTOCOL_ERROR, f"stream {stream}")
-    fits = size >= 8 if kind == GOAWAY else size == _SIZE.get(kind, size)
-    require(fits, ErrorCode.FRAME_SIZE_ERROR, f"{size} bytes in a frame of type {kind}")
+    wrong = _OF_THE_CONNECTION if stream else _OF_A_STREAM
+    require(kind not in wrong, ErrorCode.PROTOCOL_ERROR, "a frame on a stream of the wrong kind")
+    fits = kind not in _SIZES or size in _SIZES[kind]
+    require(fits, ErrorCode.FRAME_SIZE_ERROR, "a frame of a wrong size")
 
 
-def check_setting(name: int, value: int) -> None:
-    """Whether a setting may have this value. Raises ConnectionFault."""
-    if name == INITIAL_WINDOW_SIZE:
-        require(value <= LARGEST, ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE")
-    elif name == MAX_FRAME_SIZE:
-        require(value in MAX_FRAME_SIZES, ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE")
-    elif name == ENABLE_PUSH:
-        require(value <= 1, ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH")
+def read_settings(payload: bytes) -> dict[int, int]:
+    """SETTINGS by number; what we do not know is kept, and so of no effect."""
+    require(len(payload) % SETTING.size == 0, ErrorCode.FRAME_SIZE_ERROR, "SETTINGS")
+    values = list(SETTING.iter_unpack(payload))
+    for name, value in values:
+        allowed, code = _VALUES.get(name, (range(2**32), ErrorCode.NO_ERROR))
+        require(value in allowed, code, f"setting {name} is {value}")
+    return dict(values)
 
 
 def unpadded(flags: int, data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Where the content of a frame's payload begins and ends. Raises ConnectionFault."""
+    """Where the content of a frame's payload begins and ends."""
     if flags & PADDED:
         require(at < end, ErrorCode.FRAME_SIZE_ERROR, "no room for the pad length")
         at, end = at + 1, end - data[at]

@@ -49,11 +49,10 @@ class FastServer:
         self.services, self.limits, self.budget = services, limits, budget
         self.peers: set[_Peer] = set()
         self.port = 0
+        self.complaints = Complaints(time.monotonic)
         self._pairs = pairs
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._nobody = asyncio.Event()
-        self.complaints = Complaints(time.monotonic)
 
     def bind(self, port: int, *, flag: str) -> int:
         """Reserve the port on every address; returns it (chosen by the system when ``port`` is 0)."""
@@ -77,20 +76,9 @@ class FastServer:
         for peer in list(self.peers):
             peer.drain()
         if self.peers:
-            self._nobody.clear()
-            try:
-                async with asyncio.timeout(grace):
-                    await self._nobody.wait()
-            except TimeoutError:
-                pass  # the grace is over: those that are left are cut off
-        for peer in list(self.peers):
+            await asyncio.wait([peer.gone for peer in self.peers], timeout=grace)
+        for peer in list(self.peers):  # the grace is over
             peer.abort()
-
-    def left(self, peer: "_Peer") -> None:
-        """A connection is gone."""
-        self.peers.discard(peer)
-        if not self.peers:
-            self._nobody.set()
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -134,44 +122,46 @@ class _Peer(asyncio.Protocol):
 
     def __init__(self, server: FastServer, loop: asyncio.AbstractEventLoop) -> None:
         self._server, self._loop = server, loop
-        self._transport: asyncio.Transport | None = None
-        self._address: object = None
+        self.gone = loop.create_future()
         self._unread: asyncio.TimerHandle | None = None
         self._first_bytes = b""
-        self._connection = Connection(
-            server.services, server.limits, later=loop.call_later, wake=self._write, budget=server.budget
-        )
 
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Only now, and not before a TLS handshake that may come to nothing, is there something to keep."""
+        server = self._server
         self._transport = cast("asyncio.Transport", transport)
         self._address = transport.get_extra_info("peername")
-        self._server.peers.add(self)
+        later = self._loop.call_later
+        self._connection = Connection(
+            server.services, server.limits, later=later, wake=self._write, budget=server.budget
+        )
+        server.peers.add(self)
         self._write()
 
     def data_received(self, data: bytes) -> None:
-        if not self._first_bytes:
-            self._first_bytes = data[:16]
+        self._first_bytes = self._first_bytes or data[:16]
         self._connection.receive(data, self._loop.time())
         self._write()
 
     def pause_writing(self) -> None:
         """The peer does not read: nor do we, so that what waits for it stays bounded."""
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._transport.pause_reading()
         self._unread = self._loop.call_later(UNREAD_SECONDS, self._give_up)
 
     def resume_writing(self) -> None:
-        self._stop_clock()
-        if self._transport is not None and not self._transport.is_closing():
+        if self._unread is not None:
+            self._unread.cancel()
+        if not self._transport.is_closing():
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._stop_clock()
+        if self._unread is not None:
+            self._unread.cancel()
         self._connection.lost()
-        self._server.left(self)
+        self._server.peers.discard(self)
+        self.gone.set_result(None)
 
     # --- for the server ---
 
@@ -181,13 +171,10 @@ class _Peer(asyncio.Protocol):
         self._write()
 
     def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     def _write(self) -> None:
         connection, transport = self._connection, self._transport
-        if transport is None:
-            return
         out = connection.take()
         for at in range(0, len(out), _PIECE):
             transport.write(out[at : at + _PIECE])
@@ -200,11 +187,6 @@ class _Peer(asyncio.Protocol):
         reason = f"answers unread for {UNREAD_SECONDS:g} s"
         self._server.complaints.tell("connection closed", reason, self._address)
         self.abort()
-
-    def _stop_clock(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
 
 
 def keep_alive(sock: socket.socket) -> None:
