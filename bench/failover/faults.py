@@ -35,7 +35,3 @@ def flap(house: House) -> None:
         house.say(mode)
         mode = Mode.PASSING if mode is Mode.GONE else Mode.GONE
         house.over.wait(FLAP_SECONDS)
-
-
-def nothing(_: House) -> None:
-    """It goes by itself."""

@@ -165,8 +165,8 @@ def _address(victim: LlamaServer, front: Front | None) -> str:
 
 
 def _server(logs: Path, name: str, island: Island | None = None) -> LlamaServer:
-    where = {"host": island.host, "inside": island.entry} if island else {}
-    return LlamaServer(logs=logs, name=name, slots=SLOTS, context=CONTEXT, **where)
+    host, inside = (island.host, island.entry) if island else ("127.0.0.1", ())
+    return LlamaServer(logs=logs, name=name, host=host, inside=inside, slots=SLOTS, context=CONTEXT)
 
 
 def _envoy(logs: Path, picker: Picker, servers: Sequence[str], retries: bool) -> Envoy:

@@ -14,6 +14,7 @@ from bench.failover.house import Stand
 from bench.failover.play import Run
 from bench.failover.report import Matrix, Row
 from bench.failover.scenarios import AT_ONCE, BACK, BY_NAME, KEEPS_SERVING, SCENARIOS, Scenario
+from epp.main import main
 from tests.bench.test_failover_account import MOMENTS, OTHER, VICTIM, Fate, account, request
 
 LOST = [request(-0.5, VICTIM), request(0.2, VICTIM, Fate.FAILED), request(1.0, OTHER), request(5.0, VICTIM)]
@@ -155,3 +156,11 @@ def test_the_bench_tells_its_commands(capsys: pytest.CaptureFixture[str]) -> Non
     assert "failover" in capsys.readouterr().out
     assert command.main(["failovr"]) == 2
     assert 'unknown command "failovr"' in capsys.readouterr().err
+
+
+def test_a_product_without_the_bench_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["bench", "failover"]) == 1
+    assert capsys.readouterr().err == "epp bench: not installed: pip install 'fleet-epp[bench]'\n"

@@ -845,9 +845,16 @@ async def test_a_token_that_has_run_out_is_read_anew(tmp_path: Path) -> None:
     async with connected(serve, tmp_path) as client:
         client.say_token("second")
         tries = await asyncio.gather(client.fetch(), client.fetch(), return_exceptions=True)
-        assert all(isinstance(one, ApiFault) and one.status in {0, 401} for one in tries), tries
-        assert "the API answers 401: Unauthorized" in map(str, tries)
+        assert [str(one) for one in tries] == ["the API answers 401: Unauthorized"] * 2
         assert await client.fetch() == b"{}"
+
+
+async def test_a_configuration_that_has_gone_is_a_fault_like_any_other(tmp_path: Path) -> None:
+    async with connected(answering(refusal("401 Unauthorized", "Unauthorized")), tmp_path) as client:
+        (tmp_path / "config").unlink()
+        with pytest.raises(ApiFault, match="--pool-name: KUBECONFIG=") as caught:
+            await client.fetch()
+        assert caught.value.status == 401
 
 
 @pytest.mark.parametrize(

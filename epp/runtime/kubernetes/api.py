@@ -53,9 +53,23 @@ class KubernetesApi:
         self._client: Any = None
         self._faults: tuple[type[Exception], ...] = ()
         self._renewing = asyncio.Lock()
+        self._renewals = 0
 
     async def open(self) -> None:
         """Find the API; StartError when nothing says where it is."""
+        from kubernetes.aio import client, config  # noqa: PLC0415 (see the rule)
+
+        found = await self._configuration()
+        self._faults = (aiohttp.ClientError, OSError, config.ConfigException)
+        self._client, self.address = client.ApiClient(found), found.host
+        self._client.user_agent = "fleet-epp"
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def _configuration(self) -> Any:
         from kubernetes.aio import client, config  # noqa: PLC0415 (see the rule)
 
         found = client.Configuration()
@@ -79,14 +93,7 @@ class KubernetesApi:
                 )
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as fault:
             raise StartError(f"--pool-name: {said_by}: {fault}") from fault
-        self._faults = (aiohttp.ClientError, OSError, config.ConfigException)
-        self._client, self.address = client.ApiClient(found), found.host
-        self._client.user_agent = "fleet-epp"
-
-    async def close(self) -> None:
-        """Let go of all connections."""
-        if self._client is not None:
-            await self._client.close()
+        return found
 
     async def fetch(self, path: str, query: Mapping[str, str]) -> bytes:
         """A list, as it comes; Expired or ApiFault."""
@@ -121,7 +128,7 @@ class KubernetesApi:
     async def _get(
         self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        client = self._client
+        client, renewals = self._client, self._renewals
         try:
             method, url, headers, *_ = await client.param_serialize(
                 *("GET", path),
@@ -138,18 +145,30 @@ class KubernetesApi:
         except self._faults as fault:
             raise ApiFault(0, self._away(fault)) from fault
         if response.status == 401:
-            await self._renew(client)
+            await self._renew(renewals)
         raise _refusal(response.status, with_reason)
 
-    async def _renew(self, client: Any) -> None:
-        """``client`` is not accepted any more: its token may have run out, its file changed."""
+    async def _renew(self, renewals: int) -> None:
+        """We are not accepted any more: a token has run out, a file has changed.
+
+        The client stays: others have requests on their way, and aiohttp breaks them with an AssertionError
+        when its session is closed meanwhile.
+        """
         async with self._renewing:
-            if client is self._client:  # else another request has done it
-                try:
-                    await self.open()
-                except StartError as fault:
-                    raise ApiFault(401, str(fault)) from fault
-                await client.close()
+            if renewals != self._renewals:
+                return  # another request has done it
+            own, trust = self._client.configuration, self._client.rest_client.ssl_context
+            try:
+                found = await self._configuration()
+                if found.cert_file:
+                    trust.load_cert_chain(found.cert_file, keyfile=found.key_file)
+                if found.ssl_ca_cert or found.ca_cert_data:
+                    trust.load_verify_locations(cafile=found.ssl_ca_cert, cadata=found.ca_cert_data)
+            except (StartError, OSError) as fault:
+                raise ApiFault(401, str(fault)) from fault
+            self._renewals += 1
+            own.host = self.address = found.host
+            own.api_key, own.refresh_api_key_hook = found.api_key, found.refresh_api_key_hook
 
     def _away(self, fault: Exception) -> str:
         return f"no answer from {self.address}: {_words(fault)}"
