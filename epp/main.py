@@ -224,6 +224,8 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
     )
 
     def take_over(specs: Sequence[EndpointSpec]) -> None:
+        if any(spec.tier for spec in specs) and not assembly.heeds_tiers:
+            logs.warn_of(["endpoints have tiers, and nothing heeds them: add a tier-preference filter"])
         scraper.update(*fleet.replace(specs, clock()))
         readiness.is_synced = True
 

@@ -10,6 +10,8 @@ from epp.core.scoring import Cycle, Endpoint, bad_request, has_room, no_endpoint
 LOCAL = "local"
 """The header's only value: tier 0, whatever happens."""
 
+OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierPreference:
@@ -20,8 +22,9 @@ class TierPreference:
     Out:    all of that tier, in their order. An endpoint has room if it is in service, below its allowance
             and not saturated by any of the figures below; an unknown figure saturates nobody. Where nobody
             has room: all endpoints, of every tier.
-    Local:  with ``x-fleet-epp-tier: local`` those of tier 0, room or not: the request never leaves them. Are
-            there none, it is refused with 503; are they all dead, ``lifecycle-filter`` refuses it with 503.
+    Local:  with ``x-fleet-epp-tier: local``, or of an objective that is listed, those of tier 0, room or
+            not: the request never leaves them. Are there none, it is refused with 503; are they all dead,
+            ``lifecycle-filter`` refuses it with 503.
             Any other value of the header is refused with 400: a mistyped one must not send a request away.
     """
 
@@ -38,6 +41,9 @@ class TierPreference:
     no load. None: no limit."""
     header: str = "x-fleet-epp-tier"
     """The request header, in lower case."""
+    local_objectives: tuple[str, ...] = ()
+    """Names of objectives (header ``x-llm-d-inference-objective``) whose requests are local ones, whatever
+    they say of themselves."""
 
     before_lifecycle: ClassVar[bool] = True
 
@@ -65,7 +71,7 @@ class TierPreference:
         if self._is_local(cycle):
             local = [endpoint for endpoint in endpoints if endpoint.spec.tier == 0]
             if endpoints and not local:
-                raise no_endpoint(f"no endpoint is of tier 0, and {self.header}: {LOCAL} allows no other")
+                raise no_endpoint("no endpoint is of tier 0, and the request may go to no other")
             return local
         tiers = [endpoint.spec.tier for endpoint in endpoints if self._has_room(endpoint)]
         if not tiers:
@@ -74,10 +80,14 @@ class TierPreference:
         return [endpoint for endpoint in endpoints if endpoint.spec.tier == lowest]
 
     def _is_local(self, cycle: Cycle) -> bool:
-        wanted = cycle.request.headers.get(self.header)
+        headers = cycle.request.headers
+        wanted = headers.get(self.header)
         if wanted is not None and wanted.strip().lower() != LOCAL:
             raise bad_request(f'{self.header}: expected "{LOCAL}", got "{wanted[:40]}"')
-        return wanted is not None
+        return wanted is not None or (
+            bool(self.local_objectives)
+            and any(headers.get(name) in self.local_objectives for name in OBJECTIVE_HEADERS)
+        )
 
     def _has_room(self, endpoint: Endpoint) -> bool:
         return has_room(endpoint) and not self._is_saturated(endpoint)

@@ -25,6 +25,7 @@ from scorers.endpoint_health import EndpointHealth
 from scorers.file_discovery import FileDiscovery
 from scorers.lifecycle_filter import LifecycleFilter
 from scorers.metrics_data_source import MetricsDataSource
+from scorers.tier_preference import TierPreference
 
 Settings = TypeVar("Settings")
 
@@ -261,6 +262,8 @@ class Assembly:
     metrics_source_at: Section
     extractor: CoreMetricsExtractor
     health: HealthSettings
+    heeds_tiers: bool
+    """Some filter looks at the endpoints' tiers."""
     warnings: tuple[str, ...]
     """One line each, for the log: what was written and has no effect."""
 
@@ -319,6 +322,7 @@ class _Builder:
             metrics_source_at=source_at,
             extractor=self._ours(extractor, CoreMetricsExtractor),
             health=health.settings(),
+            heeds_tiers=any(isinstance(each, TierPreference) for _, each in profile.filters),
             warnings=tuple(self._warnings),
         )
 

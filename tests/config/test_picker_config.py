@@ -763,3 +763,8 @@ def _builds_or_is_refused(text: str) -> None:
     else:
         return
     assert message.startswith("c.yaml") and "\n" not in message
+
+
+@pytest.mark.parametrize("plugins, heeds", [("", False), ("- type: tier-preference\n", True)])
+def test_whether_anybody_heeds_tiers_is_known(plugins: str, heeds: bool) -> None:
+    assert made(f"plugins:\n- type: queue-scorer\n{plugins}").heeds_tiers is heeds

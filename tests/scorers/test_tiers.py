@@ -111,6 +111,17 @@ def test_a_local_request_stays_in_tier_0_whatever_happens(endpoints: list[Endpoi
     assert kept(endpoints, TierPreference(header="x-where"), x_where="local") == left
 
 
+@pytest.mark.parametrize(
+    "objective, left",
+    [pytest.param("pii", ["a"], id="listed"), pytest.param("chat", ["c"], id="another")],
+)
+@pytest.mark.parametrize("header", ["x_llm_d_inference_objective", "x_gateway_inference_objective"])
+def test_an_objective_may_be_local_as_a_whole(objective: str, left: list[str], header: str) -> None:
+    endpoints = [here("a", FULL), here("c", tier=1)]
+    assert kept(endpoints, TierPreference(local_objectives=("pii", "phi")), **{header: objective}) == left
+    assert kept(endpoints, **{header: objective}) == ["c"], "none is, unless it is listed"
+
+
 def refused(endpoints: list[Endpoint], wanted: str) -> Rejected:
     with pytest.raises(Rejected) as caught:
         kept(endpoints, x_fleet_epp_tier=wanted)
@@ -120,7 +131,7 @@ def refused(endpoints: list[Endpoint], wanted: str) -> Rejected:
 def test_a_local_request_without_anybody_local_is_refused() -> None:
     rejection = refused([here("c", tier=1)], "local").rejection
     assert rejection.status == 503
-    assert rejection.message == "no endpoint is of tier 0, and x-fleet-epp-tier: local allows no other"
+    assert rejection.message == "no endpoint is of tier 0, and the request may go to no other"
     assert rejection.headers == {"x-llm-d-request-dropped-reason": "rejected-no-endpoints"}
 
 
