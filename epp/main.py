@@ -192,7 +192,7 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
 
     def changed(endpoint: Endpoint, change: Change) -> None:
         transitions.changed(endpoint, change)
-        if change.signal in (Signal.FAILED, Signal.QUITTING):
+        if change.signal in (Signal.FAILED, Signal.LATE, Signal.QUITTING):
             scraper.doubt(endpoint)
 
     fleet = Fleet(

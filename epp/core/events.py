@@ -161,13 +161,21 @@ class Served(_Said, frozen=True):
 
 
 class Failed(_Said, frozen=True):
-    """The endpoint did not do what was asked of it. At most one of Failed, Quitting and Busy is said of an
-    endpoint in a request; it may come behind a Served, never before one."""
+    """The endpoint did not do what was asked of it. At most one of Failed, Late, Quitting and Busy is said of
+    an endpoint in a request; it may come behind a Served, never before one."""
 
     endpoint: Endpoint
     reason: str
     sent_at: float
     """When the request was picked [s]."""
+
+
+class Late(_Said, frozen=True):
+    """The gateway gave up waiting for the endpoint's answer, which may only be long."""
+
+    endpoint: Endpoint
+    reason: str
+    sent_at: float
 
 
 class Quitting(_Said, frozen=True):
@@ -282,7 +290,7 @@ Answer = (
     | AnswerResponseTrailers
     | Reject
 )
-Action = Pick | Prefilled | Moved | Served | Failed | Quitting | Busy | Release | Finished | Answer
+Action = Pick | Prefilled | Moved | Served | Failed | Late | Quitting | Busy | Release | Finished | Answer
 
 
 # --- what happened ---------------------------------------------------------------------------------

@@ -373,10 +373,13 @@ class Fleet:
     def failed(self, endpoint: Endpoint, now: float, reason: str, *, sent_at: float = math.inf) -> None:
         """A request failed there. What was ``sent_at`` [s] before it came into this phase says nothing new
         of one that is on its way back."""
-        lifecycle = endpoint.lifecycle
-        is_back = lifecycle.phase in (Phase.PROBING, Phase.WARMING)
-        if not (is_back and sent_at < lifecycle.since):
+        if not self._is_of_before(endpoint.lifecycle, sent_at):
             self._signal(endpoint, Signal.FAILED, now, reason)
+
+    def late(self, endpoint: Endpoint, now: float, reason: str, *, sent_at: float = math.inf) -> None:
+        """The gateway gave up waiting for an answer: the next look tells whether the server is to blame."""
+        if not self._is_of_before(endpoint.lifecycle, sent_at):
+            self._signal(endpoint, Signal.LATE, now, reason)
 
     def busy(self, endpoint: Endpoint, now: float, reason: str) -> None:
         """It refused a request because it is full: a sign of life, and a warning."""
@@ -406,6 +409,9 @@ class Fleet:
         self._look_ahead()
 
     # --- inside
+
+    def _is_of_before(self, lifecycle: Lifecycle, sent_at: float) -> bool:
+        return lifecycle.phase in (Phase.PROBING, Phase.WARMING) and sent_at < lifecycle.since
 
     def _look(self, endpoint: Endpoint, signal: Signal, now: float, reason: str = "") -> None:
         self._found_with_us.discard(endpoint)

@@ -43,6 +43,7 @@ class Signal(enum.Enum):
     SILENT = "it did not answer in time"
     MUTE = "it did not answer in time, again"
     FAILED = "a request there failed"
+    LATE = "the gateway waited too long for it"
     BROKEN = "requests there fail one after another"
     SERVED = "it served a request"
     QUITTING = "it says that it shuts down"
@@ -134,9 +135,8 @@ TRANSITIONS: Mapping[tuple[Phase, Signal], Phase] = {
     # not ready
     **_rows((_P.PENDING, *_IN_SERVICE, _P.SUSPECT, _P.PROBING, _P.EJECTED), (_S.LOADING,), _P.LOADING),
     # suspicion
-    **_rows(_IN_SERVICE, (_S.SILENT, _S.FAILED), _P.SUSPECT),
-    (_P.PROBING, _S.SILENT): _P.EJECTED,
-    (_P.PROBING, _S.FAILED): _P.EJECTED,
+    **_rows(_IN_SERVICE, (_S.SILENT, _S.FAILED, _S.LATE), _P.SUSPECT),
+    **_rows((_P.PROBING,), (_S.SILENT, _S.FAILED, _S.LATE), _P.EJECTED),
     **_rows((*_IN_SERVICE, _P.SUSPECT, _P.PROBING), (_S.MUTE, _S.BROKEN), _P.EJECTED),
     **_rows((_P.PENDING, _P.LOADING, _P.DRAINING), (_S.MUTE,), _P.EJECTED),
     # knowledge

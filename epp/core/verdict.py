@@ -10,9 +10,9 @@ Source:  measured answers of Envoy, llama.cpp and vLLM (docs/gateways.md); agent
 import re
 from collections.abc import Mapping
 
-from epp.core.events import Busy, Failed, Quitting
+from epp.core.events import Busy, Failed, Late, Quitting
 
-Verdict = tuple[type[Busy | Failed | Quitting], str]
+Verdict = tuple[type[Busy | Failed | Late | Quitting], str]
 """What to tell of an endpoint, and why."""
 
 MADE_BY_SERVER = "x-envoy-upstream-service-time"
@@ -39,6 +39,7 @@ _QUITTING = re.compile(r"after shutdown|shutting down|\bdraining\b", re.IGNORECA
 _FULL = re.compile(r"\bbusy\b|overload|queue|too many|capacity|no slot|maximum pending", re.IGNORECASE)
 _OVERLOADED = 529  # Anthropic's
 _UNAVAILABLE = 503
+_GAVE_UP = 504
 _ASKED_FOR_TOO_MUCH = (501, 505)
 """The server does not do such a thing: llama.cpp without ``--metrics``."""
 _FULL_WHEN_UNAVAILABLE = ("vllm", "ollama")
@@ -60,9 +61,10 @@ def judge(
     """
     if status < 500 or OUT_OF_ROOM in headers:
         return None
-    said = " ".join((text or "").split())[:_REASON_LIMIT]
+    said = _one_line(text or "")
     is_servers = MADE_BY_SERVER in headers
-    if not is_servers and said.startswith(_GATEWAYS_WORDS):
+    sounds_like_gateway = said.startswith(_GATEWAYS_WORDS)  # a server's may be those of a proxy beside it
+    if sounds_like_gateway and not is_servers:
         return _of_gateway(status, said)
     if status in _ASKED_FOR_TOO_MUCH or not is_generation:
         return None
@@ -72,8 +74,9 @@ def judge(
         return Quitting, reason
     if status == _UNAVAILABLE and _LOADING.search(said):
         return Failed, "loading model"
-    knows_only_full = is_servers and text is not None and engine in _FULL_WHEN_UNAVAILABLE
-    if status == _OVERLOADED or (status == _UNAVAILABLE and (knows_only_full or _FULL.search(said))):
+    speaks_itself = is_servers and text is not None and not sounds_like_gateway
+    is_full = bool(_FULL.search(said)) or (speaks_itself and engine in _FULL_WHEN_UNAVAILABLE)
+    if status == _OVERLOADED or (status == _UNAVAILABLE and is_full):
         return Busy, reason
     return Failed, reason
 
@@ -83,7 +86,14 @@ def judge_error(status: int | None, text: str, *, engine: str | None) -> Verdict
     return judge(status or 0, text, headers={MADE_BY_SERVER: ""}, engine=engine)
 
 
+def _one_line(text: str) -> str:
+    """Of the server's words, what can stand in a log."""
+    line = " ".join(text.split())[:_REASON_LIMIT]
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+
+
 def _of_gateway(status: int, said: str) -> Verdict | None:
     if any(words in said for words in _NO_SERVERS_FAULT):
         return None
-    return Failed, f"gateway: {status}, {said.rpartition(_RESET_REASON)[2]}"
+    kind = Late if status == _GAVE_UP else Failed
+    return kind, f"gateway: {status}, {said.rpartition(_RESET_REASON)[2]}"

@@ -17,6 +17,7 @@ from epp.core.events import (
     Event,
     Failed,
     Finished,
+    Late,
     Moved,
     Outcome,
     Pick,
@@ -54,6 +55,8 @@ class Health(Protocol):
     def served(self, endpoint: Endpoint, now: float) -> None: ...
 
     def failed(self, endpoint: Endpoint, now: float, reason: str, *, sent_at: float) -> None: ...
+
+    def late(self, endpoint: Endpoint, now: float, reason: str, *, sent_at: float) -> None: ...
 
     def quitting(self, endpoint: Endpoint, now: float, reason: str) -> None: ...
 
@@ -154,6 +157,9 @@ class Conversation:
     def _failed(self, action: Failed, now: float, answers: list[bytes]) -> None:
         self._pool.health.failed(action.endpoint, now, action.reason, sent_at=action.sent_at)
 
+    def _late(self, action: Late, now: float, answers: list[bytes]) -> None:
+        self._pool.health.late(action.endpoint, now, action.reason, sent_at=action.sent_at)
+
     def _quitting(self, action: Quitting, now: float, answers: list[bytes]) -> None:
         self._pool.health.quitting(action.endpoint, now, action.reason)
 
@@ -186,6 +192,7 @@ _OURS: Mapping[type[Action], Callable[..., None]] = {
     Moved: Conversation._moved,
     Served: Conversation._served,
     Failed: Conversation._failed,
+    Late: Conversation._late,
     Quitting: Conversation._quitting,
     Busy: Conversation._busy,
     Release: Conversation._release,

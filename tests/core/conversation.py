@@ -11,6 +11,7 @@ from epp.core.events import (
     Event,
     Failed,
     Finished,
+    Late,
     Moved,
     Outcome,
     Pick,
@@ -71,7 +72,7 @@ class Conversation:
         self.releases = 0
         self.prefills = 0
         self.moves = 0
-        self.verdicts: list[Served | Failed | Quitting | Busy] = []
+        self.verdicts: list[Served | Failed | Late | Quitting | Busy] = []
         """What was said of endpoints, in order."""
         self.outcomes: list[Outcome] = []
         self.now = 0.0
@@ -98,7 +99,7 @@ class Conversation:
                     case Moved(decision, endpoint):
                         decision.reservation.move(endpoint)
                         self.moves += 1
-                    case Served() | Failed() | Quitting() | Busy():
+                    case Served() | Failed() | Late() | Quitting() | Busy():
                         self.verdicts.append(action)
                     case Release(decision):
                         decision.reservation.release()

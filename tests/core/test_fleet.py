@@ -264,6 +264,14 @@ def test_a_failure_of_before_says_nothing_of_one_that_is_back() -> None:
     assert endpoint.lifecycle.phase is Phase.EJECTED
 
 
+def test_a_gateway_that_gives_up_waiting_makes_a_suspect() -> None:
+    fleet, endpoint = used()
+    fleet.late(endpoint, 2.0, "gateway: 504", sent_at=0.5)
+    assert endpoint.lifecycle.phase is Phase.SUSPECT
+    fleet.answered(endpoint, 2.1)
+    assert endpoint.lifecycle.phase is Phase.READY, "its answers are long"
+
+
 def test_requests_at_an_endpoint_whose_number_is_limited_are_news() -> None:
     fleet, endpoint = used()
     fleet.lost(endpoint, 2.0, "connection refused")

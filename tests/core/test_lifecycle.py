@@ -60,6 +60,11 @@ def told(life: Lifecycle, *signals: tuple[float, Signal]) -> list[Phase]:
             [P.READY, P.SUSPECT, P.READY, P.SUSPECT],
             id="one-failure-among-good-ones",
         ),
+        pytest.param(
+            [(1, S.LATE), (1.1, S.ANSWERED), (2, S.LATE), (2.1, S.LATE), (2.2, S.ANSWERED)],
+            [P.READY, P.SUSPECT, P.READY, P.SUSPECT, P.READY],
+            id="long-answers-and-a-short-timeout-eject-nobody",
+        ),
         pytest.param([(1, S.FAILED), (7, S.ANSWERED)], [P.READY, P.SUSPECT, P.READY], id="no-further-news"),
         pytest.param([(1, S.LOADING), (2, S.ANSWERED)], [P.READY, P.LOADING, P.WARMING], id="restart"),
         pytest.param(

@@ -10,6 +10,7 @@ from epp.core.events import (
     Busy,
     Event,
     Failed,
+    Late,
     Quitting,
     RequestBody,
     RequestHeaders,
@@ -47,7 +48,9 @@ def asked(*endpoints: Endpoint, path: str = "/v1/chat/completions", **more: obje
     return conversation
 
 
-def verdicts(*events: Event, of: Conversation | None = None) -> list[Served | Failed | Quitting | Busy]:
+def verdicts(
+    *events: Event, of: Conversation | None = None
+) -> list[Served | Failed | Late | Quitting | Busy]:
     conversation = of or asked()
     conversation.hear(*events)
     return conversation.verdicts
@@ -155,8 +158,6 @@ def test_a_failure_says_when_it_was_sent() -> None:
         (503, ENVOYS_RESET + b"connection termination", "gateway: 503, connection termination"),
         (503, ENVOYS_RESET + b"connection timeout", "gateway: 503, connection timeout"),
         (502, ENVOYS_RESET + b"protocol error", "gateway: 502, protocol error"),
-        (504, b"upstream request timeout", "gateway: 504, upstream request timeout"),
-        (504, b"stream timeout", "gateway: 504, stream timeout"),
         (503, b"upstream call failed: Connect", "gateway: 503, upstream call failed: Connect"),
         (
             503,
@@ -168,6 +169,12 @@ def test_a_failure_says_when_it_was_sent() -> None:
 )
 def test_the_gateway_reached_nobody(status: int, text: bytes, reason: str) -> None:
     assert verdicts(by_gateway(status), ResponseBody(text, True)) == failed(reason)
+
+
+@pytest.mark.parametrize("text", ["upstream request timeout", "stream timeout"])
+def test_the_gateway_gave_up_waiting_for_what_may_only_be_long(text: str) -> None:
+    said = verdicts(by_gateway(504), ResponseBody(text.encode(), True))
+    assert said == [Late(FIRST, f"gateway: 504, {text}", 0.0)]
 
 
 def test_the_gateways_own_form_of_its_answers_is_understood() -> None:
@@ -257,6 +264,14 @@ def test_vllm_says_503_for_nothing_but_a_full_queue(
     monkeypatch.setattr(FIRST, "engine", engine)
     (verdict,) = verdicts(by_engine(503), ResponseBody(b"Service Unavailable", True))
     assert type(verdict) is kind
+
+
+def test_the_proxy_beside_a_server_fails_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar speaks as gateways do, and the gateway's header says that it is not the gateway."""
+    monkeypatch.setattr(FIRST, "engine", "vllm")
+    body = ResponseBody(ENVOYS_RESET + b"remote connection failure", True)
+    (verdict,) = verdicts(by_engine(503, "text/plain"), body)
+    assert isinstance(verdict, Failed) and verdict.reason.startswith("engine: 503, upstream connect error")
 
 
 def test_a_server_need_not_do_everything() -> None:
@@ -487,4 +502,4 @@ def test_a_reason_is_one_short_line(
     headers = {"x-envoy-upstream-service-time": "1"} if by_server else {}
     found = judge(status, text, headers=headers, engine=engine)
     if found is not None:
-        assert 0 < len(found[1]) < 250 and "\n" not in found[1]
+        assert 0 < len(found[1]) < 250 and found[1].isprintable()
