@@ -380,7 +380,8 @@ class _Work:
 
     def _pressure(self, service: InferenceService) -> str:
         for condition in service.status.conditions or ():
-            if condition.type != "MemoryPressure" or condition.reason not in {"Warning", "Critical"}:
+            warns = condition.reason in {"Warning", "Critical"} and condition.status != "False"
+            if condition.type != "MemoryPressure" or not warns:
                 continue
             at = _unix(condition.last_transition_time or "")
             if at is not None and self._now - at < PRESSURE_HOLDS:

@@ -566,11 +566,11 @@ def test_both_notes_are_said() -> None:
     )
 
 
-def pressed(reason: str, since: str | None = FRESH) -> dict[str, InferenceService]:
+def pressed(reason: str, since: str | None = FRESH, status: str = "True") -> dict[str, InferenceService]:
     return service(
         conditions=[
             {"type": "Available", "status": "True", "reason": "InferenceReady"},
-            {"type": "MemoryPressure", "status": "True", "reason": reason, "lastTransitionTime": since},
+            {"type": "MemoryPressure", "status": status, "reason": reason, "lastTransitionTime": since},
         ]
     )
 
@@ -588,6 +588,10 @@ def test_memory_pressure_holds_for_ten_minutes(reason: str) -> None:
 )
 def test_other_conditions_press_nobody(reason: str, since: str | None) -> None:
     assert only(run(metal(), services=pressed(reason, since))).pressure == ""
+
+
+def test_a_warning_that_is_taken_back_is_none() -> None:
+    assert only(run(metal(), services=pressed("Critical", status="False"))).pressure == ""
 
 
 def test_llmkube_is_asked_only_where_its_labels_are() -> None:

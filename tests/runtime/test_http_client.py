@@ -2,6 +2,8 @@
 
 import asyncio
 import datetime as dt
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -222,6 +224,54 @@ async def test_a_closed_port_refuses() -> None:
         with pytest.raises(FetchError, match="refuses connections") as failure:
             await connection.get("/", 5.0)
         assert failure.value.kind is Failure.REFUSED
+
+
+@pytest.mark.parametrize(
+    "number, kind, words",
+    [
+        pytest.param(errno.EMFILE, Failure.OURS, "cannot open a connection: Too many", id="descriptors"),
+        pytest.param(errno.EADDRNOTAVAIL, Failure.OURS, "cannot open a connection", id="local-ports"),
+        pytest.param(errno.EHOSTUNREACH, Failure.UNREACHABLE, "cannot reach 127.0.0.1", id="host"),
+        pytest.param(errno.ENETUNREACH, Failure.UNREACHABLE, "cannot reach 127.0.0.1", id="network"),
+        pytest.param(errno.ECONNREFUSED, Failure.REFUSED, "refuses connections", id="refused"),
+        pytest.param(errno.ECONNRESET, Failure.CLOSED, "closed the connection at once", id="reset"),
+        pytest.param(errno.ETIMEDOUT, Failure.TIMEOUT, "no connection", id="the-kernel-gave-up"),
+    ],
+)
+async def test_what_the_system_says_has_its_kind(
+    number: int, kind: Failure, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", fails)
+    connection = Connection(Server(host="127.0.0.1", port=9))
+    with pytest.raises(FetchError, match=words) as failure:
+        await connection.reach(5.0)
+    assert failure.value.kind is kind
+
+
+async def test_a_server_is_reached_without_asking_it_anything() -> None:
+    async with serving(answering(OK)) as server:
+        connection = connect(server)
+        await connection.reach(5.0)
+        assert is_open(connection)
+        await connection.reach(5.0)
+        await eventually(lambda: server.connections == 2)
+        assert not server.requests, "each time a new connection, and no word on it"
+        await connection.aclose()
+
+
+async def test_closing_while_an_answer_is_awaited_is_the_end_of_the_wait() -> None:
+    async with serving(says_nothing) as server:
+        connection = connect(server)
+        asking = asyncio.get_running_loop().create_task(connection.get("/", 5.0))
+        await eventually(lambda: server.connections)
+        await eventually(lambda: is_open(connection))
+        await connection.aclose()
+        with pytest.raises(FetchError) as failure:
+            await asking
+        assert failure.value.kind is Failure.CLOSED
 
 
 async def test_a_name_without_address_is_unreachable() -> None:

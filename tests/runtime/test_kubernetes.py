@@ -9,6 +9,8 @@ import datetime as dt
 import json
 import logging
 import random
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -786,6 +788,18 @@ async def test_a_kubeconfig_that_is_none_stops_the_start(
 async def test_without_any_word_of_an_api_there_is_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="run in a pod, set KUBECONFIG, or list the servers with"):
         await opened({"HOME": str(tmp_path)})
+
+
+def test_whoever_lists_the_servers_does_not_wait_for_the_client() -> None:
+    """It takes half a second of CPU to import."""
+    found = "sorted({'kubernetes', 'aiohttp', 'epp.config.cluster'} & set(sys.modules))"
+    told = subprocess.run(
+        [sys.executable, "-c", f"import sys, epp.main; print({found})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "[]\n"
 
 
 # --- over the wire ----------------------------------------------------------------------------------

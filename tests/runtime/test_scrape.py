@@ -927,7 +927,7 @@ server.serve_forever()
 async def test_a_stopped_process_is_suspected_and_then_ejected_and_back_when_it_goes_on() -> None:
     """Its kernel still takes connections: only an answer shows life."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", STOPPABLE, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", STOPPABLE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         assert process.stdout is not None
@@ -954,6 +954,16 @@ async def test_an_answer_that_comes_late_still_counts() -> None:
         await eventually(lambda: scene.endpoint.load == LOAD)
         await eventually(lambda: scene.results["ok"] >= 2)
         assert set(scene.results) == {"ok"} and Phase.EJECTED not in phases(scene)
+
+
+def closing(page: bytes) -> Serve:
+    """Answer once on each connection."""
+
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(page, Connection="close"))
+
+    return serve
 
 
 async def hangs_on_metrics(peer: Peer) -> None:
@@ -1084,11 +1094,7 @@ async def test_what_we_lack_ourselves_says_nothing_of_a_server(monkeypatch: pyte
     async def none_left(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    async def closes(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(answer(VLLM, Connection="close"))
-
-    async with serving(closes) as server, watching(spec(server), pace=Pace(rest=0.05)) as scene:
+    async with serving(closing(VLLM)) as server, watching(spec(server), pace=Pace(rest=0.05)) as scene:
         await eventually(lambda: scene.endpoint.load_at)
         with monkeypatch.context() as poor:
             poor.setattr(asyncio.get_running_loop(), "create_connection", none_left)
@@ -1237,6 +1243,79 @@ async def test_one_that_is_back_is_looked_at_when_its_back_off_ends() -> None:
         read = scene.results["ok"]
         await eventually(lambda: scene.results["ok"] >= read + 2)
         assert scene.is_in(UP)
+
+
+# --- never stuck
+
+
+async def cuts_pages_short(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(answer(VLLM)[:-5])
+
+
+TROUBLES: dict[str, Serve] = {
+    "hangs": says_nothing,
+    "hangs up": hangs_up,
+    "cuts its pages short": cuts_pages_short,
+    "loads": answering(LOADING),
+    "is behind a proxy": answering(answer(b"", "502 Bad Gateway")),
+    "has metrics that hang": hangs_on_metrics,
+    "has no metrics": answering(NOT_OFFERED),
+    "has another page": answering(answer(b"<html>")),
+    "is another engine": routes({"/metrics": answer(LLAMA), "/props": answer(b'{"total_slots":3}')}),
+    "speaks ssh": answering(b"SSH-2.0-x\r\n\r\n"),
+    "closes each connection": closing(VLLM),
+    "is well": answering(answer(VLLM)),
+}
+
+
+@given(
+    days=st.lists(
+        st.tuples(
+            st.sampled_from(sorted(TROUBLES)), st.sampled_from(["", "kill", "close_port", "doubt", "change"])
+        ),
+        max_size=5,
+    ),
+    apart=st.booleans(),
+)
+@example(days=[("hangs", "kill"), ("has metrics that hang", "doubt")], apart=False)
+@settings(max_examples=15, deadline=None)
+def test_whatever_a_server_went_through_it_is_found_well_when_it_is(
+    days: list[tuple[str, str]], apart: bool
+) -> None:
+    asyncio.run(goes_through(days, apart))
+
+
+async def goes_through(days: list[tuple[str, str]], apart: bool) -> None:
+    pace = Pace(rest=0.05, untold=0.05, untold_busy=0.05, loading=0.05, retry=0.05, retry_late=0.05)
+    async with serving(answering(answer(VLLM))) as metrics:
+        server = await RawServer(answering(answer(VLLM))).start()
+        fields = elsewhere(metrics) if apart else {}
+        async with watching(
+            spec(server, **fields), pace=pace, silence=0.1, metrics_again=0.1, other_scheme_again=0.1
+        ) as scene:
+            for number, (trouble, event) in enumerate(days):
+                await server.kill()
+                server.serve = TROUBLES[trouble]
+                await server.start()
+                looked = sum(scene.results.values())
+                await eventually(lambda looked=looked: sum(scene.results.values()) >= looked + 2)
+                if event in ("kill", "close_port"):
+                    await server.kill() if event == "kill" else server.close_port()
+                    scene.scraper.doubt(scene.endpoint)
+                    await scene.until({Phase.EJECTED})
+                elif event == "doubt":
+                    scene.scraper.doubt(scene.endpoint)
+                elif event == "change":
+                    scene.replace(spec(server, labels={"n": str(number)}, **fields))
+            await server.kill()
+            server.serve = answering(answer(VLLM))
+            await server.start()
+            await eventually(lambda: scene.endpoint.load == LOAD and scene.is_in({*UP, Phase.PRESSURED}))
+            assert scene.endpoint.engine == "vllm"
+            lanes = (scene.scraper._answering, scene.scraper._absent)
+            await eventually(lambda: all(lane.free == 64 for lane in lanes))
+        await server.kill()
 
 
 # --- pace

@@ -58,6 +58,8 @@ class Gate:
         self.heads: list[bytes] = []
         """Head of each GET."""
         self.is_open = False
+        self.resets = False
+        """Each POST gets a reset in place of an answer; everything else goes on as before."""
         self.page: bytes | None = None
         """The metrics, in place of vLLM's."""
         self.streams: dict[bytes, bytes] = {}
@@ -168,6 +170,9 @@ class _Connection(asyncio.Protocol):
             self._write(_json(self._gate.metrics() if path.startswith(b"/metrics") else b"{}"))
             return
         self._gate.received.append((self._head, self._body))
+        if self._gate.resets:
+            self.abort()
+            return
         events = self._gate.streams.get(path)
         if events is not None:
             self._rest = _STREAM + b"%x\r\n%s\r\n0\r\n\r\n" % (len(events), events)

@@ -69,6 +69,8 @@ class Following(Generic[T]):
         chance: random.Random,
     ) -> None:
         self.resource = resource
+        self.is_listed = False
+        """Objects are as the API had them at some time."""
         self.fault: ApiFault | None = None
         """Why the last try failed; None: it did not."""
         self.is_lasting = False
@@ -98,9 +100,6 @@ class Following(Generic[T]):
     def is_told(self) -> bool:
         """There is an answer: objects, or a fault; or nobody asks."""
         return self._query is None or self.is_listed or self.fault is not None
-
-    is_listed = False
-    """Objects are as the API had them at some time."""
 
     def select(self, query: dict[str, str] | None) -> None:
         """Follow those that ``query`` selects; None: none. The ones before stay until these are listed."""
