@@ -357,8 +357,7 @@ class Fleet:
         self._look(endpoint, Signal.ABSENT if note else Signal.REFUSED, now, reason)
 
     def silent(self, endpoint: Endpoint, now: float, reason: str) -> None:
-        """The server did not answer in time: its load is unknown, what it holds is not."""
-        endpoint.load, endpoint.load_at = UNKNOWN, None
+        """The server did not answer in time: what it said last holds until it is too old."""
         note = endpoint.spec.note
         self._look(endpoint, Signal.SILENT, now, f"{reason}; {note}" if note else reason)
 

@@ -61,7 +61,7 @@ class DiscoverySettings:
     """A file system that takes longer to answer is said to be wrong."""
     resolve_interval: float = 30.0
     """Between two lookups of a name that resolves."""
-    retry_interval: float = 2.0
+    retry_interval: float = 0.25
     """Before the second lookup of one that does not, or to which a connection was lost, doubling up to
     ``resolve_interval``; and the shortest time between two lookups that ``recheck`` asks for."""
     resolve_timeout: float = 5.0

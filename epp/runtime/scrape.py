@@ -25,7 +25,6 @@ from typing import Any
 
 from epp.core.engines import ENGINE_LABELS, ENGINES
 from epp.core.fleet import Endpoint, Fleet, Load
-from epp.core.lifecycle import Phase
 from epp.core.pacing import Agenda, Pace, Shares, Standing
 from epp.runtime.http_client import Failure, FetchError
 from epp.runtime.probe import Probe, ProbeSettings, ScrapeStats, TlsContexts, Unavailable
@@ -428,7 +427,7 @@ class Scraper:
             return
         if watch.second is None:
             self._fleet.silent(watch.endpoint, self._clock(), str(error))
-            is_there = await self._ask_again(watch, error)
+            is_there = await self._ask_again(watch)
         else:
             is_there = await watch.second
         if is_there:
@@ -442,18 +441,15 @@ class Scraper:
             self._tell_defect(watch, error)
             return False
 
-    async def _ask_again(self, watch: _Watch, first: FetchError | None = None) -> bool:
-        """Whether the serving port answers on a new connection; the fleet is told.
-
-        ``first``: what was wrong with the first answer.
-        """
+    async def _ask_again(self, watch: _Watch) -> bool:
+        """Whether the serving port answers on a new connection; the fleet is told."""
         try:
             await watch.probe.check(self._fleet.health.second_silence)
         except Unavailable as error:
             self._not_ready(watch, str(error))
         except FetchError as error:
             if error.kind is not Failure.OURS:
-                self._lost(watch, first if first is not None and first.kind in _SAY_MORE else error)
+                self._lost(watch, error)
         else:
             self._fleet.answered(watch.endpoint, self._clock(), engine=watch.probe.engine)
             return True
@@ -532,20 +528,15 @@ class Scraper:
         if not watch.looked_before:
             watch.looked_before = True
             self._first_looks.set()
-        due = self._due(watch, now, share)
-        lifecycle = watch.endpoint.lifecycle
+        due, back_off_ends = self._due(watch, now, share), watch.endpoint.lifecycle.out_until
         if watch.doubted:
             due = min(due, watch.doubt_from)
-        elif lifecycle.phase is Phase.EJECTED and now < lifecycle.due:
-            due = min(due, lifecycle.due)  # its back-off ends
+        elif now < back_off_ends:
+            due = min(due, back_off_ends)
         self._put(watch, due)
 
 
 _BUSY = (Standing.BUSY, Standing.UNTOLD_BUSY)
-
-
-_SAY_MORE = (Failure.TLS, Failure.NOT_HTTP)
-"""What is wrong stays wrong, and the first answer may have said more of it."""
 
 
 def _busy(watch: _Watch) -> Standing:

@@ -174,10 +174,10 @@ def test_a_lost_server_has_no_load() -> None:
     assert (endpoint.load, endpoint.load_at, lifecycle.phase) == (Load(), None, Phase.PROBING)
 
 
-def test_a_silent_server_keeps_its_caches() -> None:
+def test_a_silent_server_keeps_its_caches_and_its_reading_until_that_is_old() -> None:
     fleet, endpoint = used()
     fleet.silent(endpoint, 2.0, "no answer for 0.5 s")
-    assert (endpoint.load, endpoint.load_at) == (Load(), None), "but its load is not known"
+    assert (endpoint.load, endpoint.load_at) == (Load(waiting=3), 1.0)
     assert (endpoint.life, endpoint.memory) == (0, {"plugin": "what it remembers"})
     assert endpoint.lifecycle.phase is Phase.SUSPECT
 

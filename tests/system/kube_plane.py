@@ -73,7 +73,14 @@ def build() -> Path:
 
 
 def is_possible() -> bool:
-    return find() is not None or shutil.which("go") is not None
+    """The programs are here, or a Go that can build them."""
+    if find():
+        return True
+    go = shutil.which("go")
+    return (
+        go is not None
+        and not subprocess.run([go, "list", "-m"], cwd=SOURCE, capture_output=True, check=False).returncode
+    )
 
 
 def _cache() -> Path:
@@ -232,7 +239,10 @@ def path_of(document: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if is_possible():
-        build()
-    else:
+    if not is_possible():
         sys.stderr.write(f"{MISSING}\n")
+    else:
+        try:
+            build()
+        except RuntimeError as fault:
+            sys.exit(str(fault))

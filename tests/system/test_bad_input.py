@@ -519,7 +519,8 @@ def test_a_server_that_answers_badly_gives_an_error_and_leaves_nothing(
             ],
         ) as picker,
     ):
-        wait_reachable(picker, {"bad": "up"})
+        # Its metrics are well, and it is not. That is suspicion: being the only one, it is asked all the same.
+        wait_reachable(picker, {"bad": "down"})
         with Envoy(
             logs=logs,
             name=f"envoy-badly-{treat.__name__}-{route.value}",

@@ -33,8 +33,9 @@ LLMKUBE = sorted((CRDS / "llmkube-v0.9.19").glob("*.yaml"))
 NAMESPACE = "models"
 TOKEN, STRANGER = "picker-token", "stranger-token"
 
+if not is_possible():
+    pytest.skip(MISSING, allow_module_level=True)
 pytestmark = [
-    pytest.mark.skipif(not is_possible(), reason=MISSING),
     pytest.mark.timeout(900),  # the first run builds the API server
     pytest.mark.default_driver,
 ]

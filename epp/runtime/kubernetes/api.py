@@ -28,7 +28,8 @@ logger = logging.getLogger("epp.kubernetes")
 
 LIST_TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 SILENCE = 100.0
-"""[s] A watch that says nothing for so long is dead: the API marks each with a bookmark every minute."""
+"""[s] A watch that says nothing for so long is begun anew: its connection may be dead, and the API marks a
+living one with a bookmark every minute, at rest not always."""
 
 
 @dataclass(frozen=True, slots=True)
