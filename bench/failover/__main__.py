@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m bench.fa
     except (OSError, ValueError) as problem:
         print(f"{prog}: {problem}", file=sys.stderr)
     finally:
-        if status == 1:
+        if status == 1 or (status == 0 and any(row.missed() for row in matrix.rows)):
             print(f"{prog}: the logs are in {logs}", file=sys.stderr)
         else:
             shutil.rmtree(logs, ignore_errors=True)

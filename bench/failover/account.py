@@ -125,6 +125,8 @@ class Account:
     """Of requests during the fault, those that the victim answered."""
     told_after: float | None
     """The longest wait of a request, sent during the fault, until it was told that it had failed."""
+    late: float
+    """The longest from when a request was due until it was sent: where this is much, the machine was busy."""
     before: Percentiles | None
     during: Percentiles | None
     after: Percentiles | None
@@ -161,6 +163,7 @@ def account(requests: Sequence[Request], moments: Moments) -> Account:
         lost_after_back=sum(bool(back) and one.sent >= back[0] for one in lost),
         kept_share=len(kept) / len(during) if during else 0.0,
         told_after=max(waits, default=None),
+        late=max((one.sent - one.due for one in requests), default=0.0),
         before=_ttft(r for r in requests if r.due < struck),
         during=_ttft(r for r in requests if struck <= r.due < end),
         after=_ttft(r for r in requests if r.due >= end),

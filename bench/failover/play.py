@@ -20,7 +20,7 @@ from bench.rig.envoy import ACCOUNT
 from bench.rig.process import RigError
 
 TOKENS = 16
-LONG_TOKENS, LONG_SECONDS = 384, 0.15
+LONG_TOKENS, LONG_SECONDS = 384, 0.1
 """Streams that are open when the fault comes: how long they are, and for how long they are begun before."""
 BEFORE_SHARE, AFTER_SHARE = 0.2, 0.4
 """Of a run's time, without the fault and after the victim's return."""

@@ -123,7 +123,7 @@ def _counts(one: Account) -> list[int]:
 
 def _times(rows: Sequence[Row], title: str) -> Table:
     columns = ["fault", "last sent there [ms]", "worst", "back after [s]", "worst", "its share then"]
-    columns += ["TTFT p50 / p99 before [ms]", "during", "after"]
+    columns += ["TTFT p50 / p99 before [ms]", "during", "after", "load late [ms]"]
     lines = []
     for row in rows:
         if all_ := row.accounts:
@@ -134,6 +134,7 @@ def _times(rows: Sequence[Row], title: str) -> Table:
                 _ttft([a.before for a in all_]),
                 _ttft([a.during for a in all_]),
                 _ttft([a.after for a in all_]),
+                _number(max(a.late for a in all_) * 1e3),
             ]
             lines.append(line)
     return Table(f"{title} (medians of runs, and the worst)", columns, lines)

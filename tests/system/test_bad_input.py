@@ -519,7 +519,7 @@ def test_a_server_that_answers_badly_gives_an_error_and_leaves_nothing(
             ],
         ) as picker,
     ):
-        # Its metrics are well, and it is not. That is suspicion: being the only one, it is asked all the same.
+        # Its metrics are well, and it is not. That is suspicion: the only one there is is asked all the same.
         wait_reachable(picker, {"bad": "down"})
         with Envoy(
             logs=logs,
