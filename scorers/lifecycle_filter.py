@@ -13,6 +13,7 @@ _LAST_RESORTS: Sequence[tuple[Phase, str]] = (
     (Phase.EJECTED, "ejected on suspicion"),
     (Phase.LOADING, "has loaded, and its back-off is not over"),
     (Phase.PENDING, "not looked at yet"),
+    (Phase.DRAINING, "said to shut down, in an answer"),
 )
 _DEAD: Mapping[Phase, str] = {Phase.EJECTED: "refusing connections"}
 """What a phase means of an endpoint that is known to be dead, where its name does not say it."""
@@ -29,7 +30,8 @@ class LifecycleFilter:
             requests, growing to 64), and one that is probed if it has no request now; in their order. Those
             that are pending, loading, ejected, draining or gone are dropped.
     Else:   where this leaves nobody, the least bad that are not known to be dead: those that warm up, the one
-            that is probed, those ejected on suspicion, those that nobody has looked at yet, whichever comes
+            that is probed, those ejected on suspicion, those that nobody has looked at yet, those whose
+            answers said that they shut down, whichever comes
             first.
     Dead:   where all are known to be dead (they refuse connections, load, drain, or their manager says so),
             the request is refused: 503, with a reason and ``retry-after``.

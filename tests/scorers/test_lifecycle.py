@@ -89,6 +89,12 @@ def test_those_are_kept_that_can_be_expected_to_answer(there: str, left: str) ->
             "nobody is fit, so 1 of 4 were kept: not looked at yet",
             id="nobody-has-looked",
         ),
+        pytest.param(
+            "loading held draining",
+            "draining",
+            "nobody is fit, so 1 of 3 were kept: said to shut down, in an answer",
+            id="words-may-be-misread",
+        ),
     ],
 )
 def test_when_nobody_is_fit_the_least_bad_are_kept_and_it_is_said(there: str, left: str, said: str) -> None:
@@ -109,7 +115,7 @@ def test_when_nobody_is_fit_the_least_bad_are_kept_and_it_is_said(there: str, le
         ),
         pytest.param("loading", NOW, "the only endpoint is down: 1 loading", "5", id="loading"),
         pytest.param(
-            "draining held loading loading gone",
+            "leaving held loading loading gone",
             NOW,
             "all 5 endpoints are down: 1 draining, 1 pending, 2 loading, 1 gone",
             "5",
