@@ -13,12 +13,12 @@ Only the fields that count are decoded; msgspec leaves the rest of an object unr
 
 import datetime as dt
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from epp.config.endpoints_file import LAST_TIER, TIER_LABEL
+from epp.config.endpoints_file import LAST_TIER, TIER_LABEL, read_tier
 from epp.core.addresses import read_host
 from epp.core.fleet import EndpointSpec
 from epp.core.listing import named_apart
@@ -40,8 +40,6 @@ HEARTBEAT_TIMEOUT = 180.0
 """[s] LLMKube's own: the agent beats every 30 s."""
 PRESSURE_HOLDS = 600.0
 """[s] The agent never takes a warning back (it tells of Warning and above only): an old one says nothing."""
-CLAIM_HOLDS = 300.0
-"""[s] An address that comes back within this time was not left, but taken."""
 LONGEST = 200
 """Characters of a message from the cluster."""
 
@@ -259,10 +257,19 @@ def translate(cluster: Cluster, now: float, *, engines: Collection[str] = ()) ->
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
     spec: EndpointSpec
+    rank: tuple[bool, ...]
+    """Who is the server at an address: the one that sorts first."""
+    pod: str = ""
+    """The pod that it is, or that a slice names; empty: none is named."""
     is_stale: bool = False
+    """Of a slice whose agent has not been there for long: its address may be another server's by now."""
+
+    @property
+    def is_pod(self) -> bool:
+        return not self.rank[0]
 
 
 class _Work:
@@ -414,13 +421,12 @@ class _Work:
 
     def _tier(self, where: str, meta: Meta) -> int:
         said = meta.said(TIER_LABEL)
-        if said.isascii() and said.isdigit() and len(said) <= len(str(LAST_TIER)):
-            return int(said)
-        if said:
+        tier = read_tier(said)
+        if said and tier is None:
             self.findings.append(
                 f"{where}: {TIER_LABEL} must be from 0 to {LAST_TIER}, got {said[:LONGEST]!a}"
             )
-        return 0
+        return tier or 0
 
 
 # --- pods --------------------------------------------------------------------------------------------
@@ -500,65 +506,31 @@ def _progress(service: InferenceService, model: Model | None) -> str:
 # --- the list ----------------------------------------------------------------------------------------
 
 
-def _once_each(found: Sequence[_Found]) -> list[EndpointSpec]:
+def _once_each(found: Iterable[_Found]) -> list[EndpointSpec]:
     """One endpoint for each address: a server that is listed twice would get two shares.
 
-    Of several the one that serves counts, else the first: pods come before slices. A stale slice
-    comes last: its address may be another server's by now.
+    Which one it is does not hang on what is said of it: with every word of "not ready" the endpoint would be
+    another one, and lose all that is known of it.
     """
-    best: dict[str, _Found] = {}
+    at: dict[str, list[_Found]] = {}
     for one in found:
-        rival = best.get(one.spec.address)
-        if rival is None or _doubt(one) < _doubt(rival):
-            best[one.spec.address] = one
-    kept = {id(one) for one in best.values()}
-    return [one.spec for one in found if id(one) in kept]
+        at.setdefault(one.spec.address, []).append(one)
+    return [_joined(sorted(those, key=lambda one: one.rank)) for those in at.values()]
 
 
-def _doubt(one: _Found) -> tuple[bool, bool, bool]:
-    return bool(one.spec.leaving), one.is_stale, bool(one.spec.hold)
+def _joined(those: Sequence[_Found]) -> EndpointSpec:
+    """The first of ``those`` at one address, with what the others say of the same server."""
+    first, *others = those
+    same = [first, *(one for one in others if _is_word_of(one, first))]
+
+    def words(field: str) -> str:
+        return "; ".join(dict.fromkeys(filter(None, (getattr(one.spec, field) for one in same))))
+
+    return replace(first.spec, **{field: words(field) for field in _SAID})
 
 
-class Claims:
-    """Who held an endpoint's address lately: two that take it from each other are two servers.
-
-    One agent with a new address moves an endpoint once; two agents that think the same service theirs
-    move it to and fro, every 30 s.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, str], dict[str, float]] = {}
-        self._contested: dict[tuple[str, str], tuple[str, float]] = {}
-
-    def look(self, specs: Iterable[EndpointSpec], now: float) -> tuple[str, ...]:
-        """What to say of ``specs`` at ``now`` [s]."""
-        held: dict[tuple[str, str], dict[str, float]] = {}
-        for spec in specs:
-            if not spec.identity:
-                continue
-            key = spec.namespace, spec.name
-            before = self._held.get(key, {})
-            lately = {address: at for address, at in before.items() if now - at < CLAIM_HOLDS}
-            last = next(reversed(before), spec.address)
-            if spec.address != last:
-                if spec.address in lately:
-                    self._contested[key] = f"{last} and {spec.address}", now
-                lately[last] = now  # it was held until now
-            lately.pop(spec.address, None)  # what is held now comes last
-            held[key] = {**lately, spec.address: now}
-        self._held = held
-        self._contested = {
-            key: (pair, at)
-            for key, (pair, at) in self._contested.items()
-            if key in held and now - at < CLAIM_HOLDS
-        }
-        return tuple(
-            f"EndpointSlice of {name}: {pair} claim it in turn: let one agent serve it"
-            " (--inference-service-allowlist)"
-            for (_, name), (pair, _) in self._contested.items()
-        )
-
-
+def _is_word_of(other: _Found, first: _Found) -> bool:
+    """Two pods are never the same server, nor is a pod the one that a slice says of another pod."""
 # --- words -------------------------------------------------------------------------------------------
 
 

@@ -256,7 +256,7 @@ class Lifecycle:
         self.is_tried = False
         """A request is there that was sent since it came back; told by whoever counts them."""
         self.in_service_since = now
-        """Since when it has served, suspected and warned of or not; what was sent before says nothing of it."""
+        """Since when it has served, suspected or not; what was sent before says nothing of it."""
         self.steps = 0
         """Of the warm-up."""
         self.out_until = -math.inf

@@ -231,9 +231,6 @@ class Probe:
         self._timeout = timeout
         try:
             load = await self._read()
-        except Unavailable:
-            self._is_doubtful = True
-            raise
         except FetchError as error:
             asked = self._connection if self.has_heard or not self._is_apart else self._serving
             error = await self._explained(error, asked)
@@ -257,9 +254,6 @@ class Probe:
         connection = Connection(await self._serving_port())
         try:
             await self._ask_whether_ready(connection, timeout)
-        except Unavailable:
-            self._is_doubtful = True
-            raise
         except FetchError as error:
             raise await self._explained(error, connection) from None
         finally:
@@ -440,10 +434,10 @@ class Probe:
 
     def _judge(self, page: Response, path: str, not_ready: frozenset[int]) -> None:
         """Unavailable: the server says in ``page`` that it is not ready."""
-        if page.status == 503 and b"loading model" in page.body.lower():
-            raise Unavailable("loading model")
-        if page.status in not_ready:
-            raise Unavailable(f"it answers {page.status} to {path}")
+        is_loading = page.status == 503 and b"loading model" in page.body.lower()
+        if is_loading or page.status in not_ready:
+            self._is_doubtful = True
+            raise Unavailable("loading model" if is_loading else f"it answers {page.status} to {path}")
 
     # --- the connections
 
