@@ -171,7 +171,7 @@ GUARDS: Mapping[tuple[Phase, Signal], tuple[str, Callable[["Lifecycle", float], 
     },
     (_P.PROBING, _S.DUE): (
         "no request is there to prove it, or it takes too long",
-        lambda life, now: not life.is_tried or now - life.since >= life.settings.first_token,
+        lambda life, now: not life.is_tried or now - life.since >= 2 * life.settings.first_token,
     ),
     (_P.SUSPECT, _S.ANSWERED): ("no request failed since", lambda life, now: life.failed_at < life.since),
     **{
@@ -369,6 +369,8 @@ class Lifecycle:
             return ()
         if to in _SERVING and (self.hold or self.leaving):
             return ()
+        if to is Phase.READY and self.phase is Phase.SUSPECT and self.steps < WARM_STEPS:
+            to = Phase.WARMING  # it goes on where it was
         if to is self.phase:
             self.reason = reason
             if signal is Signal.BUSY:
@@ -380,7 +382,10 @@ class Lifecycle:
 
     def _enter(self, to: Phase, now: float, reason: str) -> None:
         before, self.phase, self.since, self.reason = self.phase, to, now, reason
-        self.steps = 0
+        if to is Phase.READY:
+            self.steps = WARM_STEPS
+        elif to not in _SERVING or to is Phase.PROBING:
+            self.steps = 0
         if to is Phase.EJECTED:
             self._back_off(was_in_service=before in _IN_SERVICE or before is Phase.SUSPECT, now=now)
         elif to in _SERVING and before not in _SERVING:

@@ -369,6 +369,7 @@ class Probe:
                 load = read_load(engine, page.body, page.headers, self._unix_clock())
             if engine.waiting and load.waiting is None and load.running is None and load.kv_usage is None:
                 self._stats.extract_errors += 1
+                self._remark(f"its metrics have none of the series of {engine.name}: is that its engine?")
         unknown = (load.waiting is None, load.running is None, load.kv_usage is None)
         if unknown != self._unknown:
             self._unknown = unknown
