@@ -19,6 +19,8 @@ LIVES: Mapping[str, tuple[Phase, Sequence[tuple[float, Signal]]]] = {
     "untried": (Phase.PENDING, []),
     "refusing": (Phase.EJECTED, [(NOW, _S.REFUSED)]),
     "held": (Phase.PENDING, [(NOW, _S.HELD)]),
+    "waiting": (Phase.EJECTED, [(0.0, _S.FOUND), (NOW, _S.REFUSED), (NOW, _S.ANSWERED)]),
+    "failing": (Phase.EJECTED, [(0.0, _S.FOUND), (NOW, _S.FAILED), (NOW, _S.FAILED), (NOW, _S.ANSWERED)]),
     "loading": (Phase.LOADING, [(NOW, _S.LOADING)]),
     "draining": (Phase.DRAINING, [(0.0, _S.FOUND), (NOW, _S.QUITTING)]),
     "leaving": (Phase.DRAINING, [(NOW, _S.LEAVING)]),

@@ -277,6 +277,12 @@ class Lifecycle:
         return self.phase in _SERVING
 
     @property
+    def only_waits(self) -> bool:
+        """It answers, no request of late failed there, and nothing but its back-off keeps it out."""
+        is_out = self.phase in (Phase.EJECTED, Phase.LOADING)
+        return is_out and self.answers and not (self.failures or self.hold or self.leaving)
+
+    @property
     def is_known_dead(self) -> bool:
         """It cannot serve, and that is no suspicion."""
         if self.phase in (Phase.EJECTED, Phase.PENDING):
