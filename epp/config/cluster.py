@@ -13,7 +13,7 @@ Only the fields that count are decoded; msgspec leaves the rest of an object unr
 
 import datetime as dt
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -156,6 +156,12 @@ class _Backend(_Object, frozen=True):
     hostname: str | None = None
     target_ref: _Target | None = None
 
+    @property
+    def pod(self) -> str:
+        """The name of the pod that it is; empty: it is none."""
+        target = self.target_ref
+        return target.name if target is not None and target.kind == "Pod" else ""
+
 
 class _SlicePort(_Object, frozen=True):
     name: str | None = None
@@ -261,15 +267,11 @@ def translate(cluster: Cluster, now: float, *, engines: Collection[str] = ()) ->
 class _Found:
     spec: EndpointSpec
     rank: tuple[bool, ...]
-    """Who is the server at an address: the one that sorts first."""
+    """Of several at one address the lowest is the endpoint."""
     pod: str = ""
-    """The pod that it is, or that a slice names; empty: none is named."""
-    is_stale: bool = False
-    """Of a slice whose agent has not been there for long: its address may be another server's by now."""
-
-    @property
-    def is_pod(self) -> bool:
-        return not self.rank[0]
+    """The pod that it is, or that a slice means; empty: the slice means none that is known."""
+    is_word: bool = True
+    """What it says counts for whoever is at its address."""
 
 
 class _Work:
@@ -282,6 +284,7 @@ class _Work:
         self._cluster = cluster
         self._now = now
         self._engines = engines
+        self._pods = {pod.metadata.name for pod in cluster.pods}
 
     # --- pods
 
@@ -302,7 +305,7 @@ class _Work:
                 continue
             for rank, port in enumerate(ports):
                 yield _Found(
-                    EndpointSpec(
+                    spec=EndpointSpec(
                         name=f"{meta.name}-rank-{rank}",
                         namespace=meta.namespace,
                         ip=ip,
@@ -314,7 +317,11 @@ class _Work:
                         leaving="pod is terminating" if meta.deletion_timestamp else "",
                         pressure=pressure,
                         note=note,
-                    )
+                    ),
+                    # two pods are two servers: whoever serves has the address
+                    rank=(False, meta.deletion_timestamp is not None, bool(unready)),
+                    pod=meta.name,
+                    is_word=False,
                 )
 
     # --- slices
@@ -345,7 +352,7 @@ class _Work:
             own = _own_name(one, backend, ip, is_alone=len(backends) == 1)
             for port, number in ports:
                 yield _Found(
-                    EndpointSpec(
+                    spec=EndpointSpec(
                         name=own if len(ports) == 1 else f"{own}-{port or number}",
                         namespace=meta.namespace,
                         ip=ip,
@@ -357,9 +364,11 @@ class _Work:
                         hold=_hold(where, backend.conditions),
                         leaving=f"{where} says terminating" if backend.conditions.terminating else "",
                         pressure=pressure,
-                        note="; ".join(filter(None, (note, late))),
+                        note=_all_of((note, late)),
                     ),
-                    is_stale=bool(late),
+                    rank=(True, bool(late)),
+                    pod=backend.pod if backend.pod in self._pods else "",
+                    is_word=not late,
                 )
 
     def _heartbeat(self, where: str, meta: Meta) -> str:
@@ -477,10 +486,14 @@ def _ports(ports: Iterable[_SlicePort]) -> list[tuple[str, int]]:
 
 
 def _own_name(one: Slice, backend: _Backend, ip: str, *, is_alone: bool) -> str:
-    """What stays when the server gets another address: its host name, or that it is the slice's only one."""
-    if backend.hostname:
-        return f"{one.metadata.name}-{backend.hostname}"
-    return one.metadata.name if is_alone else f"{one.metadata.name}-{ip.replace(':', '-')}"
+    """What stays when the server gets another address, as far as the slice says.
+
+    Its host name, that it is the slice's only one, or its pod. Else its address is all that tells it from
+    the others: their order means nothing, and whoever writes slices may change it.
+    """
+    if not backend.hostname and is_alone:
+        return one.metadata.name
+    return f"{one.metadata.name}-{backend.hostname or backend.pod or ip.replace(':', '-')}"
 
 
 def _hold(where: str, conditions: _Conditions) -> str:
@@ -509,8 +522,9 @@ def _progress(service: InferenceService, model: Model | None) -> str:
 def _once_each(found: Iterable[_Found]) -> list[EndpointSpec]:
     """One endpoint for each address: a server that is listed twice would get two shares.
 
-    Which one it is does not hang on what is said of it: with every word of "not ready" the endpoint would be
-    another one, and lose all that is known of it.
+    Pods come before slices, whatever either says: were it the one that serves, the endpoint would be another
+    one with every word of "not ready", and lose all that is known of it. A stale slice comes last: its
+    address may be another server's by now.
     """
     at: dict[str, list[_Found]] = {}
     for one in found:
@@ -519,18 +533,21 @@ def _once_each(found: Iterable[_Found]) -> list[EndpointSpec]:
 
 
 def _joined(those: Sequence[_Found]) -> EndpointSpec:
-    """The first of ``those`` at one address, with what the others say of the same server."""
+    """The first of ``those``, with what the others say of it."""
     first, *others = those
-    same = [first, *(one for one in others if _is_word_of(one, first))]
+    words = [one.spec for one in others if one.is_word and one.pod in {"", first.pod}]
+    if not words:
+        return first.spec
+    said = [first.spec, *words]
+    return replace(
+        first.spec,
+        hold=_all_of(one.hold for one in said),
+        leaving=_all_of(one.leaving for one in said),
+        pressure=_all_of(one.pressure for one in said),
+        note=_all_of(one.note for one in said),
+    )
 
-    def words(field: str) -> str:
-        return "; ".join(dict.fromkeys(filter(None, (getattr(one.spec, field) for one in same))))
 
-    return replace(first.spec, **{field: words(field) for field in _SAID})
-
-
-def _is_word_of(other: _Found, first: _Found) -> bool:
-    """Two pods are never the same server, nor is a pod the one that a slice says of another pod."""
 # --- words -------------------------------------------------------------------------------------------
 
 
@@ -541,6 +558,10 @@ def _unix(written: str) -> float | None:
         return None if at.tzinfo is None else at.timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _all_of(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, words)))
 
 
 def _short(text: str) -> str:
