@@ -111,6 +111,69 @@ def told(life: Lifecycle, *signals: tuple[float, Signal]) -> list[Phase]:
         pytest.param([(1, S.ABSENT), (2, S.ANSWERED)], [P.READY, P.PENDING, P.WARMING], id="absent"),
         pytest.param([(1, S.MOVED), (2, S.ANSWERED)], [P.READY, P.PENDING, P.WARMING], id="moved"),
         pytest.param([(1, S.REMOVED), (2, S.ANSWERED), (3, S.REFUSED)], [P.READY, P.GONE], id="gone-is-gone"),
+        pytest.param(
+            [(1, S.REFUSED), (1.1, S.SERVED)], [P.READY, P.EJECTED], id="an-old-answer-ends-no-back-off"
+        ),
+        pytest.param(
+            [(1, S.REFUSED), (1.6, S.SERVED)], [P.READY, P.EJECTED, P.PROBING], id="an-answer-behind-it-does"
+        ),
+        pytest.param(
+            [(1, S.SILENT), (1.1, S.SERVED), (2, S.SILENT)],
+            [P.READY, P.SUSPECT, P.READY, P.SUSPECT],
+            id="who-serves-is-not-silent",
+        ),
+        pytest.param(
+            [(1, S.SILENT), (1.1, S.BUSY), (2, S.SILENT)],
+            [P.READY, P.SUSPECT],
+            id="nor-is-who-says-that-it-is-full",
+        ),
+        pytest.param(
+            [(1, S.SILENT), (1.1, S.LOADING)], [P.READY, P.SUSPECT, P.LOADING], id="a-suspect-loads"
+        ),
+        pytest.param(
+            [(1, S.REFUSED), (2, S.ANSWERED), (2.1, S.LOADING)],
+            [P.READY, P.EJECTED, P.PROBING, P.LOADING],
+            id="one-that-is-tried-loads",
+        ),
+        pytest.param(
+            [(1, S.LOADING), (2, S.SILENT), (3, S.SILENT)],
+            [P.READY, P.LOADING, P.EJECTED],
+            id="a-loader-that-hangs",
+        ),
+        pytest.param(
+            [(1, S.QUITTING), (2, S.SILENT), (3, S.SILENT)],
+            [P.READY, P.DRAINING, P.EJECTED],
+            id="one-that-drains-and-hangs",
+        ),
+        pytest.param(
+            [(1, S.SILENT), (1.1, S.QUITTING)], [P.READY, P.SUSPECT, P.DRAINING], id="a-suspect-shuts-down"
+        ),
+        pytest.param(
+            [(1, S.LOADING), (1.1, S.QUITTING)], [P.READY, P.LOADING, P.DRAINING], id="a-loader-shuts-down"
+        ),
+        pytest.param(
+            [(1, S.REFUSED), (2, S.ANSWERED), (2.1, S.QUITTING)],
+            [P.READY, P.EJECTED, P.PROBING, P.DRAINING],
+            id="one-that-is-tried-shuts-down",
+        ),
+        pytest.param(
+            [(1, S.FAILED), (2, S.LOADING), (3, S.ANSWERED), (4, S.FAILED)],
+            [P.READY, P.SUSPECT, P.LOADING, P.WARMING, P.SUSPECT],
+            id="a-process-does-not-answer-for-the-one-before-it",
+        ),
+        pytest.param(
+            [(1, S.SILENT), (2, S.MOVED), (2.5, S.SILENT)],
+            [P.READY, P.SUSPECT, P.PENDING],
+            id="nor-an-address-for-the-one-before-it",
+        ),
+        pytest.param(
+            [
+                *((1, S.SILENT), (2, S.SILENT), (2.1, S.FAILED), (2.2, S.FAILED)),
+                *((3, S.ANSWERED), (3.6, S.ANSWERED), (4, S.FAILED)),
+            ],
+            [P.READY, P.SUSPECT, P.EJECTED, P.PROBING, P.WARMING, P.SUSPECT],
+            id="requests-that-fail-while-it-is-out-do-not-count",
+        ),
     ],
 )
 def test_what_moves_an_endpoint(signals: list[tuple[float, Signal]], phases: list[Phase]) -> None:
@@ -137,6 +200,32 @@ def test_the_back_off_doubles_and_is_forgotten_after_good_service() -> None:
     now += SETTINGS.stable - SETTINGS.warm_up
     life.receive(S.REFUSED, now)
     assert life.out_until - now == pytest.approx(0.5)
+
+
+def test_a_suspect_has_served_for_as_long_as_it_is_suspected() -> None:
+    life = living()
+    told(life, (1.0, S.REFUSED), (2.0, S.ANSWERED), (2.0, S.SERVED), (100.0, S.SILENT), (101.0, S.SILENT))
+    assert life.phase is P.EJECTED
+    assert life.out_until == pytest.approx(101.5), "99 s of good service"
+
+
+def test_waiting_for_its_proof_is_no_good_service() -> None:
+    life = living()
+    told(life, (1.0, S.REFUSED), (2.0, S.ANSWERED))
+    life.is_tried = True
+    told(life, (40.0, S.FAILED))
+    assert life.phase is P.EJECTED
+    assert life.out_until == pytest.approx(41.0)
+
+
+def test_a_thousand_ejections_later_the_back_off_is_still_the_longest() -> None:
+    life, now = living(), 1.0
+    for _ in range(1100):  # 2.0 ** 1024 is more than a float holds
+        life.receive(S.REFUSED, now)
+        now = life.out_until
+        told(life, (now, S.ANSWERED))
+    life.receive(S.REFUSED, now)
+    assert life.out_until - now == pytest.approx(SETTINGS.back_off_most)
 
 
 def test_a_flicker_of_suspicion_is_no_good_service() -> None:
@@ -180,6 +269,20 @@ def test_a_warning_holds_through_other_phases() -> None:
     assert life.phase is P.READY
 
 
+def test_a_warning_that_came_before_a_load_holds_behind_its_warm_up() -> None:
+    life = living()
+    life.managed(1.0, hold="", leaving="", pressure="memory")
+    phases = told(life, (2.0, S.LOADING), (3.0, S.ANSWERED), (9.0, S.ANSWERED))
+    assert phases == [P.PRESSURED, P.LOADING, P.WARMING, P.READY, P.PRESSURED]
+
+
+def test_a_warning_that_comes_to_one_that_is_full_outlasts_that() -> None:
+    life = living()
+    told(life, (1.0, S.BUSY))
+    life.managed(2.0, hold="", leaving="", pressure="memory")
+    assert told(life, (20.0, S.BUSY), (60.0, S.ANSWERED)) == [P.PRESSURED]
+
+
 def test_who_is_full_is_pressured_for_a_while() -> None:
     life = living()
     assert told(life, (1.0, S.BUSY), (2.0, S.BUSY), (3.9, S.ANSWERED)) == [P.READY, P.PRESSURED]
@@ -201,6 +304,59 @@ def test_what_a_manager_says_outweighs_what_is_seen() -> None:
     assert told(life, (92.0, S.ANSWERED)) == [P.PENDING, P.WARMING]
 
 
+@pytest.mark.parametrize("signal", [S.LOADING, S.REFUSED, S.SILENT])
+def test_who_is_held_is_not_moved_by_what_is_seen(signal: Signal) -> None:
+    life = living()
+    life.managed(1.0, hold="the pod is not ready", leaving="", pressure="")
+    assert told(life, (2.0, signal), (3.0, signal)) == [P.PENDING]
+
+
+def test_the_latest_reason_for_a_hold_is_said() -> None:
+    life = living()
+    for hold in ("the image is pulled", "the probe fails"):
+        life.managed(1.0, hold=hold, leaving="", pressure="")
+    assert life.reason == "the probe fails"
+
+
+@pytest.mark.parametrize("hold", ["", "the pod is not ready"])
+@pytest.mark.parametrize("signal", [S.ABSENT, S.REFUSED, S.SILENT])
+def test_who_is_told_to_stop_drains_until_it_is_gone(signal: Signal, hold: str) -> None:
+    life = living()
+    life.managed(1.0, hold="", leaving="deleted", pressure="")
+    assert told(life, (2.0, signal), (3.0, signal)) == [P.DRAINING]
+    life.managed(4.0, hold=hold, leaving="deleted", pressure="")
+    assert life.phase is P.DRAINING
+
+
+def held_from_the_start(*signals: Signal) -> Lifecycle:
+    """Freed at 2 s, after it was seen so at 1 s."""
+    life = Lifecycle(SETTINGS, 0.0)
+    life.managed(0.0, hold="the pod is not ready", leaving="", pressure="")
+    told(life, *((1.0, signal) for signal in signals))
+    life.managed(2.0, hold="", leaving="", pressure="")
+    return life
+
+
+@pytest.mark.parametrize(
+    "seen, phase",
+    [
+        pytest.param([], P.PENDING, id="nobody-has-looked"),
+        pytest.param([S.ANSWERED], P.WARMING, id="it-answers"),
+        pytest.param([S.ANSWERED, S.SILENT], P.PENDING, id="its-last-look-was-silent"),
+        pytest.param([S.ANSWERED, S.LOADING], P.PENDING, id="it-loads"),
+        pytest.param([S.ANSWERED, S.MOVED], P.PENDING, id="it-answered-elsewhere"),
+    ],
+)
+def test_who_is_freed_serves_if_its_last_look_found_it_ready(seen: list[Signal], phase: Phase) -> None:
+    assert held_from_the_start(*seen).phase is phase
+
+
+def test_a_hang_does_not_end_by_itself() -> None:
+    life = living()
+    told(life, (1.0, S.SILENT), (2.0, S.SILENT))
+    assert life.advance(60.0) == ()
+
+
 @pytest.mark.parametrize(
     "signals, is_known",
     [
@@ -212,6 +368,7 @@ def test_what_a_manager_says_outweighs_what_is_seen() -> None:
         pytest.param([S.ANSWERED, S.FAILED, S.FAILED], False, id="failing"),
         pytest.param([S.LOADING], True, id="loading"),
         pytest.param([S.ABSENT], True, id="absent"),
+        pytest.param([S.REFUSED, S.MOVED], False, id="refused-where-it-was"),
         pytest.param([S.ANSWERED, S.QUITTING], False, id="words-that-may-be-misread"),
         pytest.param([S.REFUSED, S.ANSWERED], False, id="answers-during-its-back-off"),
         pytest.param([S.ANSWERED], False, id="well"),
@@ -259,6 +416,18 @@ def test_a_model_that_has_loaded_during_its_back_off_serves_when_that_is_over() 
     assert told(life, (1.5, S.ANSWERED)) == [P.LOADING, P.WARMING]
 
 
+def test_a_model_that_has_loaded_serves_at_the_end_of_its_back_off_without_another_look() -> None:
+    life = living()
+    told(life, (1.0, S.REFUSED), (1.1, S.LOADING), (1.2, S.ANSWERED))
+    assert [(change.at, change.after) for change in life.advance(1.5)] == [(1.5, P.WARMING)]
+
+
+def test_a_model_that_still_loads_does_not_serve_at_the_end_of_its_back_off() -> None:
+    life = living()
+    told(life, (1.0, S.REFUSED), (1.1, S.LOADING))
+    assert life.advance(5.0) == ()
+
+
 def test_every_guard_belongs_to_a_row() -> None:
     assert GUARDS.keys() <= TRANSITIONS.keys()
 
@@ -268,11 +437,20 @@ def test_every_guard_belongs_to_a_row() -> None:
 FROM_INSIDE = (S.MUTE, S.BROKEN, S.DUE, S.REMOVED)
 MANAGED = (S.HELD, S.LEAVING, S.FREED, S.PRESSED, S.RELIEVED)
 SEEN = st.sampled_from([signal for signal in Signal if signal not in FROM_INSIDE + MANAGED])
+ALIVE = st.sampled_from([S.ANSWERED, S.SERVED])
+SILENCE = (False, False, False)
+WORD = st.sampled_from([SILENCE] * 4 + [(True, False, False), (False, True, False), (False, False, True)])
+"""What managers say: that it is held, told to stop, warned of. Mostly nothing, for while they say one of the
+first two hardly anything moves it."""
+TRIED, UNTRIED = "a request is there", "it has gone"
 STEPS = st.lists(
     st.tuples(
-        st.floats(0, 10, allow_nan=False),
-        SEEN | st.tuples(st.booleans(), st.booleans(), st.booleans()),
+        st.sampled_from([0.0, 0.1, 0.6, 3.0, 40.0]),  # pauses on either side of the thresholds
+        st.sampled_from([SEEN] * 5 + [ALIVE] * 3 + [WORD, st.sampled_from([TRIED, UNTRIED])]).flatmap(
+            lambda what: what
+        ),
     ),
+    min_size=20,
     max_size=40,
 )
 THRESHOLDS = st.builds(
@@ -295,6 +473,8 @@ def lived(
         if isinstance(what, tuple):
             hold, leaving, pressure = ("x" if each else "" for each in what)
             changes += life.managed(now, hold=hold, leaving=leaving, pressure=pressure)
+        elif what in (TRIED, UNTRIED):
+            life.is_tried = what == TRIED
         else:
             changes += life.receive(what, now)
     return life, now, changes
