@@ -11,7 +11,6 @@ _LAST_RESORTS: Sequence[tuple[Phase, str]] = (
     (Phase.WARMING, "warming up and over its allowance"),
     (Phase.PROBING, "being tried with another request"),
     (Phase.EJECTED, "ejected on suspicion"),
-    (Phase.LOADING, "has loaded, and its back-off is not over"),
     (Phase.PENDING, "not looked at yet"),
     (Phase.DRAINING, "said to shut down, in an answer"),
 )
@@ -33,8 +32,7 @@ class LifecycleFilter:
             answer their looks, and no request failed there. Too few for a load fall one after the other.
     Else:   where this leaves nobody, the least bad that are not known to be dead: those that warm up, the one
             that is probed, those ejected on suspicion, those that nobody has looked at yet, those whose
-            answers said that they shut down, whichever comes
-            first.
+            answers said that they shut down, whichever comes first.
     Dead:   where all are known to be dead (they refuse connections, load, drain, or their manager says so),
             the request is refused: 503, with a reason and ``retry-after``.
     """

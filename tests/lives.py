@@ -22,6 +22,7 @@ LIVES: Mapping[str, tuple[Phase, Sequence[tuple[float, Signal]]]] = {
     "waiting": (Phase.EJECTED, [(0.0, _S.FOUND), (NOW, _S.REFUSED), (NOW, _S.ANSWERED)]),
     "failing": (Phase.EJECTED, [(0.0, _S.FOUND), (NOW, _S.FAILED), (NOW, _S.FAILED), (NOW, _S.ANSWERED)]),
     "loading": (Phase.LOADING, [(NOW, _S.LOADING)]),
+    "loaded": (Phase.LOADING, [(NOW - 0.2, _S.REFUSED), (NOW - 0.1, _S.LOADING), (NOW, _S.ANSWERED)]),
     "draining": (Phase.DRAINING, [(0.0, _S.FOUND), (NOW, _S.QUITTING)]),
     "leaving": (Phase.DRAINING, [(NOW, _S.LEAVING)]),
     "gone": (Phase.GONE, [(NOW, _S.REMOVED)]),

@@ -23,12 +23,13 @@ def request(
     *,
     seconds: float = 0.01,
     served: str | None = None,
+    late: float = 0.0,
 ) -> Request:
-    """Sent ``at`` seconds after the fault."""
+    """Sent ``at`` seconds after the fault, so ``late`` after it was due."""
     sent = MOMENTS.struck + at
     answered = fate is not Fate.FAILED
     return Request(
-        due=sent,
+        due=sent - late,
         sent=sent,
         picked=to,
         served=served or to,
@@ -127,6 +128,28 @@ def test_a_retry_that_saves_a_request_does_not_excuse_the_choice() -> None:
     assert (found.sent_after, found.lost) == (1, 0)
 
 
+def test_a_request_sent_at_the_moment_of_the_fault_is_a_new_one() -> None:
+    found = of(request(0.0, VICTIM, Fate.FAILED))
+    assert (found.on_it, found.lost_new, found.sent_after) == (0, 1, 1)
+
+
+def test_what_another_server_answered_was_not_kept_by_the_victim() -> None:
+    assert of(request(1.0, VICTIM, served=OTHER)).kept_share == 0.0
+
+
+def test_a_client_is_told_of_a_failure_from_when_its_request_was_due() -> None:
+    failed = request(1.0, None, Fate.FAILED, seconds=0.2, late=0.5)
+    assert of(failed).told_after == pytest.approx(0.7)
+
+
+def test_a_stream_that_breaks_is_told_to_nobody() -> None:
+    assert of(request(1.0, OTHER, Fate.BROKEN, seconds=1.0)).told_after is None
+
+
+def test_how_late_requests_were_sent_is_said() -> None:
+    assert of(request(1.0, late=0.5), request(2.0, late=0.25)).late == pytest.approx(0.5)
+
+
 # --- the return --------------------------------------------------------------------------------------
 
 
@@ -137,6 +160,20 @@ def test_the_return_counts_from_when_the_server_itself_can_answer() -> None:
     assert found.back_after == pytest.approx(0.5)
     assert found.first_second == pytest.approx(2 / 3)
     assert found.lost_after_back == 1
+
+
+def test_the_return_is_the_first_request_for_which_it_was_chosen() -> None:
+    assert of(request(4.6, OTHER, served=VICTIM), request(5.0, VICTIM, served=OTHER)).back_after == (
+        pytest.approx(0.5)
+    )
+
+
+def test_only_the_first_second_of_the_return_is_its_first_second() -> None:
+    assert of(request(5.0, VICTIM), request(6.5, OTHER)).first_second == 1.0
+
+
+def test_the_first_request_there_may_be_the_first_that_is_lost_there() -> None:
+    assert of(request(5.0, VICTIM, Fate.FAILED)).lost_after_back == 1
 
 
 def test_refusals_until_the_first_request_there_are_not_its_losses() -> None:
@@ -159,9 +196,28 @@ def test_who_never_gets_a_request_is_never_back(moments: Moments) -> None:
 
 
 def test_waits_are_told_apart_by_when_a_request_was_due() -> None:
-    found = of(request(-1.0, seconds=0.02), request(1.0, seconds=0.04), request(5.0, seconds=0.06))
+    after = [request(at, seconds=0.06) for at in (5.0, 5.1)]
+    found = of(request(-1.0, seconds=0.02), request(1.0, seconds=0.04), *after)
     waits = [one.p50 if one else None for one in (found.before, found.during, found.after)]
     assert waits == pytest.approx([0.01, 0.02, 0.03])
+
+
+def test_a_wait_begins_when_a_request_is_due_and_belongs_to_that_time() -> None:
+    found = of(request(0.25, late=0.5))
+    assert found.before is not None and found.before.p50 == pytest.approx(0.505)
+    assert found.during is None
+
+
+def test_the_wait_of_an_answer_that_broke_does_not_count() -> None:
+    assert of(request(-1.0, fate=Fate.BROKEN, seconds=1.0)).before is None
+
+
+def test_the_fault_of_one_that_never_returns_lasts_until_a_second_behind_the_run() -> None:
+    for_good = replace(MOMENTS, back=None)
+    found = of(request(1.0), request(8.5, seconds=0.02), moments=for_good)
+    assert found.during is not None and found.after is None
+    assert of(request(8.5), moments=for_good).during is not None
+    assert of(request(9.5), moments=for_good).after is not None
 
 
 # --- for any requests --------------------------------------------------------------------------------

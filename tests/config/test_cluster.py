@@ -176,6 +176,11 @@ def test_a_ready_pod_is_an_endpoint_for_each_port() -> None:
     assert (first.hold, first.leaving, first.pressure, first.note) == ("", "", "", "")
 
 
+def test_a_port_that_a_pool_names_twice_is_one() -> None:
+    found = run(pod(), pool=pool(8000, 8000, 8001))
+    assert [spec.name for spec in found.specs] == ["qwen-0-rank-0", "qwen-0-rank-1"]
+
+
 def test_an_ipv6_pod_is_written_as_a_gateway_wants_it() -> None:
     assert only(run(pod(ip="fd00::1"))).address == "[fd00::1]:8000"
 
@@ -224,6 +229,16 @@ def container(name: str = "vllm", **state: Any) -> dict[str, Any]:
             },
             "init container model-downloader has not finished",
             id="downloading",
+        ),
+        pytest.param(
+            {
+                "initContainerStatuses": [
+                    container("fetch-config", terminated={"reason": "Error", "exitCode": 1})
+                ],
+                "containerStatuses": [container(waiting={"reason": "PodInitializing"})],
+            },
+            "init container fetch-config has ended: Error",
+            id="downloading-failed",
         ),
         pytest.param(
             {
@@ -278,6 +293,14 @@ def test_two_pods_with_one_address_are_one_server_and_the_one_that_stays_counts(
     """On the host's network a new pod takes over the port of the one that leaves."""
     old = pod("old", deleted="2025-11-21T10:00:00Z")
     assert only(run(old, pod("zz-new"))).name == "zz-new-rank-0"
+
+
+def test_of_two_pods_with_one_address_the_one_that_is_ready_counts() -> None:
+    assert only(run(pod("a-crashing", ready=False), pod("zz-new"))).name == "zz-new-rank-0"
+
+
+def test_what_a_pod_says_is_not_said_of_another_that_has_its_address() -> None:
+    assert only(run(pod("old", ready=False), pod("zz-new"))).hold == ""
 
 
 @pytest.mark.parametrize(
@@ -414,6 +437,10 @@ def test_several_servers_without_host_names_are_known_by_their_addresses() -> No
             [{"name": "http-0", "port": 8080}, {"name": "http-1", "port": 8081}, {"name": "m", "port": 1}],
             {"macs-1-http-0": 8080, "macs-1-http-1": 8081},
         ),
+        (
+            [{"name": "https-metrics", "port": 1}, {"name": "grpc", "port": 2}],
+            {"macs-1-https-metrics": 1, "macs-1-grpc": 2},
+        ),
         ([{"name": "a", "port": 1}, {"name": "b", "port": 2}], {"macs-1-a": 1, "macs-1-b": 2}),
         ([{"name": "dns", "port": 53, "protocol": "UDP"}], {}),
         ([{"name": "http"}], {}),
@@ -422,6 +449,29 @@ def test_several_servers_without_host_names_are_known_by_their_addresses() -> No
 def test_ports_of_a_slice(ports: list[dict[str, Any]], expected: dict[str, int]) -> None:
     found = run(plain_slice({"addresses": ["192.168.1.5"]}, ports=ports))
     assert {spec.name: spec.port for spec in found.specs} == expected
+
+
+def test_the_ports_of_a_server_are_told_apart_by_name() -> None:
+    ports = [{"name": "http-0", "port": 8080}, {"name": "http-1", "port": 8081}]
+    found = run(plain_slice({"addresses": ["192.168.1.5"]}, ports=ports))
+    assert len({spec.identity for spec in found.specs}) == 2
+
+
+def test_a_mistake_of_a_slice_with_two_servers_is_said_once() -> None:
+    slip = of(
+        Slice,
+        metadata={
+            "name": "macs-1",
+            "namespace": NAMESPACE,
+            "annotations": {"fleet-epp.dev/tier": "first"},
+        },
+        addressType="IPv4",
+        endpoints=[{"addresses": ["192.168.1.5"]}, {"addresses": ["192.168.1.6"]}],
+        ports=[{"port": 8000}],
+    )
+    assert run(slip).findings == (
+        "EndpointSlice macs-1: fleet-epp.dev/tier must be from 0 to 999, got 'first'",
+    )
 
 
 def test_a_slice_of_names_is_refused_with_a_remedy() -> None:
@@ -471,6 +521,15 @@ def test_a_heartbeat_that_only_goes_on_changes_nothing() -> None:
 @pytest.mark.parametrize("beat", ["yesterday", "2025-11-21T10:00:00", "", "9999999", "0001-01-01T00:00:00Z"])
 def test_a_heartbeat_that_cannot_be_read_holds_nothing_back(beat: str) -> None:
     assert only(run(metal(beat=beat))).hold == ""
+
+
+@pytest.mark.parametrize("beat", ["yesterday", "2025-11-21T09:00:00", ""])
+def test_a_heartbeat_without_a_time_or_a_zone_is_said(beat: str) -> None:
+    found = run(metal(beat=beat))
+    assert found.findings == (
+        f"EndpointSlice phi: annotation llmkube.ai/agent-heartbeat is no time: {beat!a}",
+    )
+    assert only(found).note == ""
 
 
 def test_a_heartbeat_of_a_clock_that_is_ahead_is_fresh() -> None:
@@ -608,11 +667,13 @@ def test_both_notes_are_said() -> None:
     )
 
 
-def pressed(reason: str, since: str | None = FRESH, status: str = "True") -> dict[str, InferenceService]:
+def pressed(
+    reason: str, since: str | None = FRESH, status: str = "True", kind: str = "MemoryPressure"
+) -> dict[str, InferenceService]:
     return service(
         conditions=[
             {"type": "Available", "status": "True", "reason": "InferenceReady"},
-            {"type": "MemoryPressure", "status": status, "reason": reason, "lastTransitionTime": since},
+            {"type": kind, "status": status, "reason": reason, "lastTransitionTime": since},
         ]
     )
 
@@ -630,6 +691,10 @@ def test_memory_pressure_holds_for_ten_minutes(reason: str) -> None:
 )
 def test_other_conditions_press_nobody(reason: str, since: str | None) -> None:
     assert only(run(metal(), services=pressed(reason, since))).pressure == ""
+
+
+def test_a_warning_of_something_else_presses_nobody() -> None:
+    assert only(run(metal(), services=pressed("Critical", kind="DiskPressure"))).pressure == ""
 
 
 def test_a_warning_that_is_taken_back_is_none() -> None:

@@ -153,6 +153,16 @@ GOOD = "name: a, address: 10.0.0.1, port: 80"
             id="tier",
         ),
         pytest.param(
+            f"endpoints:\n- {{{GOOD}, tier: -1}}",
+            "f.yaml:2: endpoints[0].tier: must be from 0 (used first) to 999, got -1",
+            id="negative tier",
+        ),
+        pytest.param(
+            f'endpoints:\n- {{{GOOD}, labels: {{fleet-epp.dev/tier: "٣"}}}}',
+            'f.yaml:2: endpoints[0].labels: fleet-epp.dev/tier must be from "0" to "999", got "٣"',
+            id="digits of another script",
+        ),
+        pytest.param(
             f'endpoints:\n- {{{GOOD}, labels: {{fleet-epp.dev/tier: "gold"}}}}',
             'f.yaml:2: endpoints[0].labels: fleet-epp.dev/tier must be from "0" to "999", got "gold"',
             id="tier in a label",
@@ -164,6 +174,16 @@ GOOD = "name: a, address: 10.0.0.1, port: 80"
         ),
         pytest.param(
             f'endpoints:\n- {{{GOOD}, apiKeyFile: ""}}', "apiKeyFile: must not be empty", id="no key file"
+        ),
+        pytest.param(
+            f'endpoints:\n- {{{GOOD}, scheme: https, caFile: ""}}',
+            "caFile: must not be empty, leave it out",
+            id="no ca file",
+        ),
+        pytest.param(
+            f'endpoints:\n- {{{GOOD}, namespace: "a b"}}',
+            "f.yaml:2: endpoints[0].namespace: must be ",
+            id="namespace with a space",
         ),
     ],
 )

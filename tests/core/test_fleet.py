@@ -30,6 +30,7 @@ def used() -> tuple[Fleet, Endpoint]:
     [
         {"labels": {"zone": "b"}},
         {"engine": "sglang"},
+        {"note": "Progressing"},
         {"metrics_url": MetricsUrl("http", "10.0.0.1", 9400)},
         {"ca_file": "ca.pem"},
         {"api_key_file": "key"},
@@ -85,8 +86,29 @@ def test_a_declared_engine_is_known_without_an_answer() -> None:
     fleet = Fleet()
     (endpoint,), *_ = fleet.replace([replace(SPEC, engine="tgi")], 0.0)
     assert endpoint.engine == "tgi"
+    fleet.answered(endpoint, 0.0)
+    assert endpoint.engine == "tgi", "an answer that does not say whose it is"
     fleet.lost(endpoint, 0.0, "connection refused")
     assert endpoint.engine == "tgi"
+
+
+def test_a_server_that_loads_says_whose_engine_it_is() -> None:
+    fleet, endpoint = used()
+    fleet.loading(endpoint, 2.0, "loading model", engine="llamacpp")
+    assert endpoint.engine == "llamacpp"
+
+
+def test_an_engine_that_is_declared_no_more_is_unknown_until_the_next_answer() -> None:
+    fleet = Fleet()
+    (endpoint,), *_ = fleet.replace([replace(SPEC, engine="tgi")], 0.0)
+    fleet.replace([SPEC], 1.0)
+    assert endpoint.engine is None
+
+
+def test_of_two_at_one_address_the_first_is_who_is_there() -> None:
+    fleet, endpoint = used()
+    fleet.replace([SPEC, replace(SPEC, name="b")], 1.0)
+    assert fleet.endpoint_at(SPEC.address) is endpoint
 
 
 def test_everybody_is_a_candidate_whatever_they_can_do() -> None:
@@ -156,6 +178,14 @@ def test_the_version_grows_with_every_look_and_every_list(change: Callable[[Flee
     assert fleet.version > before
 
 
+def test_what_has_grown_old_is_news_once() -> None:
+    fleet, _ = used()
+    fleet.expire(3.0)
+    before = fleet.version
+    fleet.expire(3.1)
+    assert fleet.version == before
+
+
 def test_what_is_remembered_of_a_server_goes_when_it_leaves_the_list() -> None:
     fleet, endpoint = used()
     fleet.replace([replace(SPEC, name="b")], 0.0)
@@ -172,6 +202,41 @@ def test_a_lost_server_has_no_load() -> None:
     assert (lifecycle.reason, endpoint.life) == ("still refused", 1), "it died once"
     fleet.answered(endpoint, 10.0)
     assert (endpoint.load, endpoint.load_at, lifecycle.phase) == (Load(), None, Phase.PROBING)
+
+
+@pytest.mark.parametrize(
+    "seen, lives",
+    [
+        pytest.param(lambda fleet, endpoint: None, 1, id="nothing"),
+        pytest.param(lambda fleet, endpoint: fleet.answered(endpoint, 3.0), 2, id="an-answer"),
+        pytest.param(lambda fleet, endpoint: fleet.loading(endpoint, 3.0, "loading"), 2, id="a-load"),
+        pytest.param(lambda fleet, endpoint: fleet.silent(endpoint, 3.0, "no answer"), 1, id="silence"),
+    ],
+)
+def test_who_was_there_between_two_refusals_died_twice(
+    seen: Callable[[Fleet, Endpoint], Any], lives: int
+) -> None:
+    fleet, endpoint = used()
+    fleet.lost(endpoint, 2.0, "connection refused")
+    seen(fleet, endpoint)
+    endpoint.memory["plugin"] = "what it learned since"
+    fleet.lost(endpoint, 4.0, "connection refused")
+    assert endpoint.life == lives
+    assert bool(endpoint.memory) is (lives == 1)
+
+
+def test_a_model_that_loads_after_a_death_is_the_same_life() -> None:
+    fleet, endpoint = used()
+    fleet.lost(endpoint, 2.0, "connection refused")
+    fleet.loading(endpoint, 3.0, "loading model")
+    assert endpoint.life == 1
+
+
+def test_what_its_manager_notes_is_said_beside_its_silence() -> None:
+    fleet, endpoint = used()
+    fleet.replace([replace(SPEC, note="no heartbeat of its agent")], 1.0)
+    fleet.silent(endpoint, 2.0, "no answer for 0.5 s")
+    assert endpoint.lifecycle.reason == "no answer for 0.5 s; no heartbeat of its agent"
 
 
 def test_a_silent_server_keeps_its_caches_and_its_reading_until_that_is_old() -> None:
@@ -205,8 +270,8 @@ def test_what_its_manager_knows_explains_why_it_is_not_there() -> None:
 def test_who_answers_soon_after_our_start_was_there_before_us() -> None:
     fleet = Fleet(health=HealthSettings(warm_up=5.0))
     fleet.replace([SPEC], 100.0)
-    fleet.replace([SPEC, replace(SPEC, name="resolved", port=2)], 101.0)
-    fleet.replace([SPEC, replace(SPEC, name="resolved", port=2), replace(SPEC, name="new", port=3)], 200.0)
+    fleet.replace([SPEC, replace(SPEC, name="resolved", port=2)], 102.0)
+    fleet.replace([SPEC, replace(SPEC, name="resolved", port=2), replace(SPEC, name="new", port=3)], 102.1)
     for endpoint in fleet.endpoints:
         fleet.answered(endpoint, 200.0)
     assert [e.lifecycle.phase for e in fleet.endpoints] == [Phase.READY, Phase.READY, Phase.WARMING]
@@ -308,6 +373,16 @@ def test_long_answers_are_no_failures_of_a_server_that_serves_others() -> None:
     assert endpoint.lifecycle.phase is Phase.READY
 
 
+def test_a_good_answer_forgives_a_failure_of_one_that_is_in_service_again() -> None:
+    fleet, endpoint = used()
+    fleet.failed(endpoint, 2.0, "engine: 500")
+    fleet.expire(8.0)
+    assert endpoint.lifecycle.phase is Phase.READY
+    fleet.served(endpoint, 9.0)
+    fleet.failed(endpoint, 10.0, "engine: 500")
+    assert endpoint.lifecycle.phase is Phase.SUSPECT
+
+
 def test_a_server_whose_looks_are_well_and_that_serves_nobody_is_ejected() -> None:
     fleet, endpoint = used()
     fleet.late(endpoint, 20.0, "gateway: 504", sent_at=5.0)
@@ -355,6 +430,18 @@ def test_answers_from_an_old_address_say_nothing_of_the_new_one() -> None:
     fleet.answered(endpoint, 10.3)
     fleet.failed(endpoint, 10.4, "gateway: 503", sent_at=10.35)
     assert endpoint.lifecycle.phase is Phase.SUSPECT
+
+
+def test_failures_at_an_old_address_are_none_of_the_new_one() -> None:
+    fleet = Fleet()
+    mac = replace(SPEC, identity="studio")
+    (endpoint,), *_ = fleet.replace([mac], 0.0)
+    fleet.answered(endpoint, 0.1)
+    fleet.failed(endpoint, 5.0, "engine: 500")
+    fleet.replace([replace(mac, ip="10.0.0.99")], 10.0)
+    fleet.answered(endpoint, 10.3)
+    fleet.failed(endpoint, 10.4, "engine: 500", sent_at=10.3)
+    assert endpoint.lifecycle.phase is Phase.SUSPECT, "sent when it came into service, and the first there"
 
 
 def test_requests_at_an_endpoint_whose_number_is_limited_are_news() -> None:
@@ -442,6 +529,28 @@ def test_a_reservation_follows_the_endpoint_that_really_served() -> None:
     reservation.release()
     reservation.move(first)
     assert [(e.requests_in_flight, e.tokens_in_flight) for e in (first, second)] == [(0, 0), (0, 0)]
+
+
+def test_a_proof_that_moved_away_is_no_trial_anywhere() -> None:
+    fleet = Fleet()
+    fleet.replace([SPEC, replace(SPEC, name="b", port=1)], 0.0)
+    tried, other = fleet.endpoints
+    fleet.answered(other, 0.1)
+    fleet.lost(tried, 1.0, "connection refused")
+    fleet.answered(tried, 10.0)
+    proof = Reservation(tried, 1)
+    assert tried.trials == 1
+    proof.move(other)
+    proof.release()
+    assert (tried.trials, other.trials) == (0, 0)
+
+
+def test_a_first_token_behind_the_end_gives_nothing_back_twice() -> None:
+    endpoint = Endpoint(SPEC)
+    reservation = Reservation(endpoint, 50)
+    reservation.release()
+    reservation.prefilled()
+    assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (0, 0)
 
 
 def test_the_longest_waiting_request_is_known() -> None:

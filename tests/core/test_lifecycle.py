@@ -146,6 +146,11 @@ def told(life: Lifecycle, *signals: tuple[float, Signal]) -> list[Phase]:
             id="one-that-drains-and-hangs",
         ),
         pytest.param(
+            [(1, S.QUITTING), (30.9, S.SILENT), (31.1, S.SILENT)],
+            [P.READY, P.DRAINING, P.PROBING, P.EJECTED],
+            id="one-that-was-silent-before-it-was-tried",
+        ),
+        pytest.param(
             [(1, S.SILENT), (1.1, S.QUITTING)], [P.READY, P.SUSPECT, P.DRAINING], id="a-suspect-shuts-down"
         ),
         pytest.param(
@@ -269,6 +274,13 @@ def test_a_warning_holds_through_other_phases() -> None:
     assert life.phase is P.READY
 
 
+def test_a_warning_is_still_the_reason_when_it_is_full_as_well() -> None:
+    life = living()
+    life.managed(1.0, hold="", leaving="", pressure="memory")
+    life.receive(S.BUSY, 2.0)
+    assert life.reason == "memory"
+
+
 def test_a_warning_that_came_before_a_load_holds_behind_its_warm_up() -> None:
     life = living()
     life.managed(1.0, hold="", leaving="", pressure="memory")
@@ -370,6 +382,7 @@ def test_a_hang_does_not_end_by_itself() -> None:
         pytest.param([S.ABSENT], True, id="absent"),
         pytest.param([S.REFUSED, S.MOVED], False, id="refused-where-it-was"),
         pytest.param([S.ANSWERED, S.QUITTING], False, id="words-that-may-be-misread"),
+        pytest.param([S.ANSWERED, S.QUITTING, S.SILENT, S.SILENT], True, id="words-that-came-true"),
         pytest.param([S.REFUSED, S.ANSWERED], False, id="answers-during-its-back-off"),
         pytest.param([S.ANSWERED], False, id="well"),
     ],
@@ -398,6 +411,13 @@ def test_a_request_on_its_way_keeps_the_proof_open() -> None:
     life.is_tried = True
     phases = told(life, (5.2 + 2 * SETTINGS.first_token + SETTINGS.probation, S.ANSWERED))
     assert phases == [P.PROBING, P.WARMING], "but not for ever"
+
+
+def test_a_request_of_before_proves_nothing() -> None:
+    life = living()
+    life.is_tried = True
+    phases = told(life, (1.0, S.REFUSED), (2.0, S.ANSWERED), (2.5, S.ANSWERED))
+    assert phases == [P.READY, P.EJECTED, P.PROBING, P.WARMING]
 
 
 def test_who_is_held_while_it_drains_stays_out_until_it_is_freed() -> None:
@@ -485,6 +505,7 @@ def test_a_healthy_server_always_comes_back(settings: HealthSettings, steps: lis
     life, now, _ = lived(settings, steps)
     life.managed(now, hold="", leaving="", pressure="")
     longest = settings.back_off_most + settings.probation + settings.warm_up + settings.draining + 6
+    longest += 2 * settings.first_token  # a request that is to prove it may hang
     looks = 0
     while life.phase is not P.READY and looks < 20 + longest / 0.5:
         now, looks = now + 0.5, looks + 1

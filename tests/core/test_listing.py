@@ -9,14 +9,29 @@ from epp.core.fleet import EndpointSpec, Fleet, Replaced
 from epp.core.listing import merge, named_apart
 
 
-def spec(name: str, ip: str) -> EndpointSpec:
-    return EndpointSpec(name=name, namespace="models", ip=ip, port=8000)
+def spec(name: str, ip: str, *, namespace: str = "models") -> EndpointSpec:
+    return EndpointSpec(name=name, namespace=namespace, ip=ip, port=8000)
 
 
 def test_the_first_list_that_has_an_address_counts() -> None:
     whole, twins = merge([[spec("desk", "10.0.0.1")], [spec("mac", "10.0.0.1"), spec("pod", "10.0.0.2")]])
     assert [one.name for one in whole] == ["desk", "pod"]
     assert twins == {"10.0.0.1:8000": "models/desk and models/mac"}
+
+
+def test_twins_are_named_with_the_namespace_of_each() -> None:
+    _, twins = merge([[spec("desk", "10.0.0.1")], [spec("mac", "10.0.0.1", namespace="macs")]])
+    assert twins == {"10.0.0.1:8000": "models/desk and macs/mac"}
+
+
+def test_what_one_list_says_twice_stays() -> None:
+    whole, twins = merge([[spec("a", "10.0.0.1"), spec("b", "10.0.0.1")]])
+    assert ([one.name for one in whole], twins) == (["a", "b"], {})
+
+
+def test_one_name_in_two_namespaces_is_two_names() -> None:
+    apart = named_apart([spec("a", "10.0.0.1"), spec("a", "10.0.0.2", namespace="macs")])
+    assert [one.name for one in apart] == ["a", "a"]
 
 
 def test_who_is_called_as_another_is_gets_a_number() -> None:

@@ -44,6 +44,7 @@ def test_a_slower_floor_slows_rest_as_well() -> None:
     pace = Pace(floor=3.0)
     assert pace.interval(Standing.QUIET, Shares(quiet=1)) == 3.0
     assert pace.interval(Standing.BUSY, Shares(busy=1)) == 3.0
+    assert Pace(floor=6.0).interval(Standing.UNTOLD, Shares(quiet=1)) == 6.0
 
 
 @given(standings=st.lists(st.sampled_from(Standing), max_size=20))
@@ -64,6 +65,7 @@ def test_each_endpoint_has_one_share(standings: list[Standing]) -> None:
         ({"floor": float("nan")}, "at least 50ms"),
         ({"rest": 2.0}, "slowest"),
         ({"retry": 0.0}, "retry"),
+        ({"retry": 3.0}, r"retry \(3s\) must be in \(0, 2s\]"),
         ({"retry_budget": 0.0}, "retry_budget"),
         ({"budget": 0.0}, "budget"),
         ({"tick": 0.0}, "tick"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
 from epp.core.lifecycle import Phase
 from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Code, Rejected, Rejection
 from epp.core.request import Request
@@ -20,6 +20,7 @@ from scorers.active_request_scorer import ActiveRequestScorer
 from scorers.approx_prefix_cache_producer import ApproxPrefixCacheProducer
 from scorers.inflight_load_producer import InflightLoadProducer
 from scorers.kv_cache_utilization_scorer import KvCacheUtilizationScorer
+from scorers.lifecycle_filter import LifecycleFilter
 from scorers.max_score_picker import MaxScorePicker
 from scorers.prefix_cache_scorer import PrefixCacheScorer
 from scorers.queue_scorer import QueueScorer
@@ -310,44 +311,60 @@ def test_behind_a_filter_that_sees_the_request_nothing_stands() -> None:
     assert (before.asked, behind.asked, scorer.asked) == (1, 3, 3)
 
 
+@dataclass(frozen=True)
+class Remarking:
+    """A filter that keeps all, and says something of it."""
+
+    from_readings: bool
+
+    def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        cycle.remark = "nobody is fit"
+        return endpoints
+
+
+@pytest.mark.parametrize("from_readings", [True, False])
+def test_every_pick_says_what_a_filter_remarked(from_readings: bool) -> None:
+    picks = scheduler(fleet_of([IDLE]), filters=[Remarking(from_readings)])
+    remarks = [decided(picks.pick(Request(), 0.0)).remark for _ in range(2)]
+    assert remarks == ["nobody is fit", "nobody is fit"], "the second stands on what the first worked out"
+
+
 NEWS = st.one_of(
     st.tuples(st.just("read"), st.integers(0, 2), st.integers(0, 3)),
-    st.tuples(st.sampled_from(["answer", "lose", "relabel", "leave", "pick", "hint"]), st.integers(0, 2)),
+    st.tuples(st.sampled_from(["answer", "lose", "silence", "relabel", "leave", "hold"]), st.integers(0, 2)),
     st.tuples(st.just("wait"), st.integers(0, 3)),
+    st.tuples(st.just("release"), st.just(0)),
 )
+HINTS = (("10.0.0.1:1", "10.0.0.1:2"), None, ("10.0.0.1:3",), ("10.0.0.1:1", "10.0.0.1:2"))
+"""The last is the first of the next step again: what was worked out for it is at hand."""
 
 
 @given(news=st.lists(NEWS, max_size=30), narrowed=st.booleans())
 def test_what_stands_is_what_would_be_worked_out_anew(news: list[tuple[Any, ...]], narrowed: bool) -> None:
-    fleet, now = Fleet(stale_after=2.0), 0.0
+    fleet, now, held = Fleet(stale_after=2.0), 0.0, list[Reservation]()
     specs = {i: EndpointSpec(name=f"e{i}", ip="10.0.0.1", port=i + 1) for i in range(3)}
     fleet.replace(specs.values(), 0.0)
 
-    def both() -> list[Scheduler]:
-        return [
-            scheduler(
-                fleet,
-                (Counted(standing), 2.0),
-                filters=[Counted(standing), *([Fixed(keep=frozenset({"e0", "e2"}))] if narrowed else [])],
-            )
-            for standing in (True, False)
-        ]
+    def picks_of(standing: bool) -> Scheduler:
+        request_sees = [Fixed(keep=frozenset({"e0", "e2"}))] if narrowed else []
+        filters = [Counted(standing), LifecycleFilter(), *request_sees]
+        return scheduler(fleet, (Counted(standing), 2.0), filters=filters)
 
-    kept, fresh = both()
+    def said(picks: Scheduler, subset: tuple[str, ...] | None) -> Any:
+        outcome = picks.pick(Request(subset=subset), now)
+        if isinstance(outcome, Rejection):
+            return outcome
+        outcome.reservation.release()
+        return list(outcome.candidates), outcome.scores, list(outcome.totals), outcome.remark
+
+    kept = picks_of(True)
     for what, number, *more in news:
         endpoint = {each.name: each for each in fleet.endpoints}.get(f"e{number}")
         match what:
             case "wait":
                 now += number
-            case "pick" | "hint":
-                request = Request(subset=("10.0.0.1:1", f"10.0.0.1:{number + 1}") if what == "hint" else None)
-                one, other = kept.pick(request, now), fresh.pick(request, now)
-                if isinstance(one, Rejection) or isinstance(other, Rejection):
-                    assert one is other
-                else:
-                    assert list(one.candidates) == list(other.candidates)
-                    assert (one.scores, list(one.totals)) == (other.scores, list(other.totals))
-                    assert one.endpoints == other.endpoints
+            case "release" if held:
+                held.pop(0).release()
             case "relabel" | "leave":
                 labels = {"out": ""} if specs.get(number) is None or not specs[number].labels else {}
                 specs[number] = EndpointSpec(name=f"e{number}", ip="10.0.0.1", port=number + 1, labels=labels)
@@ -360,6 +377,12 @@ def test_what_stands_is_what_would_be_worked_out_anew(news: list[tuple[Any, ...]
                 fleet.answered(endpoint, now)
             case "lose" if endpoint:
                 fleet.lost(endpoint, now, "gone")
+            case "silence" if endpoint:
+                fleet.silent(endpoint, now, "no answer")
+            case "hold" if endpoint:
+                held.append(Reservation(endpoint, 1))
+        for subset in HINTS:
+            assert said(kept, subset) == said(picks_of(False), subset)
 
 
 # --- reservations ------------------------------------------------------------------------------------
@@ -375,6 +398,18 @@ def test_two_picks_never_see_the_same_counts() -> None:
         assert decision.reservation.endpoint is decision.endpoints[0]
     assert len(set(seen)) == 12
     assert seen[-1] == (3, 3, 3, 3), "requests at the same moment spread instead of herding"
+
+
+def test_a_pick_is_booked_with_its_time() -> None:
+    picks = scheduler(fleet_of([IDLE]))
+    assert decided(picks.pick(Request(), 5.0)).reservation.at == 5.0
+
+
+@pytest.mark.parametrize("is_seen, since", [(True, 5.0), (False, None)])
+def test_a_pick_whose_first_token_will_be_seen_waits_for_it(is_seen: bool, since: float | None) -> None:
+    fleet = fleet_of([IDLE])
+    scheduler(fleet).pick(Request(shows_first_token=is_seen), 5.0)
+    assert fleet.endpoints[0].oldest_unanswered == since
 
 
 def test_a_pick_is_booked_with_its_uncached_tokens() -> None:

@@ -110,6 +110,32 @@ def test_a_stream_that_is_left_is_served_at_its_headers() -> None:
     assert verdicts(ResponseHeaders(SSE), StreamClosed(), of=conversation) == [Served(FIRST)]
 
 
+@pytest.mark.parametrize(
+    "phase, mode, is_seen",
+    [
+        (ResponsePhase.FULL, BodyMode.STREAMED, True),
+        (ResponsePhase.FULL, BodyMode.FULL_DUPLEX, True),
+        (ResponsePhase.FULL, BodyMode.NONE, False),
+        (ResponsePhase.HEADERS, BodyMode.STREAMED, False),
+        (ResponsePhase.NONE, BodyMode.STREAMED, False),
+    ],
+)
+def test_a_first_token_is_waited_for_where_it_will_be_seen(
+    phase: ResponsePhase, mode: BodyMode, is_seen: bool
+) -> None:
+    conversation = Conversation(response_phase=phase)
+    headers = {":path": "/v1/chat/completions"}
+    conversation.hear(RequestHeaders(headers, None, BodyMode.FULL_DUPLEX, mode), RequestBody(CHAT, True))
+    assert conversation.request.shows_first_token is is_seen
+
+
+def test_nobody_waits_for_the_first_token_of_an_answer_in_one_piece() -> None:
+    conversation = Conversation()
+    whole = CHAT.replace(b"true", b"false")
+    conversation.hear(RequestHeaders({":path": "/v1/chat/completions"}), RequestBody(whole, True))
+    assert not conversation.request.shows_first_token
+
+
 def test_a_get_says_nothing_good() -> None:
     """vLLM lists its models while it refuses to generate."""
     conversation = Conversation()
@@ -171,7 +197,13 @@ def test_the_gateway_reached_nobody(status: int, text: bytes, reason: str) -> No
     assert verdicts(by_gateway(status), ResponseBody(text, True)) == failed(reason)
 
 
-@pytest.mark.parametrize("text", ["upstream request timeout", "stream timeout"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("upstream request timeout", "stream timeout"),  # Envoy
+        *("upstream call timeout", "request timeout"),  # agentgateway
+    ],
+)
 def test_the_gateway_gave_up_waiting_for_what_may_only_be_long(text: str) -> None:
     said = verdicts(by_gateway(504), ResponseBody(text.encode(), True))
     assert said == [Late(FIRST, f"gateway: 504, {text}", 0.0)]
@@ -189,6 +221,7 @@ def test_the_gateways_own_form_of_its_answers_is_understood() -> None:
     "headers, text",
     [
         (by_gateway(**{"x-envoy-overloaded": "true"}), ENVOYS_RESET + b"overflow"),
+        (by_gateway(**{"x-envoy-overloaded": "true"}), b""),
         (by_gateway(), ENVOYS_RESET + b"overflow"),
         (by_gateway(), b"no healthy upstream"),
         (by_gateway(), b"no healthy backends"),
@@ -214,6 +247,9 @@ def test_what_the_gateway_lacks_is_no_servers_fault(headers: ResponseHeaders, te
             "loading model",
         ),
         (503, b"Service Unavailable", "engine: 503, Service Unavailable"),
+        (500, b"error loading image", "engine: 500, error loading image"),
+        (500, b"too many open files", "engine: 500, too many open files"),
+        (503, b"still unloading", "engine: 503, still unloading"),
         (504, b"\xff", "engine: 504, \N{REPLACEMENT CHARACTER}"),
     ],
 )
@@ -232,13 +268,27 @@ def test_who_failed_is_not_known_where_envoys_headers_are_suppressed() -> None:
     assert verdicts(by_gateway(500), body) == failed("engine or gateway: 500, boom")
 
 
-def test_a_shutdown_is_no_mere_failure() -> None:
-    body = (
-        b'{"error":{"message":"cannot schedule new futures after shutdown","type":"InternalServerError",'
-        b'"param":null,"code":500}}'
-    )
-    reason = "engine: 500, cannot schedule new futures after shutdown"
-    assert verdicts(by_engine(500), ResponseBody(body, True)) == [Quitting(FIRST, reason, 0.0)]
+SHUTDOWNS = [
+    "cannot schedule new futures after shutdown",
+    "cannot schedule new futures after interpreter shutdown",
+    "Server is draining.",
+    "the server is shutting down",
+]
+
+
+@pytest.mark.parametrize("text", SHUTDOWNS)
+def test_a_shutdown_is_no_mere_failure(text: str) -> None:
+    body = b'{"error":{"message":"%s","type":"InternalServerError","param":null,"code":500}}' % text.encode()
+    said = verdicts(by_engine(500), ResponseBody(body, True))
+    assert said == [Quitting(FIRST, f"engine: 500, {text}", 0.0)]
+
+
+@pytest.mark.parametrize("text", SHUTDOWNS)
+@pytest.mark.parametrize("quoted", ["bad prompt: {}", "{} is no tool", "«{}»"])
+def test_a_clients_words_inside_an_error_drain_no_server(text: str, quoted: str) -> None:
+    said = quoted.format(text)
+    body = ResponseBody(b'{"error":{"message":"%s","code":500}}' % said.encode(), True)
+    assert verdicts(by_engine(500), body) == failed(f"engine: 500, {said}")
 
 
 @pytest.mark.parametrize(
@@ -247,6 +297,9 @@ def test_a_shutdown_is_no_mere_failure() -> None:
         (503, b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'),
         (503, b'{"error":{"message":"Server overloaded, please retry shortly"}}'),
         (503, b"The request queue is full."),
+        (503, b"too many requests"),
+        (503, b"at capacity"),
+        (503, b"no slot available"),
         (529, b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'),
     ],
 )
@@ -257,13 +310,21 @@ def test_a_full_queue_is_no_failure(status: int, body: bytes) -> None:
     assert isinstance(verdict, Busy), "whoever said it"
 
 
-@pytest.mark.parametrize("engine, kind", [("vllm", Busy), ("llamacpp", Failed), (None, Failed)])
-def test_vllm_says_503_for_nothing_but_a_full_queue(
+@pytest.mark.parametrize(
+    "engine, kind", [("vllm", Busy), ("ollama", Busy), ("llamacpp", Failed), (None, Failed)]
+)
+def test_vllm_and_ollama_say_503_for_nothing_but_a_full_queue(
     engine: str | None, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FIRST, "engine", engine)
     (verdict,) = verdicts(by_engine(503), ResponseBody(b"Service Unavailable", True))
     assert type(verdict) is kind
+
+
+def test_a_503_that_may_be_the_gateways_says_nothing_of_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FIRST, "engine", "vllm")
+    body = ResponseBody(b"Service Unavailable", True)
+    assert verdicts(by_gateway(503), body) == failed("engine or gateway: 503, Service Unavailable")
 
 
 def test_the_proxy_beside_a_server_fails_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,8 +335,9 @@ def test_the_proxy_beside_a_server_fails_for_it(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(verdict, Failed) and verdict.reason.startswith("engine: 503, upstream connect error")
 
 
-def test_a_server_need_not_do_everything() -> None:
-    assert verdicts(by_engine(501), ResponseBody(b'{"error":{"message":"no metrics"}}', True)) == []
+@pytest.mark.parametrize("status", [501, 505])
+def test_a_server_need_not_do_everything(status: int) -> None:
+    assert verdicts(by_engine(status), ResponseBody(b'{"error":{"message":"no metrics"}}', True)) == []
 
 
 def test_only_the_gateway_blames_a_get() -> None:
@@ -405,6 +467,23 @@ def test_a_stream_that_moved_is_served_where_it_is() -> None:
     assert [type(one) for one in said] == [Failed, Served] and said[-1] == Served(SECOND)
     assert SECOND.tokens_in_flight == 0 and SECOND.requests_in_flight == 1
     conversation.hear(StreamClosed())
+
+
+def test_those_passed_over_failed_a_request_that_was_sent_at_its_pick() -> None:
+    conversation = asked(FIRST, SECOND)
+    (decision,) = conversation.decisions
+    decision.reservation.at = 42.0
+    passed_over, _ = verdicts(answered_by(SECOND.address), of=conversation)
+    reason = "passed over: the gateway went on to 10.0.0.2:8000"
+    assert passed_over == Failed(FIRST, reason, 42.0)
+
+
+def test_a_get_that_moved_says_nothing_good_of_where_it_is() -> None:
+    conversation = Conversation(endpoints=(FIRST, SECOND))
+    conversation.hear(RequestHeaders({":path": "/v1/models", ":method": "GET"}, ended=True))
+    assert verdicts(answered_by(SECOND.address), ResponseBody(b"{}", True), of=conversation) == failed(
+        "passed over: the gateway went on to 10.0.0.2:8000"
+    )
 
 
 def test_the_last_one_tried_failed_as_those_before_did() -> None:

@@ -55,8 +55,10 @@ def kept(text: str, about: Cycle | None = None) -> str:
         pytest.param("suspect refusing", "suspect", id="a-suspect-is-in-service"),
         pytest.param("ready waiting", "ready", id="half-of-them-are-fit-who-waits-waits"),
         pytest.param("ready waiting silent", "ready waiting", id="too-few-are-fit-who-only-waits-helps"),
+        pytest.param("ready loaded silent", "ready loaded", id="who-has-loaded-waits-as-well"),
         pytest.param("ready failing refusing held", "ready", id="whose-requests-fail-helps-nobody"),
         pytest.param("waiting", "waiting", id="nobody-is-fit-and-one-only-waits"),
+        pytest.param("loaded untried refusing", "loaded", id="nobody-is-fit-and-one-has-loaded"),
         pytest.param("", "", id="nobody"),
     ],
 )

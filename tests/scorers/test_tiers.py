@@ -83,6 +83,7 @@ def test_what_saturates(load: Load, in_flight: int, is_saturated: bool) -> None:
     [
         pytest.param(TierPreference(saturated_waiting=1), Load(waiting=1), 0, True, id="waiting"),
         pytest.param(TierPreference(saturated_kv_usage=0.5), Load(kv_usage=0.5), 0, True, id="cache"),
+        pytest.param(TierPreference(saturated_kv_usage=1.0), Load(kv_usage=0.99), 0, False, id="99-of-100"),
         pytest.param(TierPreference(saturated_slot_use=1.5), Load(slots=4), 5, False, id="5-in-4-slots"),
         pytest.param(TierPreference(saturated_slot_use=1.5), Load(slots=4), 6, True, id="6-in-4-slots"),
         pytest.param(TierPreference(saturated_in_flight=3), Load(), 2, False, id="2-of-ours"),
@@ -156,6 +157,7 @@ def test_a_mistyped_wish_sends_a_request_nowhere(wanted: str) -> None:
         ({"saturated_kv_usage": 1.01}, "saturatedKvUsage: must be above 0 and at most 1, got 1.01"),
         ({"saturated_kv_usage": 0.0}, "saturatedKvUsage: must be above 0 and at most 1, got 0"),
         ({"saturated_slot_use": 0.0}, "saturatedSlotUse: must be above 0 and at most 1000, got 0"),
+        ({"saturated_slot_use": 1001.0}, "saturatedSlotUse: must be above 0 and at most 1000, got 1001"),
         ({"saturated_in_flight": 0}, "saturatedInFlight: must be at least 1 (none: no limit), got 0"),
         (
             {"header": "X-Tier"},
