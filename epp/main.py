@@ -151,7 +151,7 @@ def _configured(flags: ServeFlags) -> Assembly:
         config = load(text, flags.config_file)
     else:
         config = load(flags.config_text, "--config-text") if flags.config_text else load_default()
-    assembly = build(config, load_types())
+    assembly = build(config, load_types(), allow_experimental=flags.allow_experimental_plugins)
     check_discovery(flags, config_has_discovery=assembly.discovery is not None)
     return assembly
 
@@ -219,6 +219,8 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
         assembly.profile,
         assembly.producers,
         chance=chance,
+        others=assembly.others,
+        handler=assembly.handler,
         honour_subset=not flags.disable_endpoint_subset_filter,
         destinations=ORDERED_DESTINATIONS if flags.destinations == "ordered" else 1,
     )
@@ -287,6 +289,8 @@ class Process:
 def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     assembly = _configured(flags)
     logs.warn_of((*without_effect(flags), *assembly.warnings))
+    if assembly.stamps_responses and flags.response_phase == "none":
+        logs.warn_of(["--response-phase=none: plugins cannot add their headers to responses"])
     readiness = Readiness()
     pool = _pool(flags, assembly, readiness)
     readiness.explain("endpoints", pool.discovery.detail)
@@ -316,6 +320,7 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
             new_id=lambda: str(uuid.uuid4()),
             response_phase=ResponsePhase(flags.response_phase),
             endpoint_at=pool.fleet.endpoint_at,
+            identify=assembly.identify,
         ),
         observer=Reporter(metrics, request_log, pool.scraper.kick),
         clock=time.monotonic,

@@ -251,6 +251,10 @@ _POOL = _group(
         shown="true unless servers are listed",
         note="not an upstream flag; with --endpoints-file as well: its servers beside the pool's",
     ),
+    Flag(
+        *("allow-experimental-plugins", _boolean, False, "take plugin types that upstream calls alpha"),
+        note="what they do may change with any version",
+    ),
     Flag("disable-endpoint-subset-filter", _boolean, False, "ignore the gateway's subset hint"),
     Flag(
         *("destinations", _choice("single", "ordered"), "single", "how many endpoints an answer names"),
@@ -343,10 +347,6 @@ _REFUSED = _group(
     *(
         Flag(name, read, default, reason, note=reason, harmless=harmless, shown=shown)
         for name, read, default, reason, harmless, shown in (
-            (
-                *("allow-experimental-plugins", _boolean, False),
-                *("none of the plugin types that upstream calls alpha is here", (False,), ""),
-            ),
             ("endpoint-selector", _text, "", _PODS, (), ""),
             ("endpoint-target-ports", _ports, (), _PODS, (), ""),
             (
@@ -423,6 +423,7 @@ class ServeFlags:
     pool_namespace: str
     kubernetes: bool | None
     """None: as ``follows_kubernetes`` finds."""
+    allow_experimental_plugins: bool
     disable_endpoint_subset_filter: bool
     destinations: str
     """``single`` or ``ordered``."""

@@ -225,6 +225,8 @@ class AnswerRequestHeaders(_Said, frozen=True):
     request_id: str | None = None
     """Set on the upstream request where the client sent none."""
     override: Override | None = None
+    headers: Mapping[str, str | None] | None = None
+    """Further ones to be set on the request; None: to be taken away."""
 
 
 class AnswerBufferedBody(_Said, frozen=True):
@@ -233,6 +235,8 @@ class AnswerBufferedBody(_Said, frozen=True):
     addresses: Sequence[str]
     body: bytes | None = None
     request_id: str | None = None
+    headers: Mapping[str, str | None] | None = None
+    """As of AnswerRequestHeaders."""
 
 
 class AnswerRequestBody(_Said, frozen=True):
@@ -254,6 +258,8 @@ class AnswerResponseHeaders(_Said, frozen=True):
     """Let the response's headers pass."""
 
     override: Override | None = None
+    headers: Mapping[str, str] | None = None
+    """To be set on the response."""
 
 
 class AnswerResponseBody(_Said, frozen=True):

@@ -42,6 +42,12 @@ class Load:
     """When the server process started [unix s], where it says so: a change means an empty cache."""
     models: Mapping[str, int] | None = field(default=None, hash=False)
     """The models in its memory with their sizes [bytes], where it says so (Ollama)."""
+    attributes: Mapping[str, float] | None = field(default=None, hash=False)
+    """Figures of people's own, by the names that the configuration gives them; those that it tells."""
+
+    def attribute(self, name: str) -> float | None:
+        """One of them."""
+        return None if self.attributes is None else self.attributes.get(name)
 
 
 UNKNOWN = Load()
@@ -209,6 +215,40 @@ class Reservation:
         endpoint.unanswered.pop(self, None)
         if endpoint.on_occupied is not None:
             endpoint.on_occupied()
+
+
+class StagedReservation(Reservation):
+    """What one request occupies where other endpoints work for it as well, those until its first token.
+
+    ``helpers``: made for this request, released here.
+    """
+
+    __slots__ = ("_helpers",)
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tokens: int,
+        *,
+        helpers: Sequence[Reservation],
+        at: float = 0.0,
+        is_streamed: bool = False,
+    ) -> None:
+        super().__init__(endpoint, tokens, at=at, is_streamed=is_streamed)
+        self._helpers = tuple(helpers)
+
+    def prefilled(self) -> None:
+        super().prefilled()
+        self._release_helpers()
+
+    def release(self) -> None:
+        super().release()
+        self._release_helpers()
+
+    def _release_helpers(self) -> None:
+        helpers, self._helpers = self._helpers, ()
+        for helper in helpers:
+            helper.release()
 
 
 _START = 2.0

@@ -40,6 +40,9 @@ class Payload(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_PAYLOAD = Payload()
+MEDIA = b"\x1c"
+"""The mark in a prompt's material ahead of what stands for a part that is no text; no text holds it."""
+_WITH_PARTS = frozenset({Api.CHAT_COMPLETIONS, Api.MESSAGES, Api.RESPONSES, Api.CONVERSATIONS})
 BYTES_PER_TOKEN = 4
 """The estimate of upstream's ``token-producer`` where no tokenizer is at hand."""
 
@@ -58,6 +61,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body_bytes: int = 0
     subset: tuple[str, ...] | None = None
     """The gateway's subset hint: ``ip`` or ``ip:port`` each; None when it gave none."""
+
+    agent: str = ""
+    """The session of the agent that sent it, where the plugin agent-identity finds one."""
+
+    @property
+    def has_media(self) -> bool:
+        """Whether a message has a part that is no text: an image, a sound, a video, a file."""
+        return self.api in _WITH_PARTS and MEDIA in self.payload.prompt
 
     @property
     def prompt_tokens(self) -> int:

@@ -160,6 +160,8 @@ class StreamSettings:
     new_id: Callable[[], str]
     """Makes an ``x-request-id`` where the client sent none."""
     response_phase: ResponsePhase = ResponsePhase.FULL
+    identify: Callable[[Mapping[str, str]], str] | None = None
+    """Finds an agent's session in a request's headers."""
     endpoint_at: Callable[[str], Endpoint | None] = lambda address: None
     """Who is at an address, where a gateway names one that was not on its list."""
 
@@ -322,6 +324,7 @@ class Stream:
             payload = parse(api, body)
         body, target_model = self._rewrite(body, payload)
         self._body = [body] if body else []
+        identify = self._settings.identify
         request_id = headers.get("x-request-id")
         if not request_id:
             request_id = self._made_id = self._settings.new_id()
@@ -334,6 +337,7 @@ class Stream:
             target_model=target_model,
             body_bytes=len(body),
             subset=self._subset,
+            agent=identify(headers) if identify is not None else "",
         )
 
     def _rewrite(self, body: bytes, payload: Payload) -> tuple[bytes, str]:
@@ -361,14 +365,19 @@ class Stream:
         return answers
 
     def _answers_to_request(self, decision: Decision) -> list[Action]:
-        addresses = [endpoint.address for endpoint in decision.endpoints]
+        addresses = decision.addresses
         body = self._body[0] if self._body else b""
         end = self._end
         by_body = self._request_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
         if by_body and end is not End.HEADERS:
-            return [AnswerBufferedBody(addresses, body if self._rewritten else None, self._made_id)]
+            return [
+                AnswerBufferedBody(
+                    addresses, body if self._rewritten else None, self._made_id, decision.headers
+                )
+            ]
         length = len(body) if body and (end is End.BODY or self._rewritten) else None
-        headers = AnswerRequestHeaders(addresses, length, self._made_id, self._ask(ResponsePhase.NONE))
+        asked = self._ask(ResponsePhase.NONE)
+        headers = AnswerRequestHeaders(addresses, length, self._made_id, asked, decision.headers)
         if end is End.BODY:
             return [headers, *_pieces(body, ended=True)]
         if end is End.TRAILERS:
@@ -435,11 +444,12 @@ class Stream:
         outcome.response_streaming = reader.streaming
         if self._response_mode is _FULL_DUPLEX:
             self._response_left = _announced_bytes(headers)
+        added = self._added_to_response()
         if event.ended:
-            return (AnswerResponseHeaders(), *moves, *self._complete_response(now))
+            return (AnswerResponseHeaders(None, added), *moves, *self._complete_response(now))
         if self._settings.response_phase is ResponsePhase.NONE and self._response_mode is not _NONE:
             self._leave()
-        answer = AnswerResponseHeaders(self._ask(ResponsePhase.HEADERS))
+        answer = AnswerResponseHeaders(self._ask(ResponsePhase.HEADERS), added)
         if self._response_mode is _NONE or self._asked is not None:  # no first token will be shown
             return (answer, *moves, *self._prefilled(), *self._served())  # this is the nearest thing
         if self._unserved is None or (reader.streaming and not self.is_over):
@@ -506,6 +516,13 @@ class Stream:
                 return self._release()
         return (*self._verdict(), *self._release())
 
+    def _added_to_response(self) -> Mapping[str, str] | None:
+        """What plugins add: of the endpoint that they know of, the first, and so only to its own response."""
+        decision = self._decision
+        if decision is None or self._endpoint is not decision.endpoints[0]:
+            return None
+        return decision.response_headers
+
     # --- what it says about the server ---
 
     def _follow(self, address: str) -> Sequence[Action]:
@@ -513,7 +530,7 @@ class Stream:
         decision, picked = self._decision, self._endpoint
         if decision is None or picked is None or picked.address == address:
             return _NOTHING
-        listed = [endpoint.address for endpoint in decision.endpoints]
+        listed = decision.addresses
         place = listed.index(address) if address in listed else len(listed)
         endpoint = decision.endpoints[place] if place < len(listed) else self._settings.endpoint_at(address)
         self._endpoint = endpoint

@@ -255,7 +255,8 @@ class RequestMetrics:
             key = _NO_REQUEST
         else:
             headers = request.headers
-            fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1]) or DEFAULT_FLOW
+            fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1])
+            fairness = fairness or request.agent or DEFAULT_FLOW
             key = (request.payload.model, request.target_model, fairness)
         try:
             return self._series[key]

@@ -203,10 +203,12 @@ def test_flows_are_told_apart_where_upstream_does_and_added_up_where_it_does_not
     metrics = Metrics()
     serve(metrics, request(headers={"x-llm-d-inference-fairness-id": "alice"}))
     serve(metrics, request(headers={"x-gateway-inference-fairness-id": "bob"}))
-    for flow in ("alice", "bob"):
+    serve(metrics, request(agent="session-7"))
+    serve(metrics, request(agent="session-8", headers={"x-llm-d-inference-fairness-id": "carol"}))
+    for flow in ("alice", "bob", "session-7", "carol"):
         assert value(metrics, "llm_d_epp_request_total", **{**NEW, "fairness_id": flow}) == 1
-    assert value(metrics, "inference_objective_request_total", **OLD, priority="0") == 2
-    assert value(metrics, "inference_objective_request_duration_seconds_count", **OLD) == 2
+    assert value(metrics, "inference_objective_request_total", **OLD, priority="0") == 4
+    assert value(metrics, "inference_objective_request_duration_seconds_count", **OLD) == 4
 
 
 def test_clients_cannot_make_series_without_end() -> None:
