@@ -20,9 +20,9 @@ class _Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextLengthAware:
-    """Prefer endpoints whose range of prompt lengths, the label ``min-max`` [tokens], fits; drop the others.
+    """Prefer endpoints whose range of prompt lengths, a label, fits; or keep only those, as a filter.
 
-    In:     n endpoints with the label; the prompt's estimated length [tokens].
+    In:     n endpoints with the label, ``min-max`` [tokens]; the prompt's estimated length [tokens].
     Out:    inside the range 0.3 + 0.7 * (0.7 / (1 + width / 10000) + 0.3 * (max - length) / width), with a
             width of 0 then 1; outside 0.3 / (1 + distance / 1000); without the label 0.5; with one that is no
             range 0. As a filter, with ``enableFiltering``: those whose range the length is in, and those
@@ -42,9 +42,12 @@ class ContextLengthAware:
         if not self.label:
             raise ValueError("label: must not be empty")
 
+    @property
+    def is_filtering(self) -> bool:
+        """Whether it is a filter at all."""
+        return self.enable_filtering
+
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-        if not self.enable_filtering:
-            return endpoints
         length = cycle.request.prompt_tokens
         return [endpoint for endpoint in endpoints if self._takes(endpoint, length)]
 

@@ -37,8 +37,8 @@ class DisaggProfileHandler:
 
     In:     the request; what the deciders say of it.
     Out:    the pick of ``profiles.decode`` gets the request; it is told of the others by the request headers
-            ``x-prefiller-host-port`` (``ip:port``) and ``x-encoder-hosts-ports`` (a comma list), which a
-            client's own never get through. ``decode-first``: decode, encode, prefill, the latter two as
+            ``x-prefiller-host-port`` (``ip:port``) and ``x-encoder-hosts-ports`` (a comma list); what clients
+            send in these never gets through. ``decode-first``: decode, encode, prefill, the latter two as
             their deciders say. ``prefill-first``: prefill (without a decider), encode, decode. An optional
             stage in which nobody can be picked is left out, and the request goes without.
     Load:   the prompt is booked where it is worked on, until the first token.

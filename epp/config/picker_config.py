@@ -325,6 +325,7 @@ class _Builder:
         self._warn_of_what_has_no_effect()
         plugins = [each.plugin for each in self._plugins.values()]
         identities = [each for each in plugins if isinstance(each, AgentIdentity)]
+        self._check_only_one("agent-identity")
         return Assembly(
             profile=profiles[0],
             others=tuple(profiles[1:]),
@@ -467,7 +468,7 @@ class _Builder:
         pickers: list[_Plugin] = []
         for each, weight, used_at in plugins:
             each.is_used = True
-            if Kind.FILTER in each.kinds:
+            if Kind.FILTER in each.kinds and getattr(each.plugin, "is_filtering", True):
                 filters.append((each.name, each.plugin))
             if Kind.SCORER in each.kinds:
                 scorers.append((each.name, each.plugin, 1.0 if weight is None else weight))
@@ -636,13 +637,17 @@ class _Builder:
         made = self._referred(source.plugin_ref, source.at, Kind.METRICS_SOURCE)
         return made, extractors[0] if extractors else self._only("core-metrics-extractor")
 
-    def _only(self, plugin_type: str, remedy: str = "name one in dataLayer.sources") -> _Plugin:
-        """The plugin of this type, added if there is none."""
+    def _check_only_one(self, plugin_type: str, remedy: str = "keep one") -> None:
         configured = self._of_type(plugin_type)
         if len(configured) > 1 and configured[1].entry:
             raise configured[1].entry.at.error(
                 f"there are {len(configured)} plugins of type {plugin_type}; {remedy}"
             )
+
+    def _only(self, plugin_type: str, remedy: str = "name one in dataLayer.sources") -> _Plugin:
+        """The plugin of this type, added if there is none."""
+        self._check_only_one(plugin_type, remedy)
+        configured = self._of_type(plugin_type)
         plugin = configured[0] if configured else self._add(plugin_type)
         plugin.is_used = True
         return plugin

@@ -14,6 +14,7 @@ variable ``from_readings = True``. It then runs after a look at some endpoint, n
 
 A filter with the class variable ``before_lifecycle = True`` runs ahead of a lifecycle-filter that the
 configuration does not place itself: what such a filter drops may not serve the request, dead or alive.
+A plugin that is a filter only by its settings says so with a property ``is_filtering``.
 
 A filter, scorer or picker with a method ``sent`` (see Told) learns where a request goes, and may add headers
 to the response. A plugin with a method ``joined(plugins, profiles)`` is asked for itself once the

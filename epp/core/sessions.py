@@ -85,7 +85,8 @@ class SessionIds:
     """Of the strategy ``session_id``: where identifiers are, and how long a binding lasts."""
 
     sources: tuple[SessionSource, ...] = (SessionSource(header="x-session-id"),)
-    """Where a session's identifier is; the first that there is counts."""
+    """Where a session's identifier is; the first that there is counts. Without any: the header
+    ``x-session-id``."""
     eviction_ttl_seconds: float = 300.0
     """How long [s] a binding lasts that is not used."""
     eviction_sweep_seconds: float = 10.0

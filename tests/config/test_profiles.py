@@ -290,6 +290,11 @@ def stages(parameters: str, plugins: str = "") -> str:
             id="a-name-with-capitals",
         ),
         pytest.param(
+            "plugins: [{type: agent-identity}, {type: agent-identity, name: b}]",
+            "c.yaml:3: plugins[1]: there are 2 plugins of type agent-identity; keep one",
+            id="two-that-find-agents",
+        ),
+        pytest.param(
             "plugins: [{type: prefix-based-pd-decider, parameters: {nonCachedTokens: -1}}]",
             "c.yaml:3: plugins[0].parameters.nonCachedTokens: must be at least 0, got -1",
             id="decider-below-0",
@@ -319,8 +324,10 @@ def test_a_name_of_nothing_is_told_with_its_place(body: str, message: str) -> No
         pytest.param(
             STAGES + PROFILES.replace(", {pluginRef: queue-scorer, weight: 2}", ""),
             (
-                ("c.yaml:13: schedulingProfiles[0]: no scorers: endpoints are picked without looking at "
-                "their load"),
+                (
+                    "c.yaml:13: schedulingProfiles[0]: no scorers: endpoints are picked without looking at "
+                    "their load"
+                ),
             ),
             id="the-profile-without-scorers",
         ),

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from epp.config.picker_config import build, load
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet
 from epp.core.request import Payload, Request
 from epp.core.scoring import Cycle
 from scorers.context_length_aware import ContextLengthAware
-from tests.picking import cycle_of
+from tests.picking import TYPES, cycle_of
 
 LABEL = "llm-d.ai/context-length-range"
 
@@ -69,9 +70,15 @@ def test_as_a_filter_it_keeps_whom_the_length_fits(tokens: int, kept: list[int])
     assert list(plugin.filter(of_length(tokens), endpoints)) == [endpoints[i] for i in kept]
 
 
-def test_without_filtering_all_are_kept() -> None:
-    endpoints = ranges("0-1", "rubbish")
-    assert ContextLengthAware().filter(of_length(5000), endpoints) is endpoints
+@pytest.mark.parametrize("parameters, is_filter", [("{}", False), ("{enableFiltering: true}", True)])
+def test_it_is_a_filter_only_on_demand(parameters: str, is_filter: bool) -> None:
+    text = "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig\n"
+    text += f"plugins: [{{type: context-length-aware, parameters: {parameters}}}]"
+    profile = build(load(text, "c.yaml"), TYPES).profile
+    assert [name for name, _ in profile.filters] == ["context-length-aware"] * is_filter + [
+        "lifecycle-filter"
+    ]
+    assert [name for name, _, _ in profile.scorers] == ["context-length-aware"]
 
 
 def test_the_label_may_be_another() -> None:

@@ -68,7 +68,8 @@ def named(fleet: Fleet, name: str) -> Endpoint:
 
 
 def picks(decision: Decision) -> dict[str, list[str]]:
-    return {profile: [endpoint.name for endpoint in picked] for profile, picked in decision.picks.items()}
+    found = decision.picks or {}
+    return {profile: [endpoint.name for endpoint in picked] for profile, picked in found.items()}
 
 
 DISAGGREGATED = """\
