@@ -15,7 +15,9 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 from epp.config.decode import ConfigError, Here, Section, camel, parse, read, suggestion
+from epp.config.flow_control import DetectorReference, FlowControlSection, settings_of
 from epp.core.apis import DEFAULT_PARSERS, Parser
+from epp.core.flow.policies import FlowSettings, SaturationDetector
 from epp.core.lifecycle import HealthSettings
 from epp.core.pacing import Pace
 from epp.core.scheduling import Profile
@@ -26,6 +28,7 @@ from scorers.file_discovery import FileDiscovery
 from scorers.lifecycle_filter import LifecycleFilter
 from scorers.metrics_data_source import MetricsDataSource
 from scorers.tier_preference import TierPreference
+from scorers.utilization_detector import UtilizationDetector
 
 Settings = TypeVar("Settings")
 
@@ -59,11 +62,11 @@ schedulingProfiles:
 UNSUPPORTED_TYPES = frozenset(
     """
     agent-identity always-disagg-multimodal-decider always-disagg-pd-decider burst-prefix-cache-producer
-    by-label by-label-selector concurrency-detector context-length-aware data-parallel-profile-handler
+    by-label by-label-selector context-length-aware data-parallel-profile-handler
     dcgm-data-source dcgm-extractor decode-filter destination-endpoint-served-verifier
-    disagg-headers-handler disagg-profile-handler disaggregatedset-rollout-screener edf-ordering-policy
+    disagg-headers-handler disagg-profile-handler disaggregatedset-rollout-screener
     encode-filter endpoint-attribute-filter endpoint-attribute-scorer endpoint-notification-source
-    fcfs-ordering-policy global-strict-fairness-policy header-label-affinity-scorer
+    header-label-affinity-scorer
     header-profile-handler k8s-notification-source latency-scorer latency-slo-admitter load-aware-scorer
     mm-embeddings-cache-producer mm-embeddings-cache-scorer models-data-extractor models-data-source
     multicluster-approx-prefix-cache-producer multicluster-file-discovery
@@ -72,12 +75,12 @@ UNSUPPORTED_TYPES = frozenset(
     multicluster-session-affinity-filter no-hit-lru-scorer p2p-source-producer pd-profile-handler
     precise-prefix-cache-producer precise-prefix-cache-scorer predicted-latency-producer
     predicted-latency-scorer prefill-filter prefill-header-handler prefix-based-pd-decider
-    prefix-cache-affinity-filter priority-holdback-policy priority-then-time-eviction-order-policy
-    probabilistic-admitter program-aware-fairness request-attribute-reporter round-robin-fairness-policy
+    prefix-cache-affinity-filter
+    probabilistic-admitter request-attribute-reporter
     session-affinity-filter session-affinity-scorer session-id-producer sglanghttp-parser
-    sheddable-eviction-filter slo-deadline-ordering-policy slo-headroom-tier-filter
-    soft-reflective-ceiling-policy static-usage-limit-policy token-load-scorer token-producer tokenizer
-    topology-affinity-filter topology-affinity-scorer topology-extractor utilization-detector
+    slo-headroom-tier-filter
+    token-load-scorer token-producer tokenizer
+    topology-affinity-filter topology-affinity-scorer topology-extractor
     utilization-filter vertexai-parser vllmgrpc-parser
     """.split()
 )
@@ -191,9 +194,17 @@ class EndpointPickerConfig:
     parser: Reference | None = None
     data_layer: DataLayer | None = None
     flow_control: Section | None = None
-    """Queues in the picker: without their feature gate, which is not supported, upstream ignores it, too."""
-    saturation_detector: Section | None = None
+    """Queues in the picker: read with their feature gate only, as upstream."""
+    saturation_detector: DetectorReference | None = None
+    """Its older place."""
     at: Here
+
+    def has_gate(self, name: str) -> bool:
+        """Whether a feature gate is switched on."""
+        return any(
+            gate == name or gate.lower() == f"{name.lower()}=true"
+            for gate in (each.replace(" ", "") for each in self.feature_gates)
+        )
 
 
 def load(text: str, file: str) -> EndpointPickerConfig:
@@ -227,7 +238,7 @@ def _refuse_unsupported(config: EndpointPickerConfig) -> None:
             raise gates.error(f'unknown feature gate "{name}"' + suggestion(name, GATES))
         if value.strip().lower() not in {"", "true", "false"} or gate.endswith("="):
             raise gates.error(f'expected "{name}", "{name}=true" or "{name}=false", got "{gate}"')
-        if value.strip().lower() != "false" and name != "haPopulateNonLeaderDatastore":
+        if value.strip().lower() != "false" and name == "enableLegacyMetrics":
             raise gates.error(f'"{name}" {NOT_SUPPORTED}, remove it')
     layer = config.data_layer or DataLayer()
     if not (layer.inject_defaults or layer.sources):
@@ -238,7 +249,6 @@ def _refuse_unsupported(config: EndpointPickerConfig) -> None:
         layer.peer_discovery,
         layer.cross_replica_syncer_plugin_ref,
         layer.cross_replica_sync_interval,
-        config.saturation_detector,
     ):
         if section is not None:
             raise section.error(f"{NOT_SUPPORTED}, remove it")
@@ -262,6 +272,10 @@ class Assembly:
     metrics_source_at: Section
     extractor: CoreMetricsExtractor
     health: HealthSettings
+    flow: FlowSettings | None
+    """None: requests do not wait in the picker."""
+    detector: SaturationDetector
+    """Says when the pool is full, where requests of a negative priority are shed."""
     heeds_tiers: bool
     """Some filter looks at the endpoints' tiers."""
     warnings: tuple[str, ...]
@@ -309,6 +323,10 @@ class _Builder:
         source, extractor = self._metrics()
         source_at = source.entry.at if source.entry else self._config.at
         health = self._ours(self._only("endpoint-health", "keep one"), EndpointHealth)
+        detector = self._policy(
+            Kind.DETECTOR, UtilizationDetector, "utilization-detector", *self._old_detector()
+        )
+        flow = self._flow()
         discovery = self._discovery()
         discovery_at = discovery.entry.at if discovery and discovery.entry else self._config.at
         self._warn_of_what_has_no_effect()
@@ -322,6 +340,8 @@ class _Builder:
             metrics_source_at=source_at,
             extractor=self._ours(extractor, CoreMetricsExtractor),
             health=health.settings(),
+            flow=flow,
+            detector=flow.detector if flow else detector[1],
             heeds_tiers=any(isinstance(each, TierPreference) for _, each in profile.filters),
             warnings=tuple(self._warnings),
         )
@@ -598,11 +618,40 @@ class _Builder:
             return self._referred(reference.plugin_ref, reference.at, Kind.DISCOVERY)
         return self._referred(discovery.plugin_ref, discovery.at, Kind.DISCOVERY)
 
+    # --- flow control ---
+
+    def _flow(self) -> FlowSettings | None:
+        section = self._config.flow_control
+        if not self._config.has_gate("flowControl"):
+            if section:
+                self._warn(section, 'has no effect without the feature gate "flowControl"')
+            return None
+        found = read(section or self._config.at.empty("flowControl"), FlowControlSection)
+        return settings_of(found, self._policy, self._warn, self._config.saturation_detector)
+
+    def _old_detector(self) -> tuple[str, Section | None]:
+        old = self._config.saturation_detector
+        if old is None:
+            return "", None
+        self._warn(old.at, "is deprecated: write it as flowControl.saturationDetector")
+        return old.plugin_ref, old.at
+
+    def _policy(
+        self, kind: Kind, default: type, type_name: str, name: str, at: Section | None
+    ) -> tuple[str, Any]:
+        """The policy called ``name`` and its name; without a name the one of that type, or its default."""
+        configured = self._of_type(type_name)
+        if at is not None and name and (name in self._plugins or name != type_name):
+            found = self._referred(name, at, kind)
+            return found.name, found.plugin
+        if not configured:
+            return type_name, default()
+        configured[0].is_used = True
+        return configured[0].name, configured[0].plugin
+
     # --- warnings ---
 
     def _warn_of_what_has_no_effect(self) -> None:
-        if self._config.flow_control:
-            self._warn(self._config.flow_control, 'has no effect without the feature gate "flowControl"')
         for each in self._plugins.values():
             if each.entry and not each.is_used:
                 self._warn(each.entry.at, f'the {_spoken(each.kinds)} "{each.name}" is used by nothing')
