@@ -13,13 +13,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from epp.core.events import Action, Event, Evicted, Finished, Moved, Pick, Picked, Prefilled, Refused, Release
+from epp.core.fleet import Fleet
 from epp.core.flow.control import EVICTED, FlowControl
+from epp.core.flow.objectives import Objectives
+from epp.core.flow.policies import FlowSettings
 from epp.core.flow.queues import Ticket
 from epp.core.rejection import Rejection
 from epp.core.request import Request
+from epp.core.scheduling import Decision
 from epp.core.stream import State
 from epp.runtime.calls import Push
 from epp.runtime.ext_proc import _OURS, Conversation, ExtProc
+from epp.runtime.flow_metrics import FlowMetrics
 from epp.wire import ext_proc
 
 logger = logging.getLogger("epp.flow")
@@ -229,3 +234,42 @@ _QUEUED: Mapping[type[Action], Callable[..., None]] = {
     Release: QueuedConversation._release,
     Finished: QueuedConversation._finished,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queues:
+    """Flow control of one pool, put together."""
+
+    service: QueuedExtProc
+    gate: Gate
+    metrics: FlowMetrics
+
+
+def queued(
+    settings: FlowSettings,
+    plain: ExtProc,
+    *,
+    fleet: Fleet,
+    objectives: Objectives,
+    pool_name: str,
+    loop: Callable[[], Loop],
+) -> Queues:
+    """The same service as ``plain``, with queues. Releases and looks at ``fleet`` ask for turns."""
+    metrics = FlowMetrics(pool_name, plain.clock)
+
+    def pick(request: Request, _now: float) -> Decision | Rejection:
+        return plain.choose(request, plain.clock())  # several in one turn, each at its own time
+
+    control = FlowControl(settings, fleet, pick, objectives=objectives, watcher=metrics)
+    metrics.watch(control)
+    gate = Gate(control, clock=plain.clock, loop=loop, watch=metrics)
+    fleet.on_news = gate.wake
+    service = QueuedExtProc(
+        scheduler=plain.scheduler,
+        health=plain.health,
+        settings=plain.settings,
+        observer=plain.observer,
+        clock=plain.clock,
+        gate=gate,
+    )
+    return Queues(service=service, gate=gate, metrics=metrics)

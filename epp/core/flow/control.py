@@ -137,6 +137,11 @@ class FlowControl:
         """Bytes of their bodies."""
         return sum(band.bytes for band in self._bands.values())
 
+    @property
+    def serving(self) -> Sequence[Endpoint]:
+        """The endpoints in service, as of the last look at them."""
+        return self._serving
+
     def saturation(self, now: float) -> float:
         """Of the endpoints in service, as of ``now``; it gates dispatch."""
         self._look(now)
