@@ -173,6 +173,7 @@ class FlowControl:
                 self._end(ticket, NOBODY_THERE, Fate.REJECTED_NO_ENDPOINTS, now)
         else:
             band.add(ticket, now + self.settings.ttl)
+            self._has_more = self._has_more or bool(self._eviction)  # somebody may have to stop for it
         return ticket
 
     def turn(self, now: float) -> Turn:

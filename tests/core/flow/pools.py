@@ -72,7 +72,7 @@ class Pool:
         """What the driver does when the stream is over."""
         if isinstance(ticket.result, Decision) and ticket.dispatched_at is not None:
             ticket.result.reservation.release()
-        self.control.ended(ticket, now)
+        self.control.ended(ticket, now, prompt_tokens=100, output_tokens=50)
 
     @property
     def in_flight(self) -> int:
