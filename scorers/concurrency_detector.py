@@ -39,6 +39,11 @@ class ConcurrencyDetector:
         if not 0 <= self.headroom <= 1000:
             raise ValueError(f"headroom: must be from 0 to 1000, got {self.headroom:g}")
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Somebody has to book them: the inflight-load-producer."""
+        return self.concurrency_mode != "requests"
+
     def saturation(self, endpoints: Sequence[Endpoint], now: float) -> float:
         if not endpoints:
             return 1.0

@@ -8,19 +8,21 @@ from typing import ClassVar, Literal
 from epp.core.scoring import Flow
 
 
-@dataclass(slots=True)
 class Program:
     """What is known of one tenant."""
 
-    service: float = 0.0
-    """Tokens, output twice, that decay while it is idle."""
-    in_flight: int = 0
-    idle_since: float | None = None
-    """None: it has work."""
-    used_at: float = 0.0
-    waited: float = 0.0
-    """Seconds in the queue, of all its requests that got a server."""
-    dispatched: int = 0
+    __slots__ = ("dispatched", "idle_since", "in_flight", "service", "used_at", "waited")
+
+    def __init__(self) -> None:
+        self.service = 0.0
+        """Tokens, output twice, that decay while it is idle."""
+        self.in_flight = 0
+        self.idle_since: float | None = None
+        """None: it has work."""
+        self.used_at = 0.0
+        self.waited = 0.0
+        """Seconds in the queue, of all its requests that got a server."""
+        self.dispatched = 0
 
     @property
     def average_wait(self) -> float:

@@ -87,6 +87,7 @@ UNSUPPORTED_TYPES = frozenset(
 """Plugin types that upstream has and this version has not."""
 
 LIFECYCLE_FILTER = "lifecycle-filter"
+LOAD_PRODUCER = "inflight-load-producer"
 MAX_WEIGHT = 1_000_000
 GATES = ("flowControl", "haPopulateNonLeaderDatastore", "enableLegacyMetrics")
 NOT_SUPPORTED = "is not supported by this version"
@@ -318,15 +319,18 @@ class _Builder:
             self._configure(entry)
         self._check_handler()
         profile = self._profile()
+        _, detector = self._policy(
+            Kind.DETECTOR, UtilizationDetector, "utilization-detector", *self._old_detector()
+        )
+        flow = self._flow()
+        detector = flow.detector if flow else detector
+        if getattr(detector, "counts_tokens", False) and not self._of_type(LOAD_PRODUCER):
+            self._add(LOAD_PRODUCER)
         profile, producers = self._connect(profile)
         parsers = self._parsers()
         source, extractor = self._metrics()
         source_at = source.entry.at if source.entry else self._config.at
         health = self._ours(self._only("endpoint-health", "keep one"), EndpointHealth)
-        detector = self._policy(
-            Kind.DETECTOR, UtilizationDetector, "utilization-detector", *self._old_detector()
-        )
-        flow = self._flow()
         discovery = self._discovery()
         discovery_at = discovery.entry.at if discovery and discovery.entry else self._config.at
         self._warn_of_what_has_no_effect()
@@ -341,7 +345,7 @@ class _Builder:
             extractor=self._ours(extractor, CoreMetricsExtractor),
             health=health.settings(),
             flow=flow,
-            detector=flow.detector if flow else detector[1],
+            detector=detector,
             heeds_tiers=any(isinstance(each, TierPreference) for _, each in profile.filters),
             warnings=tuple(self._warnings),
         )
