@@ -14,11 +14,11 @@ from typing import Protocol
 
 from epp.core.events import Action, Event, Evicted, Finished, Moved, Pick, Picked, Prefilled, Refused, Release
 from epp.core.fleet import Fleet
-from epp.core.flow.control import EVICTED, FlowControl
+from epp.core.flow.control import EVICTED, FlowControl, Turn
 from epp.core.flow.objectives import Objectives
 from epp.core.flow.policies import FlowSettings
 from epp.core.flow.queues import Ticket
-from epp.core.rejection import Rejection
+from epp.core.rejection import PLUGIN_FAILED, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
 from epp.core.stream import State
@@ -98,7 +98,13 @@ class Gate:
     def _turn(self) -> None:
         self._is_asked = False
         now = began = self._clock()
-        turn = self._control.turn(now)
+        try:
+            turn = self._control.turn(now)
+        except (
+            Exception
+        ):  # a policy is other people's code: it fails those that wait for it, and nobody later
+            logger.exception("a policy of flow control failed")
+            turn = Turn(self._control.refuse_all(PLUGIN_FAILED, now), ())
         for ticket in turn.answered:
             self._tell(ticket, now)
         for ticket in turn.evicted:

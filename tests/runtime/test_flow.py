@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import grpc
@@ -13,7 +13,7 @@ from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.flow.control import Fate
 from epp.core.flow.objectives import FAIRNESS_HEADERS, OBJECTIVE_HEADERS, Objectives
-from epp.core.flow.policies import FlowSettings
+from epp.core.flow.policies import Flow, FlowSettings
 from epp.core.flow.shedding import Shedding
 from epp.core.rejection import DROPPED_REASON_HEADER, Rejection
 from epp.core.request import Request
@@ -275,6 +275,33 @@ async def test_what_is_counted_is_on_the_page(driver: str) -> None:
         assert waited in page
         # no usage in "{}": the estimate of the prompt counts
         assert 'program_aware_attained_service_tokens{program_id="acme"} 0.0' not in page
+
+
+class Faulty:
+    """A fairness policy of somebody's."""
+
+    tells_apart = True
+
+    def choose_flow(self, flows: Mapping[str, Flow], now: float) -> str:
+        raise KeyError("in a policy")
+
+
+async def test_a_policy_that_fails_costs_those_that_wait_for_it(
+    driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(driver, default_band=band_of(fairness=Faulty())) as setting:
+        first = await setting.ask()
+        await answered(first)
+        second = await setting.ask()
+        await setting.waiting(1)
+        await finish(first)
+        assert (await second.read()).immediate_response.status.code == 500
+        await second.done_writing()
+        third = await setting.ask()  # there is room: nobody has to be chosen
+        await answered(third)
+        await finish(third)
+        await setting.nothing_left()
+    assert "a policy of flow control failed" in caplog.text
 
 
 def test_without_the_gate_sheddable_requests_are_shed_while_the_pool_is_full() -> None:

@@ -107,13 +107,14 @@ class FlowControl:
         self._watcher = watcher
         self._bands: dict[int, Band] = {}
         self._arrived = 0
-        self._refused: list[Ticket] = []  # they had to give way; told with the next turn
+        self._untold: list[Ticket] = []  # they have a result; the next turn tells
         self._has_more = False
         self._is_closed = False
         self._serving: tuple[Endpoint, ...] = ()
         self._serving_version = -1
         self._regime_since = -math.inf
         self._drop_bands_at = math.inf
+        self._accounts_by_priority: dict[int, Accounts | None] = {}
         self._eviction: Eviction | None = None
         if settings.eviction is not None:
             self._eviction = Eviction(*settings.eviction, settings.detector.lag)
@@ -163,7 +164,7 @@ class FlowControl:
         )
         band = self._band(ticket.priority, now)
         if not band and self._is_open(band, now):
-            self._dispatch(ticket, band, now)
+            self._dispatch(ticket, now)
         elif self._is_closed:
             self._end(ticket, SHUTTING_DOWN, Fate.REJECTED_OTHER, now)
         elif not self._make_room(ticket, band, now):
@@ -178,7 +179,7 @@ class FlowControl:
 
     def turn(self, now: float) -> Turn:
         """Place what can be placed now, and give up what has waited too long."""
-        answered, self._refused = self._refused, []
+        answered = self._untold  # kept, should a policy fail
         evicted: list[Ticket] = []
         self._has_more = False
         if self.waiting:
@@ -187,11 +188,12 @@ class FlowControl:
                 if band is None:
                     break
                 ticket = band.take(now)
-                self._dispatch(ticket, band, now)
+                self._dispatch(ticket, now)
                 answered.append(ticket)
             else:
                 self._has_more = True
             self._expire(now, answered)
+        self._untold = []
         return Turn(answered, evicted)
 
     def ended(self, ticket: Ticket, now: float, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
@@ -203,22 +205,26 @@ class FlowControl:
             ticket.dispatched_at = None
             if self._eviction is not None:
                 self._eviction.ended(ticket)
-            fairness = self.settings.band(ticket.priority).fairness
-            if isinstance(fairness, Accounts):
-                fairness.completed(ticket.tenant, prompt_tokens, output_tokens, now)
+            accounts = self._accounts(ticket.priority)
+            if accounts is not None:
+                accounts.completed(ticket.tenant, prompt_tokens, output_tokens, now)
 
     def close(self, now: float) -> Sequence[Ticket]:
         """The process ends: refuse all that wait; from now on nobody waits."""
         self._is_closed = True
+        return self.refuse_all(SHUTTING_DOWN, now)
+
+    def refuse_all(self, rejection: Rejection, now: float) -> Sequence[Ticket]:
+        """Refuse all that wait; those that have a result now, and were not told before."""
         waiting = [ticket for band in self._bands.values() for ticket in band.by_arrival]
         for ticket in waiting:
-            self._give_up(ticket, SHUTTING_DOWN, Fate.EVICTED_OTHER, now)
-        refused, self._refused = self._refused, []
-        return [*refused, *waiting]
+            self._give_up(ticket, rejection, Fate.EVICTED_OTHER, now)
+        untold, self._untold = self._untold, []
+        return [*untold, *waiting]
 
     def due(self, now: float) -> float:
         """When the next turn is needed if nothing happens before [s]; inf: never."""
-        if self._refused or self._has_more:
+        if self._untold or self._has_more:
             return now
         firsts = [next(iter(band.by_arrival)) for band in self._bands.values() if band]
         if not firsts:
@@ -276,17 +282,27 @@ class FlowControl:
             now=now,
         )
 
-    def _dispatch(self, ticket: Ticket, band: Band, now: float) -> None:
+    def _dispatch(self, ticket: Ticket, now: float) -> None:
         result = ticket.result = self._pick(ticket.request, now)
         waited = now - ticket.at
         if isinstance(result, Decision):
             ticket.dispatched_at = now
             if self._eviction is not None:
                 self._eviction.started(ticket, now)
-            fairness = band.settings.fairness
-            if isinstance(fairness, Accounts):
-                fairness.dispatched(ticket.tenant, waited, now)
+            accounts = self._accounts(ticket.priority)
+            if accounts is not None:
+                accounts.dispatched(ticket.tenant, waited, now)
         self._watcher.left(ticket, Fate.DISPATCHED, waited)
+
+    def _accounts(self, priority: int) -> Accounts | None:
+        """The fairness policy of a priority, if it wants to know what becomes of requests."""
+        try:
+            return self._accounts_by_priority[priority]
+        except KeyError:  # asked once: such an isinstance takes 5 us
+            fairness = self.settings.band(priority).fairness
+            found = fairness if isinstance(fairness, Accounts) else None
+            self._accounts_by_priority[priority] = found
+            return found
 
     # --- inside: who may wait, and how long
 
@@ -302,7 +318,7 @@ class FlowControl:
             least = next(each for each in reversed(below) if each)
             displaced = next(reversed(least.by_arrival))
             self._give_up(displaced, DISPLACED, Fate.REJECTED_CAPACITY, now)
-            self._refused.append(displaced)
+            self._untold.append(displaced)
         return True
 
     def _has_room(self, size: int, *, without: Sequence[Band] = ()) -> bool:
