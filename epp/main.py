@@ -39,6 +39,8 @@ from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.events import ResponsePhase
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet
+from epp.core.flow.objectives import Objectives
+from epp.core.flow.shedding import Shedding
 from epp.core.lifecycle import Change, Signal
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
@@ -47,6 +49,7 @@ from epp.runtime.discovery import DiscoverySettings, FileDiscovery
 from epp.runtime.errors import StartError
 from epp.runtime.ext_proc import ExtProc
 from epp.runtime.files import FileFault
+from epp.runtime.flow import queued
 from epp.runtime.health import HealthService, Readiness
 from epp.runtime.metrics import BufferMetrics, FleetMetrics, Metrics, ScrapeMetrics, Single
 from epp.runtime.plugins import load_types
@@ -75,6 +78,9 @@ ORDERED_DESTINATIONS = 3
 FIRST_LOOK_SECONDS = 0.25
 """How long the first request may wait for the first look at every endpoint: dead ones refuse in
 milliseconds, and a silent one should not delay the start."""
+
+LAST_CALL_SECONDS = 1.0
+"""So long before the end of a drain those are refused that still wait for a server."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -139,6 +145,8 @@ class Pool:
     scraper: Scraper
     discovery: Discovery
     parsers: Parsers
+    objectives: Objectives
+    """Nobody fills them in yet: every request has priority 0."""
 
 
 def _configured(flags: ServeFlags) -> Assembly:
@@ -239,6 +247,7 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
         scraper=scraper,
         discovery=discovery,
         parsers=Parsers(assembly.parsers),
+        objectives=Objectives(),
     )
 
 
@@ -277,6 +286,8 @@ class Process:
     ext_proc: ExtProc
     pages: admin.AdminState
     certificates: Mapping[str, tls.Certificates]
+    refuse_waiting: Callable[[], None]
+    """The end is near: tell the clients whose requests still wait."""
 
     def reread(self) -> None:
         """What SIGHUP asks for."""
@@ -325,6 +336,22 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
         observer=Reporter(metrics, request_log, pool.scraper.kick),
         clock=time.monotonic,
     )
+    refuse_waiting: Callable[[], None] = _nothing
+    if assembly.flow is not None:
+        # bodies that wait must leave room for those that come
+        flow = dataclasses.replace(assembly.flow, max_bytes=min(assembly.flow.max_bytes, budget.limit / 2))
+        queues = queued(
+            *(flow, ext_proc),
+            fleet=pool.fleet,
+            objectives=pool.objectives,
+            pool_name=flags.pool_name,
+            loop=asyncio.get_running_loop,
+        )
+        ext_proc, refuse_waiting = queues.service, queues.gate.close
+        metrics.add(queues.metrics)
+    elif follows_kubernetes(flags, config_has_discovery=assembly.discovery is not None):
+        sheds = Shedding(pool.scheduler, pool.fleet, assembly.detector, pool.objectives)
+        ext_proc = dataclasses.replace(ext_proc, scheduler=sheds)
     pages = admin.AdminState(
         metrics=metrics,
         readiness=readiness,
@@ -337,9 +364,14 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
         pool=pool,
         readiness=readiness,
         ext_proc=ext_proc,
+        refuse_waiting=refuse_waiting,
         pages=pages,
         certificates=certificates,
     )
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 def _pairs(flags: ServeFlags, process: Process) -> Callable[[], tls.KeyPair] | None:
@@ -418,6 +450,8 @@ async def serve(flags: ServeFlags) -> None:
             logger.info("serving", extra={"fields": _what_is_served(flags, pool, taken)})
             await told_to_stop()
             process.readiness.is_draining = True
+            last_call = max(flags.drain_timeout - LAST_CALL_SECONDS, flags.drain_timeout / 2)
+            asyncio.get_running_loop().call_later(last_call, process.refuse_waiting)
             await serving.stop(gateways, flags.drain_timeout, open_streams=lambda: streams.inflight)
             await checks.stop(0)
             request_log.flush()

@@ -15,8 +15,10 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 from epp.config.decode import ConfigError, Here, Section, camel, parse, read, suggestion
+from epp.config.flow_control import DetectorReference, FlowControlSection, settings_of
 from epp.config.unsupported import UNSUPPORTED_TYPES
 from epp.core.apis import DEFAULT_PARSERS, Parser
+from epp.core.flow.policies import FlowSettings, SaturationDetector
 from epp.core.lifecycle import HealthSettings
 from epp.core.pacing import Pace
 from epp.core.scheduling import Profile
@@ -28,6 +30,7 @@ from scorers.file_discovery import FileDiscovery
 from scorers.lifecycle_filter import LifecycleFilter
 from scorers.metrics_data_source import MetricsDataSource
 from scorers.tier_preference import TierPreference
+from scorers.utilization_detector import UtilizationDetector
 
 Settings = TypeVar("Settings")
 
@@ -59,6 +62,7 @@ schedulingProfiles:
 (3) does not outweigh that its server is suspect (4 * 0.8); a queue and a full cache elsewhere (2 + 2) do."""
 
 LIFECYCLE_FILTER = "lifecycle-filter"
+LOAD_PRODUCER = "inflight-load-producer"
 _CHOOSING = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
 MAX_WEIGHT = 1_000_000
 GATES = ("flowControl", "haPopulateNonLeaderDatastore", "enableLegacyMetrics")
@@ -167,9 +171,17 @@ class EndpointPickerConfig:
     parser: Reference | None = None
     data_layer: DataLayer | None = None
     flow_control: Section | None = None
-    """Queues in the picker: without their feature gate, which is not supported, upstream ignores it, too."""
-    saturation_detector: Section | None = None
+    """Queues in the picker: read with their feature gate only, as upstream."""
+    saturation_detector: DetectorReference | None = None
+    """Its older place."""
     at: Here
+
+    def has_gate(self, name: str) -> bool:
+        """Whether a feature gate is switched on."""
+        return any(
+            gate == name or gate.lower() == f"{name.lower()}=true"
+            for gate in (each.replace(" ", "") for each in self.feature_gates)
+        )
 
 
 def load(text: str, file: str) -> EndpointPickerConfig:
@@ -203,7 +215,7 @@ def _refuse_unsupported(config: EndpointPickerConfig) -> None:
             raise gates.error(f'unknown feature gate "{name}"' + suggestion(name, GATES))
         if value.strip().lower() not in {"", "true", "false"} or gate.endswith("="):
             raise gates.error(f'expected "{name}", "{name}=true" or "{name}=false", got "{gate}"')
-        if value.strip().lower() != "false" and name != "haPopulateNonLeaderDatastore":
+        if value.strip().lower() != "false" and name == "enableLegacyMetrics":
             raise gates.error(f'"{name}" {NOT_SUPPORTED}, remove it')
     layer = config.data_layer or DataLayer()
     if not (layer.inject_defaults or layer.sources):
@@ -214,7 +226,6 @@ def _refuse_unsupported(config: EndpointPickerConfig) -> None:
         layer.peer_discovery,
         layer.cross_replica_syncer_plugin_ref,
         layer.cross_replica_sync_interval,
-        config.saturation_detector,
     ):
         if section is not None:
             raise section.error(f"{NOT_SUPPORTED}, remove it")
@@ -243,6 +254,10 @@ class Assembly:
     metrics_source_at: Section
     extractor: CoreMetricsExtractor
     health: HealthSettings
+    flow: FlowSettings | None
+    """None: requests do not wait in the picker."""
+    detector: SaturationDetector
+    """Says when the pool is full, where requests of a negative priority are shed."""
     heeds_tiers: bool
     """Some filter looks at the endpoints' tiers."""
     identify: Callable[[Mapping[str, str]], str] | None
@@ -315,6 +330,13 @@ class _Builder:
             self._configure(entry)
         handler = self._handler()
         profiles = self._profiles()
+        _, detector = self._policy(
+            Kind.DETECTOR, UtilizationDetector, "utilization-detector", *self._old_detector()
+        )
+        flow = self._flow()
+        detector = flow.detector if flow else detector
+        if getattr(detector, "counts_tokens", False) and not self._of_type(LOAD_PRODUCER):
+            self._add(LOAD_PRODUCER)
         profiles, handler_plugin, producers = self._connect(profiles, handler)
         parsers = self._parsers()
         source, extractor = self._metrics()
@@ -338,6 +360,8 @@ class _Builder:
             metrics_source_at=source_at,
             extractor=self._ours(extractor, CoreMetricsExtractor),
             health=health.settings(),
+            flow=flow,
+            detector=detector,
             heeds_tiers=any(
                 isinstance(each, TierPreference) for profile in profiles for _, each in profile.filters
             ),
@@ -670,11 +694,40 @@ class _Builder:
             return self._referred(reference.plugin_ref, reference.at, Kind.DISCOVERY)
         return self._referred(discovery.plugin_ref, discovery.at, Kind.DISCOVERY)
 
+    # --- flow control ---
+
+    def _flow(self) -> FlowSettings | None:
+        section = self._config.flow_control
+        if not self._config.has_gate("flowControl"):
+            if section:
+                self._warn(section, 'has no effect without the feature gate "flowControl"')
+            return None
+        found = read(section or self._config.at.empty("flowControl"), FlowControlSection)
+        return settings_of(found, self._policy, self._warn, self._config.saturation_detector)
+
+    def _old_detector(self) -> tuple[str, Section | None]:
+        old = self._config.saturation_detector
+        if old is None:
+            return "", None
+        self._warn(old.at, "is deprecated: write it as flowControl.saturationDetector")
+        return old.plugin_ref, old.at
+
+    def _policy(
+        self, kind: Kind, default: type, type_name: str, name: str, at: Section | None
+    ) -> tuple[str, Any]:
+        """The policy called ``name`` and its name; without a name the one of that type, or its default."""
+        configured = self._of_type(type_name)
+        if at is not None and name and (name in self._plugins or name != type_name):
+            found = self._referred(name, at, kind)
+            return found.name, found.plugin
+        if not configured:
+            return type_name, default()
+        configured[0].is_used = True
+        return configured[0].name, configured[0].plugin
+
     # --- warnings ---
 
     def _warn_of_what_has_no_effect(self) -> None:
-        if self._config.flow_control:
-            self._warn(self._config.flow_control, 'has no effect without the feature gate "flowControl"')
         for each in self._plugins.values():
             if each.entry and not each.is_used:
                 self._warn(each.entry.at, f'the {_spoken(each.kinds)} "{each.name}" is used by nothing')

@@ -13,19 +13,7 @@ def _for(reason: str, names: str) -> dict[str, str]:
 
 
 UNSUPPORTED_TYPES: Mapping[str, str] = {
-    **_for(
-        "nothing waits in the picker",
-        """
-        edf-ordering-policy fcfs-ordering-policy global-strict-fairness-policy priority-holdback-policy
-        priority-then-time-eviction-order-policy program-aware-fairness round-robin-fairness-policy
-        sheddable-eviction-filter slo-deadline-ordering-policy soft-reflective-ceiling-policy
-        static-usage-limit-policy
-        """,
-    ),
-    **_for(
-        "requests are not turned away by their priority",
-        "concurrency-detector probabilistic-admitter utilization-detector",
-    ),
+    **_for("requests are not turned away at random", "probabilistic-admitter"),
     **_for(
         "there is no latency predictor",
         """

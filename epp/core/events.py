@@ -88,6 +88,12 @@ class Refused(_Said, frozen=True):
     rejection: Rejection
 
 
+class Evicted(_Said, frozen=True):
+    """The request has to make room for others, although it has a server: the client is told so instead."""
+
+    rejection: Rejection
+
+
 class ResponseHeaders(_Said, frozen=True):
     """The server answered; ``served``: the endpoint that really did, where the gateway says so."""
 
@@ -119,6 +125,7 @@ Event = (
     | RequestTrailers
     | Picked
     | Refused
+    | Evicted
     | ResponseHeaders
     | ResponseBody
     | ResponseTrailers

@@ -283,6 +283,8 @@ class Fleet:
         self.version = 0
         """Grows with every look at an endpoint and every change of the list or of a phase: what follows from
         readings, phases and labels alone holds as long as this stays the same."""
+        self.on_news: Callable[[], None] | None = None
+        """To be told of every look at an endpoint and all else that may have changed what it can do."""
         self._on_change = on_change
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._by_address: dict[str, Endpoint] = {}
@@ -459,6 +461,8 @@ class Fleet:
     def _signal(self, endpoint: Endpoint, signal: Signal, now: float, reason: str = "") -> None:
         self.version += 1
         self._tell(endpoint, endpoint.lifecycle.receive(signal, now, reason))
+        if self.on_news is not None:
+            self.on_news()
 
     def _tell(self, endpoint: Endpoint, changes: Sequence[Change]) -> None:
         lifecycle = endpoint.lifecycle

@@ -34,6 +34,7 @@ from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 from epp.core.addresses import read_target
 from epp.core.engines import ENGINES, Adapter, Series, series
 from epp.core.fleet import Endpoint, Load, Lora
+from epp.core.flow.policies import Flow
 from epp.core.lifecycle import HealthSettings, Lifecycle, Phase
 from epp.core.prefix import Chain, PrefixIndex, chain_seed
 from epp.core.rejection import all_dead, bad_request, no_endpoint
@@ -56,6 +57,7 @@ __all__ = [
     "EncodedEndpointHeader",
     "Endpoint",
     "Filter",
+    "Flow",
     "HealthSettings",
     "Kind",
     "Lifecycle",
@@ -255,6 +257,12 @@ class Kind(enum.Enum):
     EXTRACTOR = "extractor"
     DISCOVERY = "discovery"
     HEALTH = "health setting"
+    DETECTOR = "saturation detector"
+    USAGE_LIMIT = "usage limit policy"
+    FAIRNESS = "fairness policy"
+    ORDERING = "ordering policy"
+    EVICTION_FILTER = "eviction filter"
+    EVICTION_ORDER = "eviction ordering policy"
 
 
 _BY_METHOD = {
@@ -262,6 +270,13 @@ _BY_METHOD = {
     "score": Kind.SCORER,
     "pick": Kind.PICKER,
     "produce": Kind.PRODUCER,
+    # of flow control: epp.core.flow.policies
+    "saturation": Kind.DETECTOR,
+    "ceilings": Kind.USAGE_LIMIT,
+    "choose_flow": Kind.FAIRNESS,
+    "queue_rank": Kind.ORDERING,
+    "may_evict": Kind.EVICTION_FILTER,
+    "evict_rank": Kind.EVICTION_ORDER,
 }
 
 

@@ -38,6 +38,7 @@ from epp.core.events import (
     ContinueResponseBody,
     End,
     Event,
+    Evicted,
     Failed,
     Finished,
     Moved,
@@ -143,6 +144,9 @@ TRANSITIONS: Mapping[tuple[State, type[Step]], State] = {
         for state in (State.RESPONDING, State.RESPONDED, State.REJECTED, State.CLOSED)
         for answer in _ANSWERS_TO_PICK
     },
+    (State.FORWARDED, Evicted): State.REJECTED,
+    (State.RESPONDING, Evicted): State.REJECTED,
+    **{(state, Evicted): state for state in (State.RESPONDED, State.REJECTED, State.CLOSED)},  # too late
     **{(state, StreamClosed): State.CLOSED for state in State if state is not State.CLOSED},
 }
 
@@ -399,6 +403,15 @@ class Stream:
         self._drop_body()
         return (Reject(event.rejection),)
 
+    def _on_evicted(self, event: Evicted, now: float) -> Sequence[Action]:
+        """A gateway that passes the answer on already breaks it off."""
+        outcome = self._outcome
+        if self.state is not State.REJECTED or outcome is None or outcome.rejection is not None:
+            return _NOTHING
+        outcome.rejection = event.rejection
+        self._drop_body()
+        return (Reject(event.rejection), *self._release())
+
     def _ignored(self, event: Event, now: float) -> Sequence[Action]:
         """The client has its answer; the gateway may not have noticed yet."""
         return _NOTHING
@@ -647,6 +660,7 @@ _HANDLERS: Mapping[type[Step], Callable[..., Sequence[Action]]] = {
     RequestTrailers: Stream._on_request_trailers,
     Picked: Stream._on_picked,
     Refused: Stream._on_refused,
+    Evicted: Stream._on_evicted,
     ResponseHeaders: Stream._on_response_headers,
     ResponseBody: Stream._on_response_body,
     ResponseTrailers: Stream._on_response_trailers,

@@ -491,20 +491,17 @@ def test_a_list_of_servers_is_known_for_what_it_is() -> None:
 @pytest.mark.parametrize(
     "body, what",
     [
-        ("featureGates: [flowControl]", 'featureGates: "flowControl" is'),
-        ("featureGates: [flowControl=true]", 'featureGates: "flowControl" is'),
         ("featureGates: [enableLegacyMetrics]", 'featureGates: "enableLegacyMetrics" is'),
         ("dataLayer: {peerDiscovery: {pluginRef: x}}", "dataLayer.peerDiscovery: is"),
         ("dataLayer: {crossReplicaSyncerPluginRef: x}", "dataLayer.crossReplicaSyncerPluginRef: is"),
         ("dataLayer: {crossReplicaSyncInterval: 1s}", "dataLayer.crossReplicaSyncInterval: is"),
-        ("saturationDetector: {pluginRef: utilization-detector}", "saturationDetector: is"),
         (
             "plugins: [{type: inflight-load-producer, parameters: {syncCrossReplicaState: true}}]",
             "plugins[0].parameters.syncCrossReplicaState: sharing state between replicas is",
         ),
         *[
             (f"plugins: [{{type: {name}}}]", f'plugins[0].type: the plugin type "{name}" is')
-            for name in ("predicted-latency-producer", "by-label", "utilization-detector")
+            for name in ("predicted-latency-producer", "by-label")
         ],
     ],
 )
@@ -655,10 +652,28 @@ SUFFIXES = {
 SEVERAL = {"context-length-aware": {Kind.SCORER, Kind.FILTER}, "topology-extractor": {Kind.TOPOLOGY}}
 
 
+FLOW_TYPES = {
+    "concurrency-detector": {Kind.DETECTOR, Kind.FILTER},
+    "utilization-detector": {Kind.DETECTOR, Kind.FILTER},
+    "edf-ordering-policy": {Kind.ORDERING},
+    "fcfs-ordering-policy": {Kind.ORDERING},
+    "slo-deadline-ordering-policy": {Kind.ORDERING},
+    "global-strict-fairness-policy": {Kind.FAIRNESS},
+    "program-aware-fairness": {Kind.FAIRNESS},
+    "round-robin-fairness-policy": {Kind.FAIRNESS},
+    "priority-holdback-policy": {Kind.USAGE_LIMIT},
+    "soft-reflective-ceiling-policy": {Kind.USAGE_LIMIT},
+    "static-usage-limit-policy": {Kind.USAGE_LIMIT},
+    "priority-then-time-eviction-order-policy": {Kind.EVICTION_ORDER},
+    "sheddable-eviction-filter": {Kind.EVICTION_FILTER},
+}
+
+
 def test_every_type_says_what_it_is() -> None:
     for name, plugin_type in TYPES.items():
         suffix = name.rpartition("-")[2]
-        assert kinds(plugin_type) == (SEVERAL.get(name) or {SUFFIXES.get(suffix) or Kind(suffix)}), name
+        expected = FLOW_TYPES.get(name) or SEVERAL.get(name) or {SUFFIXES.get(suffix) or Kind(suffix)}
+        assert kinds(plugin_type) == expected, name
 
 
 PROFILE = "schedulingProfiles: [{name: a, plugins: ["

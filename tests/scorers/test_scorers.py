@@ -160,6 +160,7 @@ def test_what_is_said_to_follow_from_readings_follows_from_nothing_else() -> Non
         "label-selector-filter",
         "lifecycle-filter",
         "lifecycle-scorer",
+        "utilization-detector",
     }
 
 
