@@ -317,8 +317,10 @@ def _write_reject(answer: Reject) -> bytes:
     return pb.ProcessingResponse(immediate_response=immediate).SerializeToString()
 
 
-def _response_headers_constant() -> bytes:
+def _response_headers_constant(*, without_length: bool = False) -> bytes:
     common = pb.CommonResponse()
+    if without_length:
+        common.header_mutation.remove_headers.append("content-length")
     _set_header(common.header_mutation, WENT_THROUGH, "true")
     return pb.ProcessingResponse(response_headers=pb.HeadersResponse(response=common)).SerializeToString()
 
@@ -341,6 +343,13 @@ _CONSTANTS: Mapping[type[Answer], bytes] = {
 }
 
 
+_RESPONSE_HEADERS_WITHOUT_LENGTH = _response_headers_constant(without_length=True)
+
+
+def _write_response_headers(answer: AnswerResponseHeaders) -> bytes:
+    return _RESPONSE_HEADERS_WITHOUT_LENGTH if answer.without_length else _constant_and_override(answer)
+
+
 def _constant(answer: Answer) -> bytes:
     return _CONSTANTS[type(answer)]
 
@@ -356,7 +365,7 @@ _WRITERS: Mapping[type[Answer], Callable[[Any], bytes]] = {
     AnswerRequestHeaders: _write_request_headers,
     AnswerBufferedBody: _write_buffered_body,
     AnswerRequestBody: _write_request_body,
-    AnswerResponseHeaders: _constant_and_override,
+    AnswerResponseHeaders: _write_response_headers,
     AnswerResponseBody: _write_response_body,
     Reject: _write_reject,
 }

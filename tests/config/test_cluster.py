@@ -10,18 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.config.cluster import (
-    HEARTBEAT_TIMEOUT,
-    PRESSURE_HOLDS,
-    Claims,
+from epp.config.cluster.endpoints import HEARTBEAT_TIMEOUT, PRESSURE_HOLDS, Claims, Translation, translate
+from epp.config.cluster.objects import (
     Cluster,
     InferenceService,
+    Members,
     Model,
+    OldPool,
     Pod,
     Pool,
     Slice,
-    Translation,
-    translate,
 )
 from epp.core.fleet import EndpointSpec
 
@@ -30,9 +28,9 @@ FRESH, STALE = "2025-11-21T09:59:50Z", "2025-11-21T09:56:00Z"
 NAMESPACE = "models"
 
 
-def pool(*ports: int, slices: str | None = None) -> Pool:
+def pool(*ports: int, slices: str | None = None) -> Members:
     annotations = {} if slices is None else {"fleet-epp.dev/endpoint-slices": slices}
-    return of(
+    found: Pool = of(
         Pool,
         metadata={"name": "qwen", "namespace": NAMESPACE, "annotations": annotations},
         spec={
@@ -40,6 +38,7 @@ def pool(*ports: int, slices: str | None = None) -> Pool:
             "targetPorts": [{"number": port} for port in ports or (8000,)],
         },
     )
+    return found.members
 
 
 def of(kind: Any, **fields: Any) -> Any:

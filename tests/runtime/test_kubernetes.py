@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epp.config.cluster import Pod
+from epp.config.cluster.objects import Pod
 from epp.core.fleet import EndpointSpec
 from epp.runtime.errors import StartError
 from epp.runtime.kubernetes import following
@@ -792,7 +792,7 @@ async def test_without_any_word_of_an_api_there_is_a_remedy(tmp_path: Path) -> N
 
 def test_whoever_lists_the_servers_does_not_wait_for_the_client() -> None:
     """It takes half a second of CPU to import."""
-    found = "sorted({'kubernetes', 'aiohttp', 'epp.config.cluster'} & set(sys.modules))"
+    found = "sorted({'kubernetes', 'aiohttp', 'epp.config.cluster.objects'} & set(sys.modules))"
     told = subprocess.run(
         [sys.executable, "-c", f"import sys, epp.main; print({found})"],
         capture_output=True,
