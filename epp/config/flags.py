@@ -526,7 +526,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServeFlag
 
 def _deployment(pod: str) -> str:
     """Whose pod it is; the pod itself, where its name is none that a Deployment gives."""
-    whole = re.fullmatch(r"(.+)-[a-z0-9]+-[a-z0-9]+", pod, re.ASCII)
+    whole = re.fullmatch(r"(.+)-[a-z0-9]{1,10}-[a-z0-9]{5}", pod, re.ASCII)
     return whole[1] if whole else pod
 
 

@@ -42,8 +42,11 @@ class Renamer:
         return self._pattern.sub(self._replacement, data) if b'"model"' in data else data
 
     def _beginning(self, data: bytes) -> int:
-        """How many bytes at the end may become what is looked for."""
-        start = max(len(data) - self._longest + 1, 0)
+        """How many bytes at the end may become what is looked for, not counting what is."""
+        found = 0
+        for match in self._pattern.finditer(data) if b'"model"' in data else ():
+            found = match.end()
+        start = max(len(data) - self._longest + 1, found)
         while (start := data.find(b'"', start)) >= 0:
             end = data[start:]
             if any(len(end) < len(form) and form.startswith(end) for form in self._forms):

@@ -373,7 +373,11 @@ def test_what_passes_is_answered_in_its_own_kind(answer: Answer, part: str) -> N
 
 
 def test_a_response_says_that_a_picker_was_there() -> None:
+    shorter = told(AnswerResponseHeaders(without_length=True)).response_headers.response.header_mutation
+    assert list(shorter.remove_headers) == ["content-length"]
     mutation = told(AnswerResponseHeaders()).response_headers.response.header_mutation
+    assert list(shorter.set_headers) == list(mutation.set_headers)
+    assert not mutation.remove_headers
     assert set_headers(mutation) == {"x-went-into-resp-headers": b"true"}
 
 
