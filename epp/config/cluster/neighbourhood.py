@@ -24,8 +24,8 @@ def findings(cluster: Cluster, pool: Members) -> Iterator[str]:
     for other in sorted(cluster.neighbours, key=lambda one: one.name):
         shared = sorted(
             pod.metadata.name
-            for pod in cluster.pods
-            if other.labels and _selects(other.labels, pod.metadata.labels or {})
+            for pod in (cluster.pods if _may_meet(pool.labels, other.labels) else ())
+            if _selects(other.labels, pod.metadata.labels or {})
         )
         if shared:
             more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
@@ -33,6 +33,11 @@ def findings(cluster: Cluster, pool: Members) -> Iterator[str]:
                 f"{where}: pod {shared[0]}{more} belong{'' if more else 's'} to InferencePool {other.name} as"
                 " well, whose picker does not see what is sent there from here: make the selectors disjoint"
             )
+
+
+def _may_meet(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether a pod could be selected by both; nearly never, and then no pod need be looked at."""
+    return bool(other) and all(one.get(key, value) == value for key, value in other.items())
 
 
 def _selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ Source:  upstream's reconcilers and its rewrite store: a rule about a model befo
          object first, then the earlier rule.
 """
 
+from collections import ChainMap
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -165,25 +166,26 @@ class _Table:
 
         A model may keep a share of its own requests: that is no loop.
         """
-        leads = {model: set(rule.models) for model, rule in self.by_model.items()}
+        own: dict[str, Rule] = {}
         for rule in rewrite.spec.rules:
+            made = _rule("", rule)
             for model in _models(rule):
-                if model not in leads:
-                    leads[model] = set(_rule("", rule).models)
-        for model in sorted({model for rule in rewrite.spec.rules for model in _models(rule)}):
-            way = _way_back(model, leads)
+                if model not in self.by_model:
+                    own.setdefault(model, made)
+        for model in sorted(own):
+            way = _way_back(model, ChainMap(own, self.by_model))
             if way:
                 return f"its rules are a loop: {' to '.join(way)}: take one of them out"
         return None
 
 
-def _way_back(start: str, leads: Mapping[str, Collection[str]]) -> list[str]:
+def _way_back(start: str, rules: Mapping[str, Rule]) -> list[str]:
     """From a model over others to itself; empty: it does not come back."""
     came_from: dict[str, str] = {}
     ahead = [start]
     while ahead:
         here = ahead.pop(0)
-        for there in sorted(leads.get(here, ())):
+        for there in rules[here].models if here in rules else ():
             if there == here or there in came_from:
                 continue
             came_from[there] = here
