@@ -75,6 +75,8 @@ def test_one_that_is_deleted_or_about_another_pool_does_not_count() -> None:
 def test_one_about_no_pool_is_told() -> None:
     asked = Asked(objectives=[objective("lost", 2, pool="qven")], rewrites=[rewrite("lost", pool="qven")])
     assert rules(asked, POOL).findings == (), "nothing is known of other pools"
+    others = Asked(objectives=[objective("theirs", 2, pool="phi", group=OLD_POOL_GROUP)])
+    assert rules(others, POOL, neighbours={"qwen"}).findings == (), "nor of those of the other group"
     assert rules(asked, POOL, neighbours={"qwen"}).findings == (
         "InferenceObjective lost: there is no InferencePool qven: create it or correct poolRef",
         "InferenceModelRewrite lost: there is no InferencePool qven: create it or correct poolRef",

@@ -118,7 +118,7 @@ class _Work:
                     f"{where}: poolRef is about {ref.kind} {ref.name} of {ref.group or 'no group'}, not about"
                     f" the InferencePool {ref.name} of {self._group}: correct poolRef"
                 )
-            elif self._neighbours is not None and ref.name not in self._neighbours:
+            elif self._is_nobodys(ref):
                 self.findings.append(
                     f"{where}: there is no InferencePool {ref.name}: create it or correct poolRef"
                 )
@@ -126,6 +126,11 @@ class _Work:
 
     def _is_own(self, ref: PoolRef) -> bool:
         return (ref.name, ref.group, ref.kind) == (self._pool, self._group, "InferencePool")
+
+    def _is_nobodys(self, ref: PoolRef) -> bool:
+        """Pools of the other group are not known here."""
+        known = self._neighbours
+        return known is not None and ref.group == self._group and ref.name not in known
 
     # --- what a rewrite says
 
