@@ -37,6 +37,7 @@ from epp.config.flags import (
 from epp.config.picker_config import Assembly, build, load, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
+from epp.core.directives import Directives
 from epp.core.events import ResponsePhase
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet
 from epp.core.flow.objectives import Objectives
@@ -144,6 +145,7 @@ class Pool:
     scheduler: Scheduler
     scraper: Scraper
     discovery: Discovery
+    directives: Directives
     parsers: Parsers
     objectives: Objectives
     """Nobody fills them in yet: every request has priority 0."""
@@ -165,7 +167,11 @@ def _configured(flags: ServeFlags) -> Assembly:
 
 
 def _discovery(
-    flags: ServeFlags, assembly: Assembly, engines: Collection[str], take_over: OnChange
+    flags: ServeFlags,
+    assembly: Assembly,
+    engines: Collection[str],
+    take_over: OnChange,
+    directives: Directives,
 ) -> Discovery:
     """Where the endpoints come from: a list in a file, an InferencePool, or both."""
     listed, clock = assembly.discovery, time.monotonic
@@ -182,11 +188,23 @@ def _discovery(
     if follows_kubernetes(flags, config_has_discovery=listed is not None):
         # imported here: whoever lists the servers should not wait for it
         from epp.runtime.kubernetes.api import KubernetesApi  # noqa: PLC0415
-        from epp.runtime.kubernetes.discovery import KubernetesDiscovery, KubernetesSettings  # noqa: PLC0415
+        from epp.runtime.kubernetes.discovery import (  # noqa: PLC0415
+            KubernetesDiscovery,
+            KubernetesSettings,
+            selected,
+        )
 
-        pool = KubernetesSettings(pool=flags.pool_name, namespace=flags.pool_namespace, engines=engines)
+        flag = "endpoint-selector" if flags.endpoint_selector else "pool-name"
+        pool = KubernetesSettings(
+            pool=flags.pool_name,
+            namespace=flags.pool_namespace,
+            group=flags.pool_group,
+            members=selected(flags.pool_namespace, flags.endpoint_selector, flags.endpoint_target_ports),
+            engines=engines,
+        )
         sources["Kubernetes"] = lambda tell: KubernetesDiscovery(
-            *(KubernetesApi(os.environ), pool, tell),
+            *(KubernetesApi(os.environ, flag=flag), pool, tell),
+            directives=directives,
             clock=clock,
             unix_clock=time.time,  # noqa: TID251 (heartbeats carry unix times)
             chance=random.Random(),
@@ -239,13 +257,15 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
         scraper.update(*fleet.replace(specs, clock()))
         readiness.is_synced = True
 
-    discovery = _discovery(flags, assembly, settings.probe.engines, take_over)
+    directives = Directives(chance)
+    discovery = _discovery(flags, assembly, settings.probe.engines, take_over, directives)
     return Pool(
         fleet=fleet,
         transitions=transitions,
         scheduler=scheduler,
         scraper=scraper,
         discovery=discovery,
+        directives=directives,
         parsers=Parsers(assembly.parsers),
         objectives=Objectives(),
     )
@@ -310,7 +330,7 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     budget = Budget(flags.max_buffered_bytes)
     metrics = Metrics(version=version("fleet-epp"))
     metrics.add(
-        FleetMetrics(pool.fleet, pool=flags.pool_name, clock=time.monotonic),
+        FleetMetrics(pool.fleet, pool=flags.pool_title, clock=time.monotonic),
         pool.transitions,
         ScrapeMetrics(pool.scraper.stats),
         BufferMetrics(budget),
@@ -329,6 +349,7 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
             pool.parsers,
             budget,
             new_id=lambda: str(uuid.uuid4()),
+            directives=pool.directives,
             response_phase=ResponsePhase(flags.response_phase),
             endpoint_at=pool.fleet.endpoint_at,
             identify=assembly.identify,

@@ -262,9 +262,10 @@ class AnswerRequestTrailers(_Said, frozen=True):
 
 
 class AnswerResponseHeaders(_Said, frozen=True):
-    """Let the response's headers pass."""
+    """Let the response's headers pass; ``without_length``: its body will have another length."""
 
     override: Override | None = None
+    without_length: bool = False
     headers: Mapping[str, str] | None = None
     """To be set on the response."""
 

@@ -58,6 +58,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     payload: Payload = NO_PAYLOAD
     target_model: str = ""
     """The model the server is asked for; differs from ``payload.model`` after a rewrite."""
+    rewritten_by: str = ""
+    """The object whose rule chose ``target_model``; empty: none did."""
+    priority: int = 0
+    """Of its objective: higher is more important, negative may be shed; 0 where there is none."""
     body_bytes: int = 0
     subset: tuple[str, ...] | None = None
     """The gateway's subset hint: ``ip`` or ``ip:port`` each; None when it gave none."""

@@ -19,10 +19,11 @@ our hands, and Envoy sends none of them to the client (200 with an empty body, 2
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from epp.core.apis import Parsers, parse
 from epp.core.budget import Budget
+from epp.core.directives import Directives
 from epp.core.events import (
     Action,
     AnswerBufferedBody,
@@ -69,7 +70,8 @@ from epp.core.rejection import (
     Rejected,
     Rejection,
 )
-from epp.core.request import NO_PAYLOAD, Api, Payload, Request
+from epp.core.renaming import Renamer
+from epp.core.request import NO_PAYLOAD, Api, Request
 from epp.core.response_reader import ResponseReader, reader_for
 from epp.core.scheduling import Decision
 from epp.core.verdict import Verdict, judge, judge_error
@@ -78,7 +80,6 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 62_000
 """Largest piece of a body in one answer, as upstream: it leaves room for framing below 64 KiB."""
 
-REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 OTHER_PATH_HEADERS = ("x-original-path", "x-forwarded-path")
 DEFAULT_PATH = "/v1/completions"
 
@@ -163,6 +164,7 @@ class StreamSettings:
     budget: Budget
     new_id: Callable[[], str]
     """Makes an ``x-request-id`` where the client sent none."""
+    directives: Directives = field(default_factory=Directives)
     response_phase: ResponsePhase = ResponsePhase.FULL
     identify: Callable[[Mapping[str, str]], str] | None = None
     """Finds an agent's session in a request's headers."""
@@ -193,6 +195,7 @@ class Stream:
         "_outcome",
         "_path",
         "_reader",
+        "_renamer",
         "_request",
         "_request_mode",
         "_response_bytes",
@@ -230,6 +233,7 @@ class Stream:
         self._reader: ResponseReader | None = None
         self._response_bytes = 0
         self._response_left: int | None = None  # bytes still to come, where the length is announced
+        self._renamer: Renamer | None = None  # of a response that would name another model
         self._last_piece: bytes | None = None  # it waits for the end, which follows at once
         self.is_over = False
         """We need nothing more: the stream may be closed from here, and nothing is lost by that."""
@@ -326,7 +330,12 @@ class Stream:
         if body and not truncated:
             api = self._settings.parsers.api_of(path)
             payload = parse(api, body)
-        body, target_model = self._rewrite(body, payload)
+        target_model, rewritten_by = payload.model, ""
+        if target_model:
+            target_model, rewritten_by = self._settings.directives.target(target_model, headers)
+            if target_model != payload.model:
+                self._rewritten = True
+                body = replace_string(body, "model", target_model)
         self._body = [body] if body else []
         identify = self._settings.identify
         request_id = headers.get("x-request-id")
@@ -339,18 +348,12 @@ class Stream:
             headers=headers,
             payload=payload,
             target_model=target_model,
+            rewritten_by=rewritten_by,
+            priority=self._settings.directives.priority(headers),
             body_bytes=len(body),
             subset=self._subset,
             agent=identify(headers) if identify is not None else "",
         )
-
-    def _rewrite(self, body: bytes, payload: Payload) -> tuple[bytes, str]:
-        """The body for the server, and the model it asks for."""
-        wanted = self._headers.get(REWRITE_HEADERS[0]) or self._headers.get(REWRITE_HEADERS[1])
-        if not wanted or not payload.model or wanted == payload.model:
-            return body, payload.model
-        self._rewritten = True
-        return replace_string(body, "model", wanted), wanted
 
     def _on_picked(self, event: Picked, now: float) -> Sequence[Action]:
         decision = event.decision
@@ -456,13 +459,17 @@ class Stream:
         )
         outcome.response_streaming = reader.streaming
         if self._response_mode is _FULL_DUPLEX:
-            self._response_left = _announced_bytes(headers)
+            if self._rewritten and request is not None:
+                self._renamer = Renamer(request.target_model, request.payload.model)
+            else:
+                self._response_left = _announced_bytes(headers)
         added = self._added_to_response()
         if event.ended:
-            return (AnswerResponseHeaders(None, added), *moves, *self._complete_response(now))
+            return (AnswerResponseHeaders(headers=added), *moves, *self._complete_response(now))
         if self._settings.response_phase is ResponsePhase.NONE and self._response_mode is not _NONE:
             self._leave()
-        answer = AnswerResponseHeaders(self._ask(ResponsePhase.HEADERS), added)
+        asked = self._ask(ResponsePhase.HEADERS)
+        answer = AnswerResponseHeaders(asked, self._renamer is not None, added)
         if self._response_mode is _NONE or self._asked is not None:  # no first token will be shown
             return (answer, *moves, *self._prefilled(), *self._served())  # this is the nearest thing
         if self._unserved is None or (reader.streaming and not self.is_over):
@@ -496,6 +503,9 @@ class Stream:
         """
         if self._response_mode is not _FULL_DUPLEX:
             return _CONTINUE_RESPONSE
+        if self._renamer is not None:
+            data = self._renamer.feed(data) + (self._renamer.rest() if ended else b"")
+            return (AnswerResponseBody(data, ended),) if data or ended else _NOTHING
         size = len(data)
         if self._last_piece is not None:
             data, self._last_piece = self._last_piece + data, None
@@ -508,6 +518,8 @@ class Stream:
 
     def _on_response_trailers(self, event: ResponseTrailers, now: float) -> Sequence[Action]:
         answers: list[Action] = [AnswerResponseTrailers()]
+        if self._renamer is not None and (rest := self._renamer.rest()):
+            answers.insert(0, AnswerResponseBody(rest, False))
         if self._last_piece is not None:
             answers.insert(0, AnswerResponseBody(self._last_piece, False))
             self._last_piece = None

@@ -332,8 +332,10 @@ def _write_reject(answer: Reject) -> bytes:
     return pb.ProcessingResponse(immediate_response=immediate).SerializeToString()
 
 
-def _response_headers_set(headers: Mapping[str, str]) -> bytes:
+def _response_headers_set(headers: Mapping[str, str], *, without_length: bool = False) -> bytes:
     common = pb.CommonResponse()
+    if without_length:
+        common.header_mutation.remove_headers.append("content-length")
     for name, value in headers.items():
         _set_header(common.header_mutation, name, value)
     return pb.ProcessingResponse(response_headers=pb.HeadersResponse(response=common)).SerializeToString()
@@ -362,9 +364,10 @@ def _constant(answer: Answer) -> bytes:
 
 
 def _write_response_headers(answer: AnswerResponseHeaders) -> bytes:
-    if answer.headers is None:
+    if answer.headers is None and not answer.without_length:
         return _constant_and_override(answer)
-    message = _response_headers_set({WENT_THROUGH: "true", **answer.headers})
+    added = {WENT_THROUGH: "true", **(answer.headers or {})}
+    message = _response_headers_set(added, without_length=answer.without_length)
     return message if answer.override is None else message + _override(answer.override)
 
 

@@ -52,7 +52,7 @@ flowControl:
 
 
 def made(text: str) -> Assembly:
-    return build(load(text, "c.yaml"), TYPES)
+    return build(load(text, "c.yaml"), TYPES, allow_experimental=True)
 
 
 def flow_of(text: str) -> FlowSettings:

@@ -1,5 +1,6 @@
 """Configurations with several profiles, experimental types, and plugins that look up others."""
 
+import re
 from typing import Any
 
 import pytest
@@ -91,6 +92,10 @@ EXPERIMENTAL = [
     ("endpoint-attribute-scorer", ""),
     ("header-label-affinity-scorer", "{headerName: x-zone, labelKey: zone}"),
     ("header-profile-handler", ""),
+    ("priority-holdback-policy", "{minCeiling: 0.5}"),
+    ("priority-then-time-eviction-order-policy", ""),
+    ("sheddable-eviction-filter", ""),
+    ("soft-reflective-ceiling-policy", ""),
     ("session-affinity-filter", ""),
     ("session-affinity-scorer", ""),
     ("topology-affinity-filter", ""),
@@ -115,7 +120,10 @@ def test_these_are_all() -> None:
     assert found == {name for name, _ in EXPERIMENTAL}
 
 
-@pytest.mark.parametrize("name, parameters", [each for each in EXPERIMENTAL if "attribute" not in each[0]])
+@pytest.mark.parametrize(
+    "name, parameters",
+    [each for each in EXPERIMENTAL if not re.search("attribute|priority|eviction|ceiling", each[0])],
+)
 def test_what_is_allowed_is_made(name: str, parameters: str) -> None:
     entry = f"{{type: {name}, parameters: {parameters or '{}'}}}"
     assembly = made(f"plugins: [{{type: queue-scorer}}, {entry}]")
