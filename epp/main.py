@@ -38,8 +38,11 @@ from epp.config.flags import (
 from epp.config.picker_config import Assembly, build, load, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
+from epp.core.directives import Directives
 from epp.core.events import ResponsePhase
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet
+from epp.core.flow.objectives import Objectives
+from epp.core.flow.shedding import Shedding
 from epp.core.lifecycle import Change, Signal
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
@@ -48,6 +51,7 @@ from epp.runtime.discovery import DiscoverySettings, FileDiscovery
 from epp.runtime.errors import StartError
 from epp.runtime.ext_proc import ExtProc
 from epp.runtime.files import FileFault
+from epp.runtime.flow import queued
 from epp.runtime.health import HealthService, Readiness
 from epp.runtime.metrics import BufferMetrics, FleetMetrics, Metrics, ScrapeMetrics, Single
 from epp.runtime.plugins import load_types
@@ -76,6 +80,9 @@ ORDERED_DESTINATIONS = 3
 FIRST_LOOK_SECONDS = 0.25
 """How long the first request may wait for the first look at every endpoint: dead ones refuse in
 milliseconds, and a silent one should not delay the start."""
+
+LAST_CALL_SECONDS = 1.0
+"""So long before the end of a drain those are refused that still wait for a server."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -139,7 +146,10 @@ class Pool:
     scheduler: Scheduler
     scraper: Scraper
     discovery: Discovery
+    directives: Directives
     parsers: Parsers
+    objectives: Objectives
+    """Nobody fills them in yet: every request has priority 0."""
 
 
 def _configured(flags: ServeFlags) -> Assembly:
@@ -152,13 +162,17 @@ def _configured(flags: ServeFlags) -> Assembly:
         config = load(text, flags.config_file)
     else:
         config = load(flags.config_text, "--config-text") if flags.config_text else load_default()
-    assembly = build(config, load_types())
+    assembly = build(config, load_types(), allow_experimental=flags.allow_experimental_plugins)
     check_discovery(flags, config_has_discovery=assembly.discovery is not None)
     return assembly
 
 
 def _discovery(
-    flags: ServeFlags, assembly: Assembly, engines: Collection[str], take_over: OnChange
+    flags: ServeFlags,
+    assembly: Assembly,
+    engines: Collection[str],
+    take_over: OnChange,
+    directives: Directives,
 ) -> Discovery:
     """Where the endpoints come from: a list in a file, an InferencePool, or both."""
     listed, clock = assembly.discovery, time.monotonic
@@ -175,11 +189,23 @@ def _discovery(
     if follows_kubernetes(flags, config_has_discovery=listed is not None):
         # imported here: whoever lists the servers should not wait for it
         from epp.runtime.kubernetes.api import KubernetesApi  # noqa: PLC0415
-        from epp.runtime.kubernetes.discovery import KubernetesDiscovery, KubernetesSettings  # noqa: PLC0415
+        from epp.runtime.kubernetes.discovery import (  # noqa: PLC0415
+            KubernetesDiscovery,
+            KubernetesSettings,
+            selected,
+        )
 
-        pool = KubernetesSettings(pool=flags.pool_name, namespace=flags.pool_namespace, engines=engines)
+        flag = "endpoint-selector" if flags.endpoint_selector else "pool-name"
+        pool = KubernetesSettings(
+            pool=flags.pool_name,
+            namespace=flags.pool_namespace,
+            group=flags.pool_group,
+            members=selected(flags.pool_namespace, flags.endpoint_selector, flags.endpoint_target_ports),
+            engines=engines,
+        )
         sources["Kubernetes"] = lambda tell: KubernetesDiscovery(
-            *(KubernetesApi(os.environ), pool, tell),
+            *(KubernetesApi(os.environ, flag=flag), pool, tell),
+            directives=directives,
             clock=clock,
             unix_clock=time.time,  # noqa: TID251 (heartbeats carry unix times)
             chance=random.Random(),
@@ -220,6 +246,8 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
         assembly.profile,
         assembly.producers,
         chance=chance,
+        others=assembly.others,
+        handler=assembly.handler,
         honour_subset=not flags.disable_endpoint_subset_filter,
         destinations=ORDERED_DESTINATIONS if flags.destinations == "ordered" else 1,
     )
@@ -234,14 +262,17 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
         scraper.update(*fleet.replace(specs, clock()))
         readiness.is_synced = True
 
-    discovery = _discovery(flags, assembly, settings.probe.engines, take_over)
+    directives = Directives(chance)
+    discovery = _discovery(flags, assembly, settings.probe.engines, take_over, directives)
     return Pool(
         fleet=fleet,
         transitions=transitions,
         scheduler=scheduler,
         scraper=scraper,
         discovery=discovery,
+        directives=directives,
         parsers=Parsers(assembly.parsers),
+        objectives=Objectives(),
     )
 
 
@@ -280,6 +311,8 @@ class Process:
     ext_proc: ExtProc
     pages: admin.AdminState
     certificates: Mapping[str, tls.Certificates]
+    refuse_waiting: Callable[[], None]
+    """The end is near: tell the clients whose requests still wait."""
 
     def reread(self) -> None:
         """What SIGHUP asks for."""
@@ -292,6 +325,8 @@ class Process:
 def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     assembly = _configured(flags)
     logs.warn_of((*without_effect(flags), *assembly.warnings))
+    if assembly.stamps_responses and flags.response_phase == "none":
+        logs.warn_of(["--response-phase=none: plugins cannot add their headers to responses"])
     readiness = Readiness()
     pool = _pool(flags, assembly, readiness)
     readiness.explain("endpoints", pool.discovery.detail)
@@ -300,7 +335,7 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     budget = Budget(flags.max_buffered_bytes)
     metrics = Metrics(version=version("fleet-epp"))
     metrics.add(
-        FleetMetrics(pool.fleet, pool=flags.pool_name, clock=time.monotonic),
+        FleetMetrics(pool.fleet, pool=flags.pool_title, clock=time.monotonic),
         pool.transitions,
         ScrapeMetrics(pool.scraper.stats),
         BufferMetrics(budget),
@@ -319,12 +354,30 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
             pool.parsers,
             budget,
             new_id=lambda: str(uuid.uuid4()),
+            directives=pool.directives,
             response_phase=ResponsePhase(flags.response_phase),
             endpoint_at=pool.fleet.endpoint_at,
+            identify=assembly.identify,
         ),
         observer=Reporter(metrics, request_log, pool.scraper.kick),
         clock=time.monotonic,
     )
+    refuse_waiting: Callable[[], None] = _nothing
+    if assembly.flow is not None:
+        # bodies that wait must leave room for those that come
+        flow = dataclasses.replace(assembly.flow, max_bytes=min(assembly.flow.max_bytes, budget.limit / 2))
+        queues = queued(
+            *(flow, ext_proc),
+            fleet=pool.fleet,
+            objectives=pool.objectives,
+            pool_name=flags.pool_name,
+            loop=asyncio.get_running_loop,
+        )
+        ext_proc, refuse_waiting = queues.service, queues.gate.close
+        metrics.add(queues.metrics)
+    elif follows_kubernetes(flags, config_has_discovery=assembly.discovery is not None):
+        sheds = Shedding(pool.scheduler, pool.fleet, assembly.detector, pool.objectives)
+        ext_proc = dataclasses.replace(ext_proc, scheduler=sheds)
     pages = admin.AdminState(
         metrics=metrics,
         readiness=readiness,
@@ -337,9 +390,14 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
         pool=pool,
         readiness=readiness,
         ext_proc=ext_proc,
+        refuse_waiting=refuse_waiting,
         pages=pages,
         certificates=certificates,
     )
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 def _pairs(flags: ServeFlags, process: Process) -> Callable[[], tls.KeyPair] | None:
@@ -418,6 +476,8 @@ async def serve(flags: ServeFlags) -> None:
             logger.info("serving", extra={"fields": _what_is_served(flags, pool, taken)})
             await told_to_stop()
             process.readiness.is_draining = True
+            last_call = max(flags.drain_timeout - LAST_CALL_SECONDS, flags.drain_timeout / 2)
+            asyncio.get_running_loop().call_later(last_call, process.refuse_waiting)
             await serving.stop(gateways, flags.drain_timeout, open_streams=lambda: streams.inflight)
             await checks.stop(0)
             request_log.flush()

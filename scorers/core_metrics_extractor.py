@@ -1,9 +1,25 @@
 """``core-metrics-extractor``: which metrics of an engine mean what."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from epp.core.scoring import ENGINES, Adapter, Kind, Series, series
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomMetric:
+    """One figure of one's own."""
+
+    attribute_key: str
+    """What it is called in ``endpoint-attribute-scorer`` and ``endpoint-attribute-filter``."""
+    metric_spec: str
+    """The metric, ``name`` or ``name{label=value,…}``: it has to be there exactly once."""
+
+    def __post_init__(self) -> None:
+        if not self.attribute_key:
+            raise ValueError("attributeKey: must not be empty")
+        if not _series("metricSpec", self.metric_spec):
+            raise ValueError("metricSpec: must not be empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +46,18 @@ class EngineConfig:
     """A gauge with the block size, where there is no such metric."""
     cache_num_blocks_spec: str = ""
     """A gauge with the number of blocks, where there is no such metric."""
-    custom_metrics: tuple[Any, ...] = ()
-    """Only an empty list is taken."""
+    custom_metrics: tuple[CustomMetric, ...] = ()
+    """Figures of one's own."""
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name: must not be empty")
         if self.name == "default":
             raise ValueError('name: "default" is reserved, use defaultEngine to choose the default')
-        if self.custom_metrics:
-            raise ValueError("customMetrics: not supported by this version, leave it out")
+        keys = [each.attribute_key for each in self.custom_metrics]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f'customMetrics: the attributeKey "{key}" is there twice')
         self.adapter()
 
     def adapter(self) -> Adapter:
@@ -59,6 +77,7 @@ class EngineConfig:
             cache_blocks_label=self.cache_num_blocks_label_name or "num_gpu_blocks",
             cache_block_tokens=_only(_series("cacheBlockSizeSpec", self.cache_block_size_spec)),
             cache_blocks=_only(_series("cacheNumBlocksSpec", self.cache_num_blocks_spec)),
+            attributes=tuple((each.attribute_key, series(each.metric_spec)) for each in self.custom_metrics),
         )
 
 

@@ -14,7 +14,8 @@ class InflightLoadProducer:
     In:     the prompt's estimated tokens; the PrefixMatch of the named producer, if there is one.
     Out:    ``cycle.charge`` [tokens]: the prompt without its cached part, plus, with
             ``addEstimatedOutputTokens``, ``outputRatio`` times the prompt, at most
-            ``maxEstimatedOutputTokens`` and what the request itself allows.
+            ``maxEstimatedOutputTokens`` and what the request itself allows. Before the pick, a function in
+            ``cycle.facts`` that tells the same of any endpoint.
     Source: upstream ``inflight-load-producer``. Requests in flight are counted without it.
     """
 
@@ -46,16 +47,21 @@ class InflightLoadProducer:
             )
 
     def produce(self, cycle: Cycle, endpoints: Sequence[Endpoint], name: str) -> None:
-        """Nothing to find out before the pick."""
+        """For others: what the request would bring to an endpoint."""
+        cycle.facts[name] = self.charge
 
     def picked(self, cycle: Cycle, endpoint: Endpoint, found: None) -> None:
+        cycle.charge = self.charge(cycle, endpoint)
+
+    def charge(self, cycle: Cycle, endpoint: Endpoint) -> int:
+        """The work [tokens] that this request is for an endpoint."""
         prompt = cycle.request.prompt_tokens
         match: PrefixMatch | None = cycle.facts.get(self.prefix_match_info_producer_name)
         cached = match.blocks.get(endpoint, 0) * match.block_tokens if match is not None else 0
         charge = max(0, prompt - cached)
         if self.add_estimated_output_tokens:
             charge += self._output(prompt, cycle.request.payload.max_output_tokens)
-        cycle.charge = charge
+        return charge
 
     def _output(self, prompt: int, allowed: int | None) -> int:
         limits = [limit for limit in (self.max_estimated_output_tokens, allowed) if limit is not None]

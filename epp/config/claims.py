@@ -1,6 +1,6 @@
 """Who held an address: two machines that take one endpoint from each other.
 
-Place:   asked by epp.runtime.kubernetes with every list that epp.config.cluster has made.
+Place:   asked by epp.runtime.kubernetes with every list that epp.config.cluster.endpoints has made.
 Ignores: why an address changes, and whether anybody answers there.
 Rule:    it only tells; the endpoint goes where the last word says.
 """

@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from epp.config import decode
+from epp.config.cluster.groups import OLD_POOL_GROUP, POOL_GROUP
 from epp.core.pacing import Pace
 
 
@@ -110,8 +111,12 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _ports(text: str) -> tuple[int, ...]:
-    return tuple(_port(part) for part in text.split(","))
+def _target_ports(text: str) -> tuple[int, ...]:
+    ports = tuple(_integer(part) for part in text.split(","))
+    for port in ports:
+        if not 1 <= port <= 65535:
+            raise ValueError(f"{port} is no port: give numbers from 1 to 65535, as 8000,8001")
+    return ports
 
 
 def _duration(text: str) -> float:
@@ -156,7 +161,6 @@ def _level(text: str) -> str:
 
 # --- the flags ---------------------------------------------------------------------------------------
 
-_PODS = "pods are found through an InferencePool, which --pool-name names"
 _METRICS_URL = "write metricsURL for each server in the endpoints file"
 _LEGACY_METRICS = (
     *("total-queued-requests-metric", "total-running-requests-metric", "kv-cache-usage-percentage-metric"),
@@ -165,7 +169,8 @@ _LEGACY_METRICS = (
 _LEGACY = "rejected by upstream as well: name metrics in engineConfigs of core-metrics-extractor"
 _ENCODINGS = _zap("epoch", "millis", "nano", "iso8601", "rfc3339", "rfc3339nano")
 _TLS_VERSIONS = _choice("VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13")
-_POOL_GROUP = "inference.networking.k8s.io"
+_MOST_TARGET_PORTS = 8
+"""As an InferencePool has."""
 
 
 def _group(name: str, *flags: Flag, works: Works = Works.YES, note: str = "") -> tuple[Flag, ...]:
@@ -247,9 +252,29 @@ _POOL = _group(
         shown='$NAMESPACE, "default"',
     ),
     Flag(
+        *("pool-group", _choice(POOL_GROUP, OLD_POOL_GROUP), POOL_GROUP, "its API group"),
+        metavar="GROUP",
+        note=f"or {OLD_POOL_GROUP}: InferencePools of v1alpha2, which clusters up to GIE v1.4 may have",
+    ),
+    Flag(
+        *("endpoint-selector", _text, "", "follow the pods that this label selector finds, without a pool"),
+        metavar="SELECTOR",
+        note="in --pool-namespace; instead of --pool-name; the pool is called as the picker's Deployment in"
+        " metrics, which $POD_NAME tells",
+    ),
+    Flag(
+        *("endpoint-target-ports", _target_ports, (), "on which ports those pods serve"),
+        metavar="PORTS",
+        note=f"up to {_MOST_TARGET_PORTS}, as 8000,8001",
+    ),
+    Flag(
         *("kubernetes", _boolean, None, "follow the InferencePool --pool-name"),
         shown="true unless servers are listed",
         note="not an upstream flag; with --endpoints-file as well: its servers beside the pool's",
+    ),
+    Flag(
+        *("allow-experimental-plugins", _boolean, False, "take plugin types that upstream calls alpha"),
+        note="what they do may change with any version",
     ),
     Flag("disable-endpoint-subset-filter", _boolean, False, "ignore the gateway's subset hint"),
     Flag(
@@ -343,16 +368,6 @@ _REFUSED = _group(
     *(
         Flag(name, read, default, reason, note=reason, harmless=harmless, shown=shown)
         for name, read, default, reason, harmless, shown in (
-            (
-                *("allow-experimental-plugins", _boolean, False),
-                *("none of the plugin types that upstream calls alpha is here", (False,), ""),
-            ),
-            ("endpoint-selector", _text, "", _PODS, (), ""),
-            ("endpoint-target-ports", _ports, (), _PODS, (), ""),
-            (
-                *("pool-group", _text, _POOL_GROUP),
-                *(f"only InferencePools of {_POOL_GROUP} are followed", (_POOL_GROUP,), ""),
-            ),
             ("ha-enable-leader-election", _boolean, False, "every replica serves", (False,), ""),
             (
                 *("metrics-endpoint-auth", _boolean, False),
@@ -421,8 +436,16 @@ class ServeFlags:
     config_text: str
     pool_name: str
     pool_namespace: str
+    pool_group: str
+    pool_title: str
+    """What metrics call the pool."""
+    endpoint_selector: str
+    """Empty: there is a pool, or a list."""
+    endpoint_target_ports: tuple[int, ...]
+    """Each once."""
     kubernetes: bool | None
     """None: as ``follows_kubernetes`` finds."""
+    allow_experimental_plugins: bool
     disable_endpoint_subset_filter: bool
     destinations: str
     """``single`` or ``ordered``."""
@@ -493,11 +516,19 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServeFlag
     if not decode.is_word(values["pool_namespace"]):
         source = "--pool-namespace" if "pool-namespace" in given else "$NAMESPACE"
         raise UsageError(f"{source}: must be {decode.WORD}, got {values['pool_namespace']!a}")
+    values["endpoint_target_ports"] = tuple(dict.fromkeys(values["endpoint_target_ports"]))
+    values["pool_title"] = values["pool_name"] or _deployment(environment.get("POD_NAME", ""))
     flags = ServeFlags(
         **{name: values[name] for name in ServeFlags.__slots__ if name in values}, **_logging(values)
     )
     _check(flags)
     return flags
+
+
+def _deployment(pod: str) -> str:
+    """Whose pod it is; the pod itself, where its name is none that a Deployment gives."""
+    whole = re.fullmatch(r"(.+)-[a-z0-9]{1,10}-[a-z0-9]{5}", pod, re.ASCII)
+    return whole[1] if whole else pod
 
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
@@ -514,7 +545,7 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
         except ValueError as fault:
             raise UsageError(f"--{flag.name}: {fault}") from fault
         if values:
-            given[flag.name] = sum(values, ()) if flag.read is _ports else values[-1]
+            given[flag.name] = sum(values, ()) if flag.read is _target_ports else values[-1]
     return given
 
 
@@ -565,6 +596,8 @@ _OBJECT_NAME = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 
 def follows_kubernetes(flags: ServeFlags, *, config_has_discovery: bool) -> bool:
     """Whether endpoints come from an InferencePool."""
+    if flags.endpoint_selector:
+        return True
     if flags.kubernetes is None:
         return bool(flags.pool_name) and not (flags.endpoints_file or config_has_discovery)
     return flags.kubernetes
@@ -572,18 +605,36 @@ def follows_kubernetes(flags: ServeFlags, *, config_has_discovery: bool) -> bool
 
 def check_discovery(flags: ServeFlags, *, config_has_discovery: bool) -> None:
     """Once the configuration is read, if there is one: it must be clear where the servers come from."""
+    _check_selector(flags)
     if flags.endpoints_file and config_has_discovery:
         raise UsageError("--endpoints-file: the configuration has a file-discovery plugin: leave one out")
     if follows_kubernetes(flags, config_has_discovery=config_has_discovery):
-        if not flags.pool_name:
+        if not flags.pool_name and not flags.endpoint_selector:
             raise UsageError("--kubernetes: needs --pool-name, the InferencePool to follow")
         for flag, name in (("pool-name", flags.pool_name), ("pool-namespace", flags.pool_namespace)):
-            if not re.fullmatch(_OBJECT_NAME, name, re.ASCII):
+            if name and not re.fullmatch(_OBJECT_NAME, name, re.ASCII):
                 raise UsageError(f"--{flag}: no object in Kubernetes can be called {name!a}")
     elif not flags.endpoints_file and not config_has_discovery:
         has_config = flags.config_file or flags.config_text
         found = "the configuration has no file-discovery plugin: " if has_config else ""
         raise UsageError(f"no servers: {found}{_DISCOVERY_REMEDY}")
+
+
+def _check_selector(flags: ServeFlags) -> None:
+    ports = flags.endpoint_target_ports
+    if not flags.endpoint_selector:
+        if ports:
+            raise UsageError("--endpoint-target-ports: needs --endpoint-selector; a pool has targetPorts")
+        return
+    if flags.pool_name:
+        raise UsageError("--pool-name, --endpoint-selector: both are given: leave one out")
+    if flags.kubernetes is False:
+        raise UsageError("--endpoint-selector: needs Kubernetes: leave out --kubernetes=false")
+    if not 1 <= len(ports) <= _MOST_TARGET_PORTS:
+        raise UsageError(
+            f"--endpoint-target-ports: --endpoint-selector needs from 1 to {_MOST_TARGET_PORTS} of them, got"
+            f" {len(ports)}"
+        )
 
 
 def without_effect(flags: ServeFlags) -> tuple[str, ...]:
@@ -633,7 +684,6 @@ def _is_flag(word: str, known: frozenset[str]) -> bool:
 def _placeholder(flag: Flag) -> str:
     by_reader: dict[Callable[[str], Any], str] = {
         _port: "PORT",
-        _ports: "PORTS",
         _integer: "N",
         _duration: "TIME",
         _boolean: "[=true|false]",
@@ -658,7 +708,8 @@ def _parser() -> argparse.ArgumentParser:
     """Understands only what ``normalise`` makes; values stay text, so that errors are ours."""
     parser = argparse.ArgumentParser(
         prog="epp serve",
-        usage="epp serve (--pool-name NAME | --endpoints-file FILE | --config-file FILE) [flags]",
+        usage="epp serve (--pool-name NAME | --endpoint-selector LABELS | --endpoints-file FILE |"
+        " --config-file FILE) [flags]",
         description="Tell a gateway which inference server should answer each request.",
         epilog=f"Refused, see docs/flags.md: {', '.join(f.name for f in FLAGS if f.works is not Works.YES)}.",
         add_help=False,

@@ -9,23 +9,28 @@ Source:  llm-d-router v0.10 (``llm-d.ai/v1alpha1``), its later ``llm-d.ai/v1``, 
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, TypeVar
 
 from epp.config.decode import ConfigError, Here, Section, camel, parse, read, suggestion
+from epp.config.flow_control import DetectorReference, FlowControlSection, settings_of
+from epp.config.unsupported import UNSUPPORTED_TYPES
 from epp.core.apis import DEFAULT_PARSERS, Parser
+from epp.core.flow.policies import FlowSettings, SaturationDetector
 from epp.core.lifecycle import HealthSettings
 from epp.core.pacing import Pace
 from epp.core.scheduling import Profile
-from epp.core.scoring import Filter, Kind, Picker, Producer, Scorer, kinds
+from epp.core.scoring import Filter, Kind, Producer, ProfileHandler, Scorer, Told, kinds
+from scorers.agent_identity import AgentIdentity
 from scorers.core_metrics_extractor import CoreMetricsExtractor
 from scorers.endpoint_health import EndpointHealth
 from scorers.file_discovery import FileDiscovery
 from scorers.lifecycle_filter import LifecycleFilter
 from scorers.metrics_data_source import MetricsDataSource
 from scorers.tier_preference import TierPreference
+from scorers.utilization_detector import UtilizationDetector
 
 Settings = TypeVar("Settings")
 
@@ -56,34 +61,9 @@ schedulingProfiles:
 """What is used without a file: upstream's default and our lifecycle. At its weight of 4 a whole cached prefix
 (3) does not outweigh that its server is suspect (4 * 0.8); a queue and a full cache elsewhere (2 + 2) do."""
 
-UNSUPPORTED_TYPES = frozenset(
-    """
-    agent-identity always-disagg-multimodal-decider always-disagg-pd-decider burst-prefix-cache-producer
-    by-label by-label-selector concurrency-detector context-length-aware data-parallel-profile-handler
-    dcgm-data-source dcgm-extractor decode-filter destination-endpoint-served-verifier
-    disagg-headers-handler disagg-profile-handler disaggregatedset-rollout-screener edf-ordering-policy
-    encode-filter endpoint-attribute-filter endpoint-attribute-scorer endpoint-notification-source
-    fcfs-ordering-policy global-strict-fairness-policy header-label-affinity-scorer
-    header-profile-handler k8s-notification-source latency-scorer latency-slo-admitter load-aware-scorer
-    mm-embeddings-cache-producer mm-embeddings-cache-scorer models-data-extractor models-data-source
-    multicluster-approx-prefix-cache-producer multicluster-file-discovery
-    multicluster-kv-cache-utilization-scorer multicluster-metrics-data-source
-    multicluster-metrics-extractor multicluster-prefix-cache-scorer multicluster-queue-scorer
-    multicluster-session-affinity-filter no-hit-lru-scorer p2p-source-producer pd-profile-handler
-    precise-prefix-cache-producer precise-prefix-cache-scorer predicted-latency-producer
-    predicted-latency-scorer prefill-filter prefill-header-handler prefix-based-pd-decider
-    prefix-cache-affinity-filter priority-holdback-policy priority-then-time-eviction-order-policy
-    probabilistic-admitter program-aware-fairness request-attribute-reporter round-robin-fairness-policy
-    session-affinity-filter session-affinity-scorer session-id-producer sglanghttp-parser
-    sheddable-eviction-filter slo-deadline-ordering-policy slo-headroom-tier-filter
-    soft-reflective-ceiling-policy static-usage-limit-policy token-load-scorer token-producer tokenizer
-    topology-affinity-filter topology-affinity-scorer topology-extractor utilization-detector
-    utilization-filter vertexai-parser vllmgrpc-parser
-    """.split()
-)
-"""Plugin types that upstream has and this version has not."""
-
 LIFECYCLE_FILTER = "lifecycle-filter"
+LOAD_PRODUCER = "inflight-load-producer"
+_CHOOSING = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
 MAX_WEIGHT = 1_000_000
 GATES = ("flowControl", "haPopulateNonLeaderDatastore", "enableLegacyMetrics")
 NOT_SUPPORTED = "is not supported by this version"
@@ -191,9 +171,17 @@ class EndpointPickerConfig:
     parser: Reference | None = None
     data_layer: DataLayer | None = None
     flow_control: Section | None = None
-    """Queues in the picker: without their feature gate, which is not supported, upstream ignores it, too."""
-    saturation_detector: Section | None = None
+    """Queues in the picker: read with their feature gate only, as upstream."""
+    saturation_detector: DetectorReference | None = None
+    """Its older place."""
     at: Here
+
+    def has_gate(self, name: str) -> bool:
+        """Whether a feature gate is switched on."""
+        return any(
+            gate == name or gate.lower() == f"{name.lower()}=true"
+            for gate in (each.replace(" ", "") for each in self.feature_gates)
+        )
 
 
 def load(text: str, file: str) -> EndpointPickerConfig:
@@ -227,7 +215,7 @@ def _refuse_unsupported(config: EndpointPickerConfig) -> None:
             raise gates.error(f'unknown feature gate "{name}"' + suggestion(name, GATES))
         if value.strip().lower() not in {"", "true", "false"} or gate.endswith("="):
             raise gates.error(f'expected "{name}", "{name}=true" or "{name}=false", got "{gate}"')
-        if value.strip().lower() != "false" and name != "haPopulateNonLeaderDatastore":
+        if value.strip().lower() != "false" and name == "enableLegacyMetrics":
             raise gates.error(f'"{name}" {NOT_SUPPORTED}, remove it')
     layer = config.data_layer or DataLayer()
     if not (layer.inject_defaults or layer.sources):
@@ -238,7 +226,6 @@ def _refuse_unsupported(config: EndpointPickerConfig) -> None:
         layer.peer_discovery,
         layer.cross_replica_syncer_plugin_ref,
         layer.cross_replica_sync_interval,
-        config.saturation_detector,
     ):
         if section is not None:
             raise section.error(f"{NOT_SUPPORTED}, remove it")
@@ -252,6 +239,11 @@ class Assembly:
     """Everything a configuration made: what chooses, what reads, and where endpoints come from."""
 
     profile: Profile
+    """The first of ``schedulingProfiles``."""
+    others: tuple[Profile, ...]
+    """The further ones, which only a handler uses."""
+    handler: ProfileHandler | None
+    """None: every request goes through the one profile."""
     producers: tuple[tuple[str, Producer], ...]
     parsers: tuple[Parser, ...]
     discovery: FileDiscovery | None
@@ -262,8 +254,16 @@ class Assembly:
     metrics_source_at: Section
     extractor: CoreMetricsExtractor
     health: HealthSettings
+    flow: FlowSettings | None
+    """None: requests do not wait in the picker."""
+    detector: SaturationDetector
+    """Says when the pool is full, where requests of a negative priority are shed."""
     heeds_tiers: bool
     """Some filter looks at the endpoints' tiers."""
+    identify: Callable[[Mapping[str, str]], str] | None
+    """Finds an agent's session in a request's headers."""
+    stamps_responses: bool
+    """Some plugin may add headers to responses."""
     warnings: tuple[str, ...]
     """One line each, for the log: what was written and has no effect."""
 
@@ -276,9 +276,11 @@ class Assembly:
             raise self.metrics_source_at.at("parameters", "interval").error(str(error)) from None
 
 
-def build(config: EndpointPickerConfig, types: Mapping[str, type]) -> Assembly:
+def build(
+    config: EndpointPickerConfig, types: Mapping[str, type], *, allow_experimental: bool = False
+) -> Assembly:
     """Make the plugins that ``config`` names; ``types`` by plugin type name."""
-    return _Builder(config, types).build()
+    return _Builder(config, types, allow_experimental=allow_experimental).build()
 
 
 @dataclass(slots=True)
@@ -290,21 +292,52 @@ class _Plugin:
     plugin: Any
     entry: PluginEntry | None
     is_used: bool = False
+    is_connected: bool = False
+
+
+class _ByName(Mapping[str, Any]):
+    """The configured plugins, for those that look up others; what is looked up counts as used."""
+
+    def __init__(self, plugins: Mapping[str, _Plugin], connected: Callable[[str], Any]) -> None:
+        self._plugins, self._connected = plugins, connected
+
+    def __getitem__(self, name: str) -> Any:
+        self._plugins[name].is_used = True
+        return self._connected(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._plugins
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plugins)
+
+    def __len__(self) -> int:
+        return len(self._plugins)
 
 
 class _Builder:
-    def __init__(self, config: EndpointPickerConfig, types: Mapping[str, type]) -> None:
+    def __init__(
+        self, config: EndpointPickerConfig, types: Mapping[str, type], *, allow_experimental: bool
+    ) -> None:
         self._config = config
         self._types = types
+        self._allow_experimental = allow_experimental
         self._plugins: dict[str, _Plugin] = {}
         self._warnings: list[str] = []
 
     def build(self) -> Assembly:
         for entry in self._config.plugins:
             self._configure(entry)
-        self._check_handler()
-        profile = self._profile()
-        profile, producers = self._connect(profile)
+        handler = self._handler()
+        profiles = self._profiles()
+        _, detector = self._policy(
+            Kind.DETECTOR, UtilizationDetector, "utilization-detector", *self._old_detector()
+        )
+        flow = self._flow()
+        detector = flow.detector if flow else detector
+        if getattr(detector, "counts_tokens", False) and not self._of_type(LOAD_PRODUCER):
+            self._add(LOAD_PRODUCER)
+        profiles, handler_plugin, producers = self._connect(profiles, handler)
         parsers = self._parsers()
         source, extractor = self._metrics()
         source_at = source.entry.at if source.entry else self._config.at
@@ -312,8 +345,13 @@ class _Builder:
         discovery = self._discovery()
         discovery_at = discovery.entry.at if discovery and discovery.entry else self._config.at
         self._warn_of_what_has_no_effect()
+        plugins = [each.plugin for each in self._plugins.values()]
+        identities = [each for each in plugins if isinstance(each, AgentIdentity)]
+        self._check_only_one("agent-identity")
         return Assembly(
-            profile=profile,
+            profile=profiles[0],
+            others=tuple(profiles[1:]),
+            handler=handler_plugin,
             producers=producers,
             parsers=parsers,
             discovery=self._ours(discovery, FileDiscovery) if discovery else None,
@@ -322,7 +360,13 @@ class _Builder:
             metrics_source_at=source_at,
             extractor=self._ours(extractor, CoreMetricsExtractor),
             health=health.settings(),
-            heeds_tiers=any(isinstance(each, TierPreference) for _, each in profile.filters),
+            flow=flow,
+            detector=detector,
+            heeds_tiers=any(
+                isinstance(each, TierPreference) for profile in profiles for _, each in profile.filters
+            ),
+            identify=identities[0].identity if identities else None,
+            stamps_responses=any(isinstance(each, Told) for each in plugins),
             warnings=tuple(self._warnings),
         )
 
@@ -346,7 +390,8 @@ class _Builder:
     def _type(self, name: str, at: Section) -> type:
         if name not in self._types:
             if name in UNSUPPORTED_TYPES:
-                raise at.error(f'the plugin type "{name}" {NOT_SUPPORTED}')
+                reason = UNSUPPORTED_TYPES[name]
+                raise at.error(f'the plugin type "{name}" {NOT_SUPPORTED}: {reason}')
             hint = suggestion(name, self._types) or ", is the package that has it installed?"
             raise at.error(f'unknown plugin type "{name}"{hint}')
         try:
@@ -355,6 +400,10 @@ class _Builder:
             raise at.error(str(error)) from error
         if not dataclasses.is_dataclass(plugin_type) or not kinds(plugin_type):
             raise at.error(f'the plugin type "{name}" is no dataclass with the methods of a plugin')
+        if getattr(plugin_type, "is_experimental", False) and not self._allow_experimental:
+            raise at.error(
+                f'the plugin type "{name}" is experimental: start with --allow-experimental-plugins to use it'
+            )
         return plugin_type
 
     def _add(self, plugin_type: str) -> _Plugin:
@@ -401,7 +450,8 @@ class _Builder:
 
     # --- scheduling ---
 
-    def _check_handler(self) -> None:
+    def _handler(self) -> _Plugin | None:
+        """The profile handler, if it is one that does something; checked against the number of profiles."""
         handlers, profiles = self._of_kind(Kind.PROFILE_HANDLER), self._config.scheduling_profiles
         for handler in handlers:
             handler.is_used = True
@@ -411,40 +461,56 @@ class _Builder:
         for profile in profiles:
             if names.count(profile.name) > 1:
                 raise profile.at.error(f'the profile name "{profile.name}" is there twice')
-        if len(profiles) > 1:
+        chooses = bool(handlers) and isinstance(handlers[0].plugin, ProfileHandler)
+        if len(profiles) > 1 and not chooses:
             raise self._config.at.at("schedulingProfiles").error(
-                f"{len(profiles)} profiles, but single-profile-handler takes one, and a handler that "
-                f"chooses between profiles {NOT_SUPPORTED}"
+                f"{len(profiles)} profiles, but single-profile-handler takes one: add a handler that chooses "
+                "between profiles, such as disagg-profile-handler"
             )
+        return handlers[0] if chooses else None
 
-    def _profile(self) -> Profile:
-        """The one profile; without any, all filters, scorers and pickers there are."""
+    def _profiles(self) -> list[Profile]:
+        """The configured profiles; without any, one of all filters, scorers and pickers there are."""
+        configured = self._config.scheduling_profiles
+        if not configured:
+            choosing = self._of_kind(*_CHOOSING)
+            return [
+                self._profile("default", [(each, None, self._config.at.at("plugins")) for each in choosing])
+            ]
+        place = None if len(configured) == 1 else "schedulingProfiles"
+        return [
+            self._profile(each.name, self._profile_plugins(each), at=each.at if place else None)
+            for each in configured
+        ]
+
+    def _profile(
+        self, name: str, plugins: Iterable[tuple[_Plugin, float | None, Section]], at: Section | None = None
+    ) -> Profile:
+        """One profile; ``at``: where it is, if there are others."""
         filters: list[tuple[str, Filter]] = []
         scorers: list[tuple[str, Scorer, float]] = []
         pickers: list[_Plugin] = []
-        for each, weight, at in self._profile_plugins():
+        for each, weight, used_at in plugins:
             each.is_used = True
-            if Kind.FILTER in each.kinds:
+            if Kind.FILTER in each.kinds and getattr(each.plugin, "is_filtering", True):
                 filters.append((each.name, each.plugin))
             if Kind.SCORER in each.kinds:
                 scorers.append((each.name, each.plugin, 1.0 if weight is None else weight))
             elif weight is not None:
-                self._warn(at, f'the weight of "{each.name}" has no effect, it is no scorer')
+                self._warn(used_at, f'the weight of "{each.name}" has no effect, it is no scorer')
             if Kind.PICKER in each.kinds:
                 pickers.append(each)
             if len(pickers) > 1:
-                raise at.error(f'"{pickers[0].name}" and "{pickers[1].name}" are both pickers, keep one')
+                raise used_at.error(f'"{pickers[0].name}" and "{pickers[1].name}" are both pickers, keep one')
+        at = at or self._config.at
         if not scorers:
-            self._warn(self._config.at, "no scorers: endpoints are picked without looking at their load")
+            self._warn(at, "no scorers: endpoints are picked without looking at their load")
         elif not any(weight for _, _, weight in scorers):
-            self._warn(
-                self._config.at, "every weight is 0: endpoints are picked without looking at their load"
-            )
+            self._warn(at, "every weight is 0: endpoints are picked without looking at their load")
         picker = pickers[0] if pickers else self._default_picker()
         picker.is_used = True
-        profiles = self._config.scheduling_profiles
         return Profile(
-            name=profiles[0].name if profiles else "default",
+            name=name,
             filters=self._with_lifecycle(filters),
             scorers=scorers,
             picker=(picker.name, picker.plugin),
@@ -464,25 +530,22 @@ class _Builder:
                 )
                 each.is_used = True
                 return filters
-        if any(each.is_used for each in configured):
+        placed = {name for name, _ in filters}
+        if any(each.name in placed for each in configured):
             return filters
         added = configured[0] if configured else self._add(LIFECYCLE_FILTER)
         added.is_used = True
         ahead = tuple(takewhile(lambda each: getattr(each[1], "before_lifecycle", False), filters))
         return *ahead, (added.name, added.plugin), *filters[len(ahead) :]
 
-    def _profile_plugins(self) -> Iterable[tuple[_Plugin, float | None, Section]]:
-        choosing = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
-        if not self._config.scheduling_profiles:
-            yield from [(each, None, self._config.at.at("plugins")) for each in self._of_kind(*choosing)]
-            return
+    def _profile_plugins(self, profile: SchedulingProfile) -> Iterable[tuple[_Plugin, float | None, Section]]:
         seen: set[str] = set()
-        for use in self._config.scheduling_profiles[0].plugins:
+        for use in profile.plugins:
             each = self._referred(use.plugin_ref, use.at)
             if use.plugin_ref in seen:
                 raise use.at.at("pluginRef").error(f'"{use.plugin_ref}" is there twice')
             seen.add(use.plugin_ref)
-            if not each.kinds & set(choosing):
+            if not each.kinds & set(_CHOOSING):
                 self._warn(use.at, f'"{each.name}" has no effect here, it is a {_spoken(each.kinds)}')
             yield each, use.weight, use.at
 
@@ -492,27 +555,54 @@ class _Builder:
 
     # --- what plugins need of each other ---
 
-    def _connect(self, profile: Profile) -> tuple[Profile, tuple[tuple[str, Producer], ...]]:
-        """Add the producers that plugins in use need, and tell each plugin its producers' names."""
-        filters = [(name, self._connected(name)) for name, _ in profile.filters]
-        scorers = [(name, self._connected(name), weight) for name, _, weight in profile.scorers]
-        picker: tuple[str, Picker] = (profile.picker[0], self._connected(profile.picker[0]))
+    def _connect(
+        self, profiles: Iterable[Profile], handler: _Plugin | None
+    ) -> tuple[list[Profile], ProfileHandler | None, tuple[tuple[str, Producer], ...]]:
+        """Add the producers that plugins in use need, and let each plugin find those that it names."""
+        connected = [
+            dataclasses.replace(
+                profile,
+                filters=[(name, self._connected(name)) for name, _ in profile.filters],
+                scorers=[(name, self._connected(name), weight) for name, _, weight in profile.scorers],
+                picker=(profile.picker[0], self._connected(profile.picker[0])),
+            )
+            for profile in profiles
+        ]
+        made: ProfileHandler | None = self._connected(handler.name) if handler else None
         producers: dict[str, Producer] = {}
         while missing := [each for each in self._of_kind(Kind.PRODUCER) if each.name not in producers]:
             for each in missing:
                 each.is_used = True
                 producers[each.name] = self._connected(each.name)
-        connected = dataclasses.replace(profile, filters=filters, scorers=scorers, picker=picker)
-        return connected, tuple(producers.items())
+        return connected, made, tuple(producers.items())
 
     def _connected(self, name: str) -> Any:
+        """The plugin, made anew with what it needs of others, once."""
         each = self._plugins[name]
+        if each.is_connected:
+            return each.plugin
+        each.is_connected = True
         for needs, adds in (("requires", True), ("uses", False)):
             for attribute, producer_type in getattr(type(each.plugin), needs, {}).items():
                 producer = self._producer(each, attribute, producer_type, adds=adds)
                 if producer:
                     each.plugin = dataclasses.replace(each.plugin, **{attribute: producer})
+        join = getattr(each.plugin, "joined", None)
+        if join is not None:
+            names = [profile.name for profile in self._config.scheduling_profiles] or ["default"]
+            try:
+                each.plugin = join(_ByName(self._plugins, self._connected), names)
+            except ValueError as error:
+                raise self._blamed(each, str(error)) from None
         return each.plugin
+
+    def _blamed(self, each: _Plugin, message: str) -> ConfigError:
+        """An error of a plugin's, at the parameter that it names first, if it names one."""
+        if each.entry is None:
+            return self._config.at.error(f"{each.name}: {message}")
+        name, colon, rest = message.partition(": ")
+        given = each.entry.parameters.fields() if each.entry.parameters else {}
+        return given[name].error(rest) if colon and name in given else each.entry.at.error(message)
 
     def _producer(self, user: _Plugin, attribute: str, producer_type: str, *, adds: bool) -> str:
         """The name of the producer that ``user`` means; the only one of that type if it names none."""
@@ -522,8 +612,10 @@ class _Builder:
         else:
             at = self._config.at
         if named and (named in self._plugins or named != producer_type):
-            return self._referred(named, at, Kind.PRODUCER).name
+            return self._referred(named, at, *kinds(self._type(producer_type, at))).name
         configured = self._of_type(producer_type)
+        for each in configured[:1]:
+            each.is_used = True
         if len(configured) > 1:
             names = ", ".join(f'"{each.name}"' for each in configured)
             raise at.error(f"there are {names} of type {producer_type}, name one in {camel(attribute)}")
@@ -572,13 +664,17 @@ class _Builder:
         made = self._referred(source.plugin_ref, source.at, Kind.METRICS_SOURCE)
         return made, extractors[0] if extractors else self._only("core-metrics-extractor")
 
-    def _only(self, plugin_type: str, remedy: str = "name one in dataLayer.sources") -> _Plugin:
-        """The plugin of this type, added if there is none."""
+    def _check_only_one(self, plugin_type: str, remedy: str = "keep one") -> None:
         configured = self._of_type(plugin_type)
         if len(configured) > 1 and configured[1].entry:
             raise configured[1].entry.at.error(
                 f"there are {len(configured)} plugins of type {plugin_type}; {remedy}"
             )
+
+    def _only(self, plugin_type: str, remedy: str = "name one in dataLayer.sources") -> _Plugin:
+        """The plugin of this type, added if there is none."""
+        self._check_only_one(plugin_type, remedy)
+        configured = self._of_type(plugin_type)
         plugin = configured[0] if configured else self._add(plugin_type)
         plugin.is_used = True
         return plugin
@@ -601,11 +697,40 @@ class _Builder:
             return self._referred(reference.plugin_ref, reference.at, Kind.DISCOVERY)
         return self._referred(discovery.plugin_ref, discovery.at, Kind.DISCOVERY)
 
+    # --- flow control ---
+
+    def _flow(self) -> FlowSettings | None:
+        section = self._config.flow_control
+        if not self._config.has_gate("flowControl"):
+            if section:
+                self._warn(section, 'has no effect without the feature gate "flowControl"')
+            return None
+        found = read(section or self._config.at.empty("flowControl"), FlowControlSection)
+        return settings_of(found, self._policy, self._warn, self._config.saturation_detector)
+
+    def _old_detector(self) -> tuple[str, Section | None]:
+        old = self._config.saturation_detector
+        if old is None:
+            return "", None
+        self._warn(old.at, "is deprecated: write it as flowControl.saturationDetector")
+        return old.plugin_ref, old.at
+
+    def _policy(
+        self, kind: Kind, default: type, type_name: str, name: str, at: Section | None
+    ) -> tuple[str, Any]:
+        """The policy called ``name`` and its name; without a name the one of that type, or its default."""
+        configured = self._of_type(type_name)
+        if at is not None and name and (name in self._plugins or name != type_name):
+            found = self._referred(name, at, kind)
+            return found.name, found.plugin
+        if not configured:
+            return type_name, default()
+        configured[0].is_used = True
+        return configured[0].name, configured[0].plugin
+
     # --- warnings ---
 
     def _warn_of_what_has_no_effect(self) -> None:
-        if self._config.flow_control:
-            self._warn(self._config.flow_control, 'has no effect without the feature gate "flowControl"')
         for each in self._plugins.values():
             if each.entry and not each.is_used:
                 self._warn(each.entry.at, f'the {_spoken(each.kinds)} "{each.name}" is used by nothing')

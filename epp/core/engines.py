@@ -134,6 +134,8 @@ class Adapter:
     """Where its JSON answer lists the models in its memory, with their sizes."""
     sleep: Series | None = None
     """A series that is 1 for the state of sleep it is in, named by the label ``sleep_state``."""
+    attributes: tuple[tuple[str, Series], ...] = ()
+    """Figures of people's own: the name each is to have, and where it is."""
     metrics_path: str = "/metrics"
     """Empty: it tells nothing about its load."""
     health_path: str = "/health"
@@ -260,6 +262,7 @@ def read_load(engine: Adapter, page: bytes, headers: Mapping[str, str], now_unix
         cache_blocks=blocks,
         started_at=_started_at(engine, page, headers),
         models=_models(engine, page) if engine.models_key else None,
+        attributes=_attributes(engine.attributes, page) if engine.attributes else None,
     )
 
 
@@ -433,6 +436,11 @@ def _cache(engine: Adapter, page: bytes) -> tuple[int | None, int | None]:
 
 def _values(where: Series | None, page: bytes) -> list[int | None]:
     return [_whole(sample.value) for sample in where.read(page)] if where is not None else []
+
+
+def _attributes(wanted: Iterable[tuple[str, Series]], page: bytes) -> dict[str, float]:
+    found = ((key, where.read(page)) for key, where in wanted)
+    return {key: s[0].value for key, s in found if len(s) == 1 and math.isfinite(s[0].value)}
 
 
 def _positive(text: str | None) -> int | None:

@@ -88,6 +88,12 @@ class Refused(_Said, frozen=True):
     rejection: Rejection
 
 
+class Evicted(_Said, frozen=True):
+    """The request has to make room for others, although it has a server: the client is told so instead."""
+
+    rejection: Rejection
+
+
 class ResponseHeaders(_Said, frozen=True):
     """The server answered; ``served``: the endpoint that really did, where the gateway says so."""
 
@@ -119,6 +125,7 @@ Event = (
     | RequestTrailers
     | Picked
     | Refused
+    | Evicted
     | ResponseHeaders
     | ResponseBody
     | ResponseTrailers
@@ -225,6 +232,8 @@ class AnswerRequestHeaders(_Said, frozen=True):
     request_id: str | None = None
     """Set on the upstream request where the client sent none."""
     override: Override | None = None
+    headers: Mapping[str, str | None] | None = None
+    """Further ones to be set on the request; None: to be taken away."""
 
 
 class AnswerBufferedBody(_Said, frozen=True):
@@ -233,6 +242,8 @@ class AnswerBufferedBody(_Said, frozen=True):
     addresses: Sequence[str]
     body: bytes | None = None
     request_id: str | None = None
+    headers: Mapping[str, str | None] | None = None
+    """As of AnswerRequestHeaders."""
 
 
 class AnswerRequestBody(_Said, frozen=True):
@@ -251,9 +262,12 @@ class AnswerRequestTrailers(_Said, frozen=True):
 
 
 class AnswerResponseHeaders(_Said, frozen=True):
-    """Let the response's headers pass."""
+    """Let the response's headers pass; ``without_length``: its body will have another length."""
 
     override: Override | None = None
+    without_length: bool = False
+    headers: Mapping[str, str] | None = None
+    """To be set on the response."""
 
 
 class AnswerResponseBody(_Said, frozen=True):

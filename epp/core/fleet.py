@@ -42,6 +42,12 @@ class Load:
     """When the server process started [unix s], where it says so: a change means an empty cache."""
     models: Mapping[str, int] | None = field(default=None, hash=False)
     """The models in its memory with their sizes [bytes], where it says so (Ollama)."""
+    attributes: Mapping[str, float] | None = field(default=None, hash=False)
+    """Figures of people's own, by the names that the configuration gives them; those that it tells."""
+
+    def attribute(self, name: str) -> float | None:
+        """One of them."""
+        return None if self.attributes is None else self.attributes.get(name)
 
 
 UNKNOWN = Load()
@@ -227,6 +233,40 @@ class Reservation:
                 endpoint.on_occupied(endpoint)
 
 
+class StagedReservation(Reservation):
+    """What one request occupies where other endpoints work for it as well, those until its first token.
+
+    ``helpers``: made for this request, released here.
+    """
+
+    __slots__ = ("_helpers",)
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tokens: int,
+        *,
+        helpers: Sequence[Reservation],
+        at: float = 0.0,
+        is_streamed: bool = False,
+    ) -> None:
+        super().__init__(endpoint, tokens, at=at, is_streamed=is_streamed)
+        self._helpers = tuple(helpers)
+
+    def prefilled(self) -> None:
+        super().prefilled()
+        self._release_helpers()
+
+    def release(self) -> None:
+        super().release()
+        self._release_helpers()
+
+    def _release_helpers(self) -> None:
+        helpers, self._helpers = self._helpers, ()
+        for helper in helpers:
+            helper.release()
+
+
 _START = 2.0
 """What is listed within this time [s] of the first list was there before us: the names of a file take up to
 this long to be looked up."""
@@ -259,6 +299,8 @@ class Fleet:
         self.version = 0
         """Grows with every look at an endpoint and every change of the list or of a phase: what follows from
         readings, phases and labels alone holds as long as this stays the same."""
+        self.on_news: Callable[[], None] | None = None
+        """To be told of every look at an endpoint and all else that may have changed what it can do."""
         self._on_change = on_change
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._by_address: dict[str, Endpoint] = {}
@@ -436,6 +478,8 @@ class Fleet:
         self.version += 1
         lifecycle = endpoint.lifecycle
         self._tell(endpoint, (*lifecycle.advance(now), *lifecycle.receive(signal, now, reason)))
+        if self.on_news is not None:
+            self.on_news()
 
     def _tell(self, endpoint: Endpoint, changes: Sequence[Change]) -> None:
         lifecycle = endpoint.lifecycle

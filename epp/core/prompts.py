@@ -20,14 +20,14 @@ import msgspec
 import xxhash
 from msgspec import Raw
 
-from epp.core.request import BYTES_PER_TOKEN
+from epp.core.request import BYTES_PER_TOKEN, MEDIA
 
 Piece = bytes | memoryview | Raw
 
 ABSENT: Final = Raw()
 """A field that the client did not send."""
 
-MESSAGE, TEXT, MEDIA, TOOLS = b"\x1e", b"\x1f", b"\x1c", b"\x01"
+MESSAGE, TEXT, TOOLS = b"\x1e", b"\x1f", b"\x01"
 THOUGHT, REFUSAL, NAME, CALL_ID = b"\x02", b"\x03", b"\x04", b"\x05"
 CALLS, ARGUMENTS, KIND = b"\x06", b"\x07", b"\x08"
 NEXT_PROMPT = b"\xff\xff\xff\xff"

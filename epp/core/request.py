@@ -40,6 +40,9 @@ class Payload(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_PAYLOAD = Payload()
+MEDIA = b"\x1c"
+"""The mark in a prompt's material ahead of what stands for a part that is no text; no text holds it."""
+_WITH_PARTS = frozenset({Api.CHAT_COMPLETIONS, Api.MESSAGES, Api.RESPONSES, Api.CONVERSATIONS})
 BYTES_PER_TOKEN = 4
 """The estimate of upstream's ``token-producer`` where no tokenizer is at hand."""
 
@@ -55,11 +58,23 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     payload: Payload = NO_PAYLOAD
     target_model: str = ""
     """The model the server is asked for; differs from ``payload.model`` after a rewrite."""
+    rewritten_by: str = ""
+    """The object whose rule chose ``target_model``; empty: none did."""
+    priority: int = 0
+    """Of its objective: higher is more important, negative may be shed; 0 where there is none."""
     body_bytes: int = 0
     shows_first_token: bool = False
     """A streamed answer will pass here piece by piece."""
     subset: tuple[str, ...] | None = None
     """The gateway's subset hint: ``ip`` or ``ip:port`` each; None when it gave none."""
+
+    agent: str = ""
+    """The session of the agent that sent it, where the plugin agent-identity finds one."""
+
+    @property
+    def has_media(self) -> bool:
+        """Whether a message has a part that is no text: an image, a sound, a video, a file."""
+        return self.api in _WITH_PARTS and MEDIA in self.payload.prompt
 
     @property
     def prompt_tokens(self) -> int:

@@ -14,61 +14,87 @@ variable ``from_readings = True``. It then runs after a look at some endpoint, n
 
 A filter with the class variable ``before_lifecycle = True`` runs ahead of a lifecycle-filter that the
 configuration does not place itself: what such a filter drops may not serve the request, dead or alive.
+A plugin that is a filter only by its settings says so with a property ``is_filtering``.
+
+A filter, scorer or picker with a method ``sent`` (see Told) learns where a request goes, and may add headers
+to the response. A plugin with a method ``joined(plugins, profiles)`` is asked for itself once the
+configuration is read: it may look up others by name, and raises ``ValueError("fieldName: …")`` where one is
+missing.
+The class variable ``is_experimental = True``: it is used only with --allow-experimental-plugins.
 """
 
 import enum
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 from epp.core.addresses import read_target
 from epp.core.engines import ENGINES, Adapter, Series, series
 from epp.core.fleet import Endpoint, Load, Lora
+from epp.core.flow.policies import Flow
 from epp.core.lifecycle import HealthSettings, Lifecycle, Phase
 from epp.core.prefix import Chain, PrefixIndex, chain_seed
 from epp.core.rejection import all_dead, bad_request, no_endpoint
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
+from epp.core.sessions import EncodedEndpointHeader, SessionIds, Sessions
+from epp.core.topology import Nearness, nearness
 
 __all__ = [
     "BYTES_PER_TOKEN",
     "ENGINES",
+    "METRICS_EXTRACTOR",
+    "ROLE_LABEL",
     "Adapter",
     "Api",
     "Bytes",
     "Chain",
     "Chance",
     "Cycle",
+    "Decider",
+    "EncodedEndpointHeader",
     "Endpoint",
     "Filter",
+    "Flow",
     "HealthSettings",
     "Kind",
     "Lifecycle",
     "Load",
     "Lora",
+    "Nearness",
     "Payload",
     "Phase",
     "Picker",
     "PrefixIndex",
     "PrefixMatch",
     "Producer",
+    "ProfileHandler",
     "Request",
+    "Route",
     "Scorer",
     "Scores",
     "Seconds",
     "Series",
+    "SessionIds",
+    "Sessions",
     "Spelling",
+    "Told",
     "addressed",
     "all_dead",
     "bad_request",
     "chain_seed",
+    "check_attribute",
     "fewest_first",
     "has_room",
     "kinds",
+    "nearness",
     "no_endpoint",
+    "peer_of",
     "read_target",
     "series",
+    "with_port",
 ]
 
 Scores = Sequence[float | None]
@@ -113,10 +139,13 @@ class PrefixMatch:
     block_tokens: int
 
 
+_NO_PICKS: Mapping[str, Sequence[Endpoint]] = MappingProxyType({})
+
+
 class Cycle:
     """One decision: the request, the time, and what producers found out for it."""
 
-    __slots__ = ("chance", "charge", "facts", "now", "remark", "request", "version")
+    __slots__ = ("chance", "charge", "facts", "now", "picks", "remark", "request", "version")
 
     def __init__(self, request: Request, *, now: float, chance: Chance, version: int | None = None) -> None:
         self.request = request
@@ -130,6 +159,8 @@ class Cycle:
         """What a filter has to say about whom it left; shown with the pick, and counted."""
         self.charge = 0
         """Tokens of work this request will be booked with on the picked endpoint."""
+        self.picks: Mapping[str, Sequence[Endpoint]] = _NO_PICKS
+        """What profiles have picked so far, by their names, in the order in which they ran; best first."""
 
 
 # --- what a plugin may be ----------------------------------------------------------------------
@@ -169,6 +200,48 @@ class Producer(Protocol):
         """The request goes to ``endpoint``; called before its reservation is made."""
 
 
+@runtime_checkable
+class Told(Protocol):
+    """A filter, scorer or picker that wants to know where requests go."""
+
+    def sent(self, cycle: Cycle, primary: str) -> Mapping[str, str]:
+        """The request goes to the first of ``cycle.picks[primary]``; headers to be set on its response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What the picks of several profiles come to."""
+
+    primary: str
+    """The profile whose pick gets the request."""
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    """Headers to be set on the request; None: to be taken away."""
+    prompt_at: str = ""
+    """The profile whose first pick works on the prompt; empty: the primary one."""
+    destinations: Sequence[str] | None = None
+    """Where to send the request, ``ip:port`` each, if not to where the picked endpoints are."""
+
+
+@runtime_checkable
+class ProfileHandler(Protocol):
+    """Says which scheduling profiles a request goes through, and what their picks come to."""
+
+    def next_profile(self, cycle: Cycle) -> str | None:
+        """The profile to run next, by what ``cycle.picks`` holds; None: enough. A profile that could pick
+        nobody is there with an empty pick."""
+
+    def route(self, cycle: Cycle) -> Route:
+        """The result; where the primary profile could pick nobody, the request is refused."""
+
+
+@runtime_checkable
+class Decider(Protocol):
+    """Says whether a stage of its own is worth it for a request."""
+
+    def disaggregates(self, cycle: Cycle, endpoint: Endpoint | None) -> bool:
+        """``endpoint``: picked to generate; None: nobody is yet."""
+
+
 class Kind(enum.Enum):
     """What a plugin is to a configuration."""
 
@@ -177,11 +250,19 @@ class Kind(enum.Enum):
     PICKER = "picker"
     PRODUCER = "producer"
     PROFILE_HANDLER = "profile handler"
+    DECIDER = "decider"
+    TOPOLOGY = "topology setting"
     PARSER = "parser"
     METRICS_SOURCE = "metrics source"
     EXTRACTOR = "extractor"
     DISCOVERY = "discovery"
     HEALTH = "health setting"
+    DETECTOR = "saturation detector"
+    USAGE_LIMIT = "usage limit policy"
+    FAIRNESS = "fairness policy"
+    ORDERING = "ordering policy"
+    EVICTION_FILTER = "eviction filter"
+    EVICTION_ORDER = "eviction ordering policy"
 
 
 _BY_METHOD = {
@@ -189,6 +270,13 @@ _BY_METHOD = {
     "score": Kind.SCORER,
     "pick": Kind.PICKER,
     "produce": Kind.PRODUCER,
+    # of flow control: epp.core.flow.policies
+    "saturation": Kind.DETECTOR,
+    "ceilings": Kind.USAGE_LIMIT,
+    "choose_flow": Kind.FAIRNESS,
+    "queue_rank": Kind.ORDERING,
+    "may_evict": Kind.EVICTION_FILTER,
+    "evict_rank": Kind.EVICTION_ORDER,
 }
 
 
@@ -212,6 +300,30 @@ def fewest_first(values: Sequence[float | None]) -> list[float | None]:
     if not spread:
         return [None if value is None else 1.0 for value in values]
     return [None if value is None else (most - value) / spread for value in values]
+
+
+ROLE_LABEL = "llm-d.ai/role"
+"""The label that says which stages of a request an endpoint is for."""
+METRICS_EXTRACTOR = "core-metrics-extractor"
+
+
+def check_attribute(field_name: str, key: str, producer: str, plugins: Mapping[str, Any]) -> None:
+    """ValueError unless the extractor called ``producer`` reads the figure ``key`` of some engine."""
+    configs = getattr(plugins[producer], "engine_configs", ())
+    known = [each.attribute_key for config in configs for each in config.custom_metrics]
+    if key not in known:
+        what = f"known are {', '.join(dict.fromkeys(known))}" if known else "there are none"
+        raise ValueError(f'{field_name}: "{key}" is in no customMetrics of "{producer}", {what}')
+
+
+def peer_of(cycle: Cycle) -> Endpoint | None:
+    """Who was picked first by an earlier profile of this request; None: nobody was."""
+    return next((picked[0] for picked in cycle.picks.values() if picked), None)
+
+
+def with_port(endpoint: Endpoint, port: int) -> str:
+    """The endpoint's address with another port."""
+    return f"{endpoint.address.rpartition(':')[0]}:{port}"
 
 
 def has_room(endpoint: Endpoint) -> bool:

@@ -19,10 +19,11 @@ our hands, and Envoy sends none of them to the client (200 with an empty body, 2
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from epp.core.apis import Parsers, parse
 from epp.core.budget import Budget
+from epp.core.directives import Directives
 from epp.core.events import (
     Action,
     AnswerBufferedBody,
@@ -38,6 +39,7 @@ from epp.core.events import (
     ContinueResponseBody,
     End,
     Event,
+    Evicted,
     Failed,
     Finished,
     Moved,
@@ -68,7 +70,8 @@ from epp.core.rejection import (
     Rejected,
     Rejection,
 )
-from epp.core.request import NO_PAYLOAD, Api, Payload, Request
+from epp.core.renaming import Renamer
+from epp.core.request import NO_PAYLOAD, Api, Request
 from epp.core.response_reader import ResponseReader, reader_for
 from epp.core.scheduling import Decision
 from epp.core.verdict import Verdict, judge, judge_error
@@ -77,7 +80,6 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 62_000
 """Largest piece of a body in one answer, as upstream: it leaves room for framing below 64 KiB."""
 
-REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 OTHER_PATH_HEADERS = ("x-original-path", "x-forwarded-path")
 DEFAULT_PATH = "/v1/completions"
 
@@ -143,6 +145,9 @@ TRANSITIONS: Mapping[tuple[State, type[Step]], State] = {
         for state in (State.RESPONDING, State.RESPONDED, State.REJECTED, State.CLOSED)
         for answer in _ANSWERS_TO_PICK
     },
+    (State.FORWARDED, Evicted): State.REJECTED,
+    (State.RESPONDING, Evicted): State.REJECTED,
+    **{(state, Evicted): state for state in (State.RESPONDED, State.REJECTED, State.CLOSED)},  # too late
     **{(state, StreamClosed): State.CLOSED for state in State if state is not State.CLOSED},
 }
 
@@ -159,7 +164,10 @@ class StreamSettings:
     budget: Budget
     new_id: Callable[[], str]
     """Makes an ``x-request-id`` where the client sent none."""
+    directives: Directives = field(default_factory=Directives)
     response_phase: ResponsePhase = ResponsePhase.FULL
+    identify: Callable[[Mapping[str, str]], str] | None = None
+    """Finds an agent's session in a request's headers."""
     endpoint_at: Callable[[str], Endpoint | None] = lambda address: None
     """Who is at an address, where a gateway names one that was not on its list."""
 
@@ -189,6 +197,7 @@ class Stream:
         "_outcome",
         "_path",
         "_reader",
+        "_renamer",
         "_request",
         "_request_mode",
         "_response_bytes",
@@ -227,6 +236,7 @@ class Stream:
         self._reader: ResponseReader | None = None
         self._response_bytes = 0
         self._response_left: int | None = None  # bytes still to come, where the length is announced
+        self._renamer: Renamer | None = None  # of a response that would name another model
         self._last_piece: bytes | None = None  # it waits for the end, which follows at once
         self.is_over = False
         """We need nothing more: the stream may be closed from here, and nothing is lost by that."""
@@ -323,8 +333,14 @@ class Stream:
         if body and not truncated:
             api = self._settings.parsers.api_of(path)
             payload = parse(api, body)
-        body, target_model = self._rewrite(body, payload)
+        target_model, rewritten_by = payload.model, ""
+        if target_model:
+            target_model, rewritten_by = self._settings.directives.target(target_model, headers)
+            if target_model != payload.model:
+                self._rewritten = True
+                body = replace_string(body, "model", target_model)
         self._body = [body] if body else []
+        identify = self._settings.identify
         request_id = headers.get("x-request-id")
         if not request_id:
             request_id = self._made_id = self._settings.new_id()
@@ -335,27 +351,22 @@ class Stream:
             headers=headers,
             payload=payload,
             target_model=target_model,
+            rewritten_by=rewritten_by,
+            priority=self._settings.directives.priority(headers),
             body_bytes=len(body),
             shows_first_token=payload.streaming
             and self._response_mode in _AS_IT_COMES
             and self._settings.response_phase is ResponsePhase.FULL,
             subset=self._subset,
+            agent=identify(headers) if identify is not None else "",
         )
-
-    def _rewrite(self, body: bytes, payload: Payload) -> tuple[bytes, str]:
-        """The body for the server, and the model it asks for."""
-        wanted = self._headers.get(REWRITE_HEADERS[0]) or self._headers.get(REWRITE_HEADERS[1])
-        if not wanted or not payload.model or wanted == payload.model:
-            return body, payload.model
-        self._rewritten = True
-        return replace_string(body, "model", wanted), wanted
 
     def _on_picked(self, event: Picked, now: float) -> Sequence[Action]:
         decision = event.decision
         if self.state is not State.FORWARDED:
             return (Release(decision),)
         self._decision, self._endpoint = decision, decision.endpoints[0]
-        self._addresses = [endpoint.address for endpoint in decision.endpoints]
+        self._addresses = decision.addresses
         if self._headers.get(":method", "POST") == "POST":  # see _is_generation
             self._unserved = self._endpoint
         if self._outcome is not None:
@@ -373,9 +384,14 @@ class Stream:
         end = self._end
         by_body = self._request_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
         if by_body and end is not End.HEADERS:
-            return [AnswerBufferedBody(addresses, body if self._rewritten else None, self._made_id)]
+            return [
+                AnswerBufferedBody(
+                    addresses, body if self._rewritten else None, self._made_id, decision.headers
+                )
+            ]
         length = len(body) if body and (end is End.BODY or self._rewritten) else None
-        headers = AnswerRequestHeaders(addresses, length, self._made_id, self._ask(ResponsePhase.NONE))
+        asked = self._ask(ResponsePhase.NONE)
+        headers = AnswerRequestHeaders(addresses, length, self._made_id, asked, decision.headers)
         if end is End.BODY:
             return [headers, *_pieces(body, ended=True)]
         if end is End.TRAILERS:
@@ -396,6 +412,15 @@ class Stream:
         self._outcome.rejection = event.rejection
         self._drop_body()
         return (Reject(event.rejection),)
+
+    def _on_evicted(self, event: Evicted, now: float) -> Sequence[Action]:
+        """A gateway that passes the answer on already breaks it off."""
+        outcome = self._outcome
+        if self.state is not State.REJECTED or outcome is None or outcome.rejection is not None:
+            return _NOTHING
+        outcome.rejection = event.rejection
+        self._drop_body()
+        return (Reject(event.rejection), *self._release())
 
     def _ignored(self, event: Event, now: float) -> Sequence[Action]:
         """The client has its answer; the gateway may not have noticed yet."""
@@ -441,12 +466,17 @@ class Stream:
         )
         outcome.response_streaming = reader.streaming
         if self._response_mode is _FULL_DUPLEX:
-            self._response_left = _announced_bytes(headers)
+            if self._rewritten and request is not None:
+                self._renamer = Renamer(request.target_model, request.payload.model)
+            else:
+                self._response_left = _announced_bytes(headers)
+        added = self._added_to_response()
         if event.ended:
-            return (AnswerResponseHeaders(), *moves, *self._complete_response(now))
+            return (AnswerResponseHeaders(headers=added), *moves, *self._complete_response(now))
         if self._settings.response_phase is ResponsePhase.NONE and self._response_mode is not _NONE:
             self._leave()
-        answer = AnswerResponseHeaders(self._ask(ResponsePhase.HEADERS))
+        asked = self._ask(ResponsePhase.HEADERS)
+        answer = AnswerResponseHeaders(asked, self._renamer is not None, added)
         if self._response_mode is _NONE or self._asked is not None:  # no first token will be shown
             return (answer, *moves, *self._prefilled(), *self._served())  # this is the nearest thing
         if self._unserved is None or (reader.streaming and not self.is_over):
@@ -480,6 +510,9 @@ class Stream:
         """
         if self._response_mode is not _FULL_DUPLEX:
             return _CONTINUE_RESPONSE
+        if self._renamer is not None:
+            data = self._renamer.feed(data) + (self._renamer.rest() if ended else b"")
+            return (AnswerResponseBody(data, ended),) if data or ended else _NOTHING
         size = len(data)
         if self._last_piece is not None:
             data, self._last_piece = self._last_piece + data, None
@@ -492,6 +525,8 @@ class Stream:
 
     def _on_response_trailers(self, event: ResponseTrailers, now: float) -> Sequence[Action]:
         answers: list[Action] = [AnswerResponseTrailers()]
+        if self._renamer is not None and (rest := self._renamer.rest()):
+            answers.insert(0, AnswerResponseBody(rest, False))
         if self._last_piece is not None:
             answers.insert(0, AnswerResponseBody(self._last_piece, False))
             self._last_piece = None
@@ -512,6 +547,13 @@ class Stream:
             if status is None or status < 500:  # as good as always
                 return self._release()
         return (*self._verdict(), *self._release())
+
+    def _added_to_response(self) -> Mapping[str, str] | None:
+        """What plugins add: of the endpoint that they know of, the first, and so only to its own response."""
+        decision = self._decision
+        if decision is None or self._endpoint is not decision.endpoints[0]:
+            return None
+        return decision.response_headers
 
     # --- what it says about the server ---
 
@@ -637,6 +679,7 @@ _HANDLERS: Mapping[type[Step], Callable[..., Sequence[Action]]] = {
     RequestTrailers: Stream._on_request_trailers,
     Picked: Stream._on_picked,
     Refused: Stream._on_refused,
+    Evicted: Stream._on_evicted,
     ResponseHeaders: Stream._on_response_headers,
     ResponseBody: Stream._on_response_body,
     ResponseTrailers: Stream._on_response_trailers,

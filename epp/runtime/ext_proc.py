@@ -94,6 +94,19 @@ class ExtProc:
         self.observer.opened()
         return Conversation(self)
 
+    def choose(self, request: Request, now: float) -> Decision | Rejection:
+        """What the scheduler says; whatever goes wrong with it is one request's failure."""
+        try:
+            result = self.scheduler.pick(request, now)
+        except Exception:  # a plugin is other people's code; one request fails, not the stream's owner
+            logger.exception("a plugin failed", extra={"fields": {"request_id": request.id}})
+            result = PLUGIN_FAILED
+        try:
+            self.observer.placed(request, result, self.clock() - now)
+        except Exception:  # what is reserved must reach the machine, which gives it back
+            logger.exception("counting a pick failed", extra={"fields": {"request_id": request.id}})
+        return result
+
 
 class Conversation:
     """One stream, as a Call."""
@@ -143,7 +156,8 @@ class Conversation:
                 carry_out(self, action, now, answers)
 
     def _pick(self, action: Pick, now: float, answers: list[bytes]) -> None:
-        self._feed(self._choose(action.request, now), now, answers)
+        result = self._pool.choose(action.request, now)
+        self._feed(Refused(result) if isinstance(result, Rejection) else Picked(result), now, answers)
 
     def _prefilled(self, action: Prefilled, now: float, answers: list[bytes]) -> None:
         action.decision.reservation.prefilled()
@@ -171,19 +185,6 @@ class Conversation:
 
     def _finished(self, action: Finished, now: float, answers: list[bytes]) -> None:
         self._pool.observer.finished(action.outcome)
-
-    def _choose(self, request: Request, now: float) -> Picked | Refused:
-        pool = self._pool
-        try:
-            result = pool.scheduler.pick(request, now)
-        except Exception:  # a plugin is other people's code; one request fails, not the stream's owner
-            logger.exception("a plugin failed", extra={"fields": {"request_id": request.id}})
-            result = PLUGIN_FAILED
-        try:
-            pool.observer.placed(request, result, pool.clock() - now)
-        except Exception:  # what is reserved must reach the machine, which gives it back
-            logger.exception("counting a pick failed", extra={"fields": {"request_id": request.id}})
-        return Refused(result) if isinstance(result, Rejection) else Picked(result)
 
 
 _OURS: Mapping[type[Action], Callable[..., None]] = {

@@ -108,6 +108,7 @@ class RequestLine(msgspec.Struct, gc=False, tag_field="level", tag="info"):
     path: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
     target_model: str | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
     endpoint: str | UnsetType = UNSET
     address: str | UnsetType = UNSET
     served: str | UnsetType = UNSET
@@ -154,6 +155,8 @@ def _tell_request(line: RequestLine, outcome: Outcome) -> None:
         request_id, path, model = request.id, request.path, request.payload.model
         if model:
             line.model = clean(model)
+        if request.priority:
+            line.priority = request.priority
         if request.target_model != model:
             line.target_model = clean(request.target_model)
     if request_id:

@@ -33,8 +33,6 @@ MAX_LABEL_CHARACTERS = 256
 OTHER = "other"
 DEFAULT_FLOW = "default-flow"
 FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
-PRIORITY = "0"
-"""Of every request: objectives are Kubernetes objects."""
 
 # Bounds are of the type of what is observed: comparing a float with an int takes twice as long.
 LATENCY = (
@@ -131,7 +129,7 @@ class Single:
 
 
 class _Series:
-    """All that is counted for one (model, target model, fairness id)."""
+    """All that is counted for one (model, target model, fairness id, priority)."""
 
     __slots__ = (
         "cached_tokens",
@@ -168,7 +166,7 @@ class _Series:
         self.errors[code] = self.errors.get(code, 0) + 1
 
 
-_NO_REQUEST = ("", "", DEFAULT_FLOW)
+_NO_REQUEST = ("", "", DEFAULT_FLOW, "0")
 _Attempt = tuple[str, str, str, str, int | str]
 """Status, target model, and the endpoint's name, namespace and port; "" where there is none."""
 
@@ -177,7 +175,8 @@ class RequestMetrics:
     """Everything that is counted per request: ``placed`` with its decision, ``finished`` at its end."""
 
     def __init__(self) -> None:
-        self._series: dict[tuple[str, str, str], _Series] = {}
+        self._series: dict[tuple[str, str, str, str], _Series] = {}
+        self._rewrites: dict[tuple[str, str, str], int] = {}
         self._attempts: dict[_Attempt, int] = {}
         self._scheduling = Histogram(SCHEDULER)
         self._hit_ratio = Histogram(HIT_RATIO)
@@ -187,6 +186,8 @@ class RequestMetrics:
     def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
         """The scheduler took ``seconds`` for this result. A Decision makes the request a running one."""
         self._scheduling.observe(seconds)
+        if request.rewritten_by:
+            self._rewritten(request)
         if isinstance(result, Rejection):
             key: _Attempt = ("failure", request.target_model, "", "", "")
         else:
@@ -205,6 +206,12 @@ class RequestMetrics:
             full = len(self._attempts) >= MAX_LABEL_VALUES
             key = (key[0], OTHER if full else _label(key[1]), *key[2:])
             self._attempts[key] = self._attempts.get(key, 0) + 1
+
+    def _rewritten(self, request: Request) -> None:
+        key = (request.rewritten_by, _label(request.payload.model), request.target_model)
+        if key not in self._rewrites and len(self._rewrites) >= MAX_LABEL_VALUES:
+            key = (request.rewritten_by, OTHER, request.target_model)
+        self._rewrites[key] = self._rewrites.get(key, 0) + 1
 
     def finished(self, outcome: Outcome, now: float) -> None:
         """Count a request that ended ``now`` [s], exactly once, whatever became of it."""
@@ -255,20 +262,22 @@ class RequestMetrics:
             key = _NO_REQUEST
         else:
             headers = request.headers
-            fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1]) or DEFAULT_FLOW
-            key = (request.payload.model, request.target_model, fairness)
+            fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1])
+            fairness = fairness or request.agent or DEFAULT_FLOW
+            key = (request.payload.model, request.target_model, fairness, str(request.priority))
         try:
             return self._series[key]
         except KeyError:
             return self._admit(key)
 
-    def _admit(self, key: tuple[str, str, str]) -> _Series:
+    def _admit(self, key: tuple[str, str, str, str]) -> _Series:
         """A new label set, or what it shares once there are too many: first its flow, then its model."""
-        model, target, fairness = map(_label, key)
+        model, target, fairness, priority = map(_label, key)
         limits = (
-            ((model, target, fairness), MAX_LABEL_VALUES),
-            ((model, target, OTHER), 2 * MAX_LABEL_VALUES),
-            ((OTHER, OTHER, OTHER), math.inf),
+            ((model, target, fairness, priority), MAX_LABEL_VALUES),
+            ((model, target, OTHER, priority), 2 * MAX_LABEL_VALUES),
+            ((OTHER, OTHER, OTHER, priority), 3 * MAX_LABEL_VALUES),
+            ((OTHER, OTHER, OTHER, OTHER), math.inf),
         )
         for candidate, limit in limits:
             known = self._series.get(candidate)
@@ -287,11 +296,9 @@ class RequestMetrics:
     def _counter_families(self) -> Iterator[Family]:
         series = self._series.items()
         full = ("model_name", "target_model_name", "fairness_id", "priority")
-        requests: Numbers = {(*key, PRIORITY): float(s.requests) for key, s in series}
-        running: Numbers = {(*key, PRIORITY): float(s.running) for key, s in series}
-        errors: Numbers = {
-            (*key, PRIORITY, code): float(n) for key, s in series for code, n in s.errors.items()
-        }
+        requests: Numbers = {key: float(s.requests) for key, s in series}
+        running: Numbers = {key: float(s.running) for key, s in series}
+        errors: Numbers = {(*key, code): float(n) for key, s in series for code, n in s.errors.items()}
         help_text = "Total number of processed requests."
         yield Values("llm_d_epp_request_total", "counter", help_text, full, requests)
         old = ("model_name", "target_model_name", "priority")
@@ -313,16 +320,14 @@ class RequestMetrics:
     def _histogram_families(self) -> Iterator[Family]:
         full = ("model_name", "target_model_name", "fairness_id", "priority")
         for attribute, name, old_name, help_text in _HISTOGRAMS:
-            by_labels = _observed(
-                {(*key, PRIORITY): getattr(s, attribute) for key, s in self._series.items()}
-            )
+            by_labels = _observed({key: getattr(s, attribute) for key, s in self._series.items()})
             yield Histograms(f"llm_d_epp_{name}", help_text, full, by_labels)
             if old_name:
                 folded = _fold_histograms(by_labels)
                 yield Histograms(f"inference_objective_{old_name}", help_text, full[:2], folded)
         help_text = "Seconds from the request's first byte to the first token; of a whole answer: to its end."
-        ttft = _observed({(*key, PRIORITY, "true"): s.ttft_streaming for key, s in self._series.items()})
-        ttft |= _observed({(*key, PRIORITY, "false"): s.ttft_whole for key, s in self._series.items()})
+        ttft = _observed({(*key, "true"): s.ttft_streaming for key, s in self._series.items()})
+        ttft |= _observed({(*key, "false"): s.ttft_whole for key, s in self._series.items()})
         yield Histograms("llm_d_epp_request_ttft_seconds", help_text, (*full, "streaming"), ttft)
         old = _fold_histograms(ttft)
         yield Histograms("inference_objective_request_ttft_seconds", help_text, full[:2], old)
@@ -348,6 +353,11 @@ class RequestMetrics:
         for prefix, endpoint in (("llm_d_epp", "endpoint_name"), ("inference_extension", "pod_name")):
             labels = ("status", "target_model_name", endpoint, "namespace", "port")
             yield Values(f"{prefix}_scheduler_attempts_total", "counter", help_text, labels, attempts)
+        rewrites: Numbers = {key: float(n) for key, n in self._rewrites.items()}
+        help_text = "Requests for which an InferenceModelRewrite chose the model."
+        old = ("model_rewrite_name", "model_name", "target_model")
+        for prefix in ("llm_d_epp", "inference_extension"):
+            yield Values(f"{prefix}_model_rewrite_decisions_total", "counter", help_text, old, rewrites)
         help_text = "Requests that went to the least bad endpoint, since none was fit."
         last_resorts: Numbers = {(): float(self._last_resorts)}
         yield Values("fleet_epp_picks_of_last_resort_total", "counter", help_text, (), last_resorts)

@@ -210,6 +210,17 @@ def _option(name: str, value: str) -> bytes:
 _repeated_option = lru_cache(maxsize=4096)(_option)
 
 
+def _further(headers: Mapping[str, str | None]) -> bytes:
+    """Headers to be set and, where the value is None, taken away, as fields of HeaderMutation."""
+    mutation = pb.HeaderMutation()
+    for name, value in headers.items():
+        if value is None:
+            mutation.remove_headers.append(name)
+        else:
+            _set_header(mutation, name, value)
+    return mutation.SerializeToString()
+
+
 @lru_cache(maxsize=4096)
 def _metadata_to(addresses: str) -> bytes:
     """The destination a second time: gateways read it from the header or from here."""
@@ -228,6 +239,8 @@ def _write_request_headers(answer: AnswerRequestHeaders) -> bytes:
         options += _repeated_option("Content-Length", str(answer.content_length))
     if answer.request_id is not None:
         options += _option("x-request-id", answer.request_id)  # never the same again
+    if answer.headers is not None:
+        options += _further(answer.headers)
     common = _field(_HEADER_MUTATION, options) + _CLEAR_ROUTE_CACHE
     message = _field(_REQUEST_HEADERS, _field(_RESPONSE, common)) + _metadata_to(addresses)
     return message if answer.override is None else message + _override(answer.override)
@@ -241,6 +254,8 @@ def _write_buffered_body(answer: AnswerBufferedBody) -> bytes:
     _set_header(common.header_mutation, DESTINATION, addresses)
     if answer.request_id is not None:
         _set_header(common.header_mutation, "x-request-id", answer.request_id)
+    if answer.headers is not None:
+        common.header_mutation.MergeFromString(_further(answer.headers))
     if answer.body is not None:
         _set_header(common.header_mutation, "Content-Length", str(len(answer.body)))
         common.body_mutation.body = answer.body
@@ -317,9 +332,12 @@ def _write_reject(answer: Reject) -> bytes:
     return pb.ProcessingResponse(immediate_response=immediate).SerializeToString()
 
 
-def _response_headers_constant() -> bytes:
+def _response_headers_set(headers: Mapping[str, str], *, without_length: bool = False) -> bytes:
     common = pb.CommonResponse()
-    _set_header(common.header_mutation, WENT_THROUGH, "true")
+    if without_length:
+        common.header_mutation.remove_headers.append("content-length")
+    for name, value in headers.items():
+        _set_header(common.header_mutation, name, value)
     return pb.ProcessingResponse(response_headers=pb.HeadersResponse(response=common)).SerializeToString()
 
 
@@ -337,12 +355,20 @@ _CONSTANTS: Mapping[type[Answer], bytes] = {
     AnswerResponseTrailers: pb.ProcessingResponse(
         response_trailers=pb.TrailersResponse()
     ).SerializeToString(),
-    AnswerResponseHeaders: _response_headers_constant(),
+    AnswerResponseHeaders: _response_headers_set({WENT_THROUGH: "true"}),
 }
 
 
 def _constant(answer: Answer) -> bytes:
     return _CONSTANTS[type(answer)]
+
+
+def _write_response_headers(answer: AnswerResponseHeaders) -> bytes:
+    if answer.headers is None and not answer.without_length:
+        return _constant_and_override(answer)
+    added = {WENT_THROUGH: "true", **(answer.headers or {})}
+    message = _response_headers_set(added, without_length=answer.without_length)
+    return message if answer.override is None else message + _override(answer.override)
 
 
 def _constant_and_override(answer: ContinueRequestHeaders | AnswerResponseHeaders) -> bytes:
@@ -356,7 +382,7 @@ _WRITERS: Mapping[type[Answer], Callable[[Any], bytes]] = {
     AnswerRequestHeaders: _write_request_headers,
     AnswerBufferedBody: _write_buffered_body,
     AnswerRequestBody: _write_request_body,
-    AnswerResponseHeaders: _constant_and_override,
+    AnswerResponseHeaders: _write_response_headers,
     AnswerResponseBody: _write_response_body,
     Reject: _write_reject,
 }

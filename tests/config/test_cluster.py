@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.config.cluster import (
-    HEARTBEAT_TIMEOUT,
-    PRESSURE_HOLDS,
+from epp.config.cluster.endpoints import HEARTBEAT_TIMEOUT, PRESSURE_HOLDS, Translation, translate
+from epp.config.cluster.objects import (
     Cluster,
     InferenceService,
+    Members,
     Model,
+    OldPool,
+    PickerRef,
     Pod,
     Pool,
     Slice,
-    Translation,
-    translate,
 )
 from epp.config.endpoints_file import read_tier
 from epp.core.fleet import EndpointSpec, Fleet
@@ -30,9 +30,9 @@ FRESH, STALE = "2025-11-21T09:59:50Z", "2025-11-21T09:56:00Z"
 NAMESPACE = "models"
 
 
-def pool(*ports: int, slices: str | None = None) -> Pool:
+def pool(*ports: int, slices: str | None = None) -> Members:
     annotations = {} if slices is None else {"fleet-epp.dev/endpoint-slices": slices}
-    return of(
+    found: Pool = of(
         Pool,
         metadata={"name": "qwen", "namespace": NAMESPACE, "annotations": annotations},
         spec={
@@ -40,6 +40,7 @@ def pool(*ports: int, slices: str | None = None) -> Pool:
             "targetPorts": [{"number": port} for port in ports or (8000,)],
         },
     )
+    return found.members
 
 
 def of(kind: Any, **fields: Any) -> Any:
@@ -140,6 +141,10 @@ def run(*objects: Pod | Slice, now: float = NOW, engines: tuple[str, ...] = (), 
     return translate(cluster, now, engines=engines)
 
 
+def addresses(found: Translation) -> list[str]:
+    return [spec.address for spec in found.specs]
+
+
 def only(found: Translation) -> EndpointSpec:
     (spec,) = found.specs
     return spec
@@ -153,14 +158,111 @@ def test_without_a_pool_there_are_no_endpoints() -> None:
 
 
 def test_a_pool_says_which_pods_and_slices_belong_to_it() -> None:
-    assert pool().pods == "a=b,app=qwen"
+    assert pool().selector == "a=b,app=qwen"
     assert pool().slices == ""
     assert pool(slices=" fleet=macs,llmkube.ai/managed-by=metal-agent ").slices == (
         "fleet=macs,llmkube.ai/managed-by=metal-agent"
     )
 
 
+def test_an_older_pool_says_the_same_in_other_words() -> None:
+    old: OldPool = of(
+        OldPool,
+        metadata={"name": "qwen", "namespace": NAMESPACE},
+        spec={
+            "selector": {"app": "qwen", "a": "b"},
+            "targetPortNumber": 8000,
+            "extensionRef": {"name": "fleet-epp", "portNumber": 9002},
+        },
+    )
+    assert replace(old.members, picker=None) == pool()
+    assert old.members.picker is not None
+    assert (old.members.picker.name, old.members.picker.port_number) == ("fleet-epp", 9002)
+    assert addresses(run(pod(), pool=old.members)) == ["10.0.0.1:8000"]
+
+
+def test_pods_may_be_selected_without_a_pool() -> None:
+    own = Members(name="", namespace=NAMESPACE, selector="app in (a)", ports=(8000, 8001))
+    assert addresses(run(pod(), pool=own)) == ["10.0.0.1:8000", "10.0.0.1:8001"]
+
+
+def test_a_port_that_is_there_twice_counts_once() -> None:
+    found = run(pod(), pool=pool(8000, 8000, 8001))
+    assert [(spec.name, spec.port) for spec in found.specs] == [
+        ("qwen-0-rank-0", 8000),
+        ("qwen-0-rank-2", 8001),
+    ]
+    assert found.findings == ("InferencePool qwen: target port 8000 is there twice: it counts once",)
+
+
+def test_a_pool_whose_picker_is_no_service() -> None:
+    with_picker = replace(pool(), picker=PickerRef(name="fleet-epp"))
+    assert run(pod(), pool=with_picker).findings == ()
+    found = run(pod(), pool=with_picker, has_picker_service=False)
+    assert len(found.specs) == 1
+    assert found.findings == (
+        (
+            "InferencePool qwen: there is no Service fleet-epp, which it names as its picker: gateways do not"
+            " find the picker: create it or correct the pool"
+        ),
+    )
+
+
+def test_pods_that_belong_to_two_pools_are_told() -> None:
+    """Not selectors that might meet: pods that do."""
+    other = replace(pool(), name="large", labels={"app": "qwen"})
+    apart = replace(pool(), name="apart", labels={"app": "qwen", "size": "large"})
+    alone = run(pod(), pod("qwen-1", "10.0.0.2"), neighbours=[apart])
+    assert alone.findings == ()
+    both = run(pod(), pod("qwen-1", "10.0.0.2"), neighbours=[other, apart])
+    assert both.specs == alone.specs
+    assert both.findings == (
+        (
+            "InferencePool qwen: pod qwen-0 and 1 more belong to InferencePool large as well, whose picker"
+            " does not see what is sent there from here: make the selectors disjoint"
+        ),
+    )
+
+
 # --- pods -------------------------------------------------------------------------------------------
+
+
+NEW, OLD = "llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"
+
+
+@pytest.mark.parametrize(
+    "annotations, ranks, finding",
+    [
+        ({}, [0, 1, 2], ""),
+        ({NEW: "8000,8001,8002"}, [0, 1, 2], ""),
+        ({NEW: " 8002 , 8000"}, [0, 2], ""),
+        ({OLD: "8001"}, [1], ""),
+        ({NEW: "8002", OLD: "8001"}, [2], ""),
+        ({NEW: ""}, [], ""),
+        ({NEW: "8001,9999"}, [1], f"{NEW}: 9999 is none of the pool's target ports"),
+        ({NEW: "9999"}, [], f"{NEW}: 9999 is none of the pool's target ports"),
+        ({NEW: "8001,8002x"}, [1], f"{NEW}: '8002x' is no port"),
+        ({NEW: "8001,0"}, [1], f"{NEW}: '0' is no port"),
+        ({NEW: "all of them"}, [0, 1, 2], f"{NEW}: 'all of them' is no port; all of the pool's count"),
+        ({OLD: "70000"}, [0, 1, 2], f"{OLD}: '70000' is no port; all of the pool's count"),
+    ],
+)
+def test_a_pod_may_serve_on_some_of_the_ports(
+    annotations: dict[str, str], ranks: list[int], finding: str
+) -> None:
+    """A rank is the port's place in the pool, whichever others are active. Rubbish stops no pod."""
+    found = run(pod(annotations=annotations), pool=pool(8000, 8001, 8002))
+    assert [spec.name for spec in found.specs] == [f"qwen-0-rank-{rank}" for rank in ranks]
+    assert found.findings == ((f"pod qwen-0: annotation {finding}",) if finding else ())
+
+
+@given(text=st.text(alphabet="0123456789,x -+٣\n", max_size=30))
+def test_whatever_the_annotation_says_ports_are_the_pools(text: str) -> None:
+    found = run(pod(annotations={NEW: text}), pool=pool(8000, 8001))
+    assert {spec.port for spec in found.specs} <= {8000, 8001}
+    if not text.strip(", \n"):
+        assert found.specs == ()
+    assert len(found.findings) <= 2
 
 
 def test_a_ready_pod_is_an_endpoint_for_each_port() -> None:
@@ -812,9 +914,9 @@ def test_whatever_the_objects_say(
     assert translate(backwards, now) == found
 
 
-addresses = st.sampled_from(["10.0.0.1", "10.0.0.2"])
+address_of_two = st.sampled_from(["10.0.0.1", "10.0.0.2"])
 words_of_a_slice = st.fixed_dictionaries({"ready": st.booleans(), "terminating": st.booleans()})
-listings = st.lists(st.tuples(addresses, words_of_a_slice), min_size=1, max_size=2)
+listings = st.lists(st.tuples(address_of_two, words_of_a_slice), min_size=1, max_size=2)
 
 
 @given(

@@ -262,10 +262,39 @@ def test_durations_are_gos() -> None:
             id="refused",
         ),
         pytest.param(
-            [FILE, "--endpoint-selector=app=vllm"],
-            "--endpoint-selector: not supported: pods are found through an InferencePool, which --pool-name"
-            " names; leave it out",
-            id="pods without a pool",
+            ["--endpoint-selector=app=vllm"],
+            "--endpoint-target-ports: --endpoint-selector needs from 1 to 8 of them, got 0",
+            id="pods without ports",
+        ),
+        pytest.param(
+            ["--endpoint-selector=app=vllm", "--endpoint-target-ports=1,2,3,4,5,6,7,8,9"],
+            "--endpoint-target-ports: --endpoint-selector needs from 1 to 8 of them, got 9",
+            id="nine ports",
+        ),
+        pytest.param(
+            ["--endpoint-selector=app=vllm", "--endpoint-target-ports=0"],
+            "--endpoint-target-ports: 0 is no port: give numbers from 1 to 65535, as 8000,8001",
+            id="no port",
+        ),
+        pytest.param(
+            ["--endpoint-selector=app=vllm", "--endpoint-target-ports=8000", "--pool-name=qwen"],
+            "--pool-name, --endpoint-selector: both are given: leave one out",
+            id="pods and a pool",
+        ),
+        pytest.param(
+            ["--endpoint-selector=app=vllm", "--endpoint-target-ports=8000", "--kubernetes=false"],
+            "--endpoint-selector: needs Kubernetes: leave out --kubernetes=false",
+            id="pods without Kubernetes",
+        ),
+        pytest.param(
+            ["--pool-name=qwen", "--endpoint-target-ports=8000"],
+            "--endpoint-target-ports: needs --endpoint-selector; a pool has targetPorts",
+            id="ports without pods",
+        ),
+        pytest.param(
+            ["--pool-name=qwen", "--pool-group=example.com"],
+            '--pool-group: "example.com" is none of inference.networking.k8s.io, inference.networking.x-k8s',
+            id="no group",
         ),
         pytest.param([FILE, "--kv-cache-usage-percentage-metric=x"], "core-metrics-extractor", id="legacy"),
     ],
@@ -282,11 +311,27 @@ def test_a_mistake_is_one_line_with_the_remedy(arguments: list[str], message: st
         "--ha-enable-leader-election=false",
         "--metrics-endpoint-auth=false",
         "--model-server-metrics-scheme=http",
-        "--pool-group=inference.networking.k8s.io",
     ],
 )
 def test_a_refused_flag_may_ask_for_what_happens_anyway(argument: str) -> None:
     assert parse(argument) == parse()
+
+
+@pytest.mark.parametrize(
+    "pod, title",
+    [
+        ("fleet-epp-5d9c7f6b8-x2x4z", "fleet-epp"),  # as upstream: the Deployment's name
+        ("fleet-epp-0", "fleet-epp-0"),
+        ("", ""),
+    ],
+)
+def test_pods_by_a_selector_are_a_pool_of_the_pickers_name(pod: str, title: str) -> None:
+    given = ["--endpoint-selector=app in (a,b)", "--endpoint-target-ports=8000,8001,8000"]
+    found = flags.parse(given, {"POD_NAME": pod})
+    assert (found.endpoint_selector, found.endpoint_target_ports) == ("app in (a,b)", (8000, 8001))
+    assert (found.pool_name, found.pool_title) == ("", title)
+    assert flags.follows_kubernetes(found, config_has_discovery=True)
+    assert flags.parse(["--pool-name=qwen"], {"POD_NAME": pod}).pool_title == "qwen"
 
 
 @pytest.mark.parametrize(

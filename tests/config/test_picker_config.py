@@ -14,12 +14,12 @@ from epp.config.decode import ConfigError
 from epp.config.picker_config import (
     API_VERSIONS,
     DEFAULT_TEXT,
-    UNSUPPORTED_TYPES,
     Assembly,
     build,
     load,
     load_default,
 )
+from epp.config.unsupported import UNSUPPORTED_TYPES
 from epp.core.apis import DEFAULT_PARSERS, Parser
 from epp.core.lifecycle import HealthSettings
 from epp.core.pacing import Pace
@@ -296,9 +296,10 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
         ),
         pytest.param(
             "plugins: [{type: core-metrics-extractor, parameters: {engineConfigs: "
-            "[{name: a, customMetrics: [{attributeKey: x, metricSpec: y}]}]}}]",
-            "c.yaml:3: plugins[0].parameters.engineConfigs[0].customMetrics: not supported by this version, "
-            "leave it out",
+            "[{name: a, customMetrics: [{attributeKey: x, metricSpec: 'y{'}]}]}}]",
+            "c.yaml:3: plugins[0].parameters.engineConfigs[0].customMetrics[0].metricSpec: 'y{' is no "
+            "metric: "
+            "expected metric_name or metric_name{label=value,...}",
             id="custom-metrics",
         ),
         pytest.param(
@@ -361,8 +362,8 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
         ),
         pytest.param(
             QUEUE + "schedulingProfiles: [{name: a}, {name: b}]",
-            "c.yaml:4: schedulingProfiles: 2 profiles, but single-profile-handler takes one, and a handler "
-            "that chooses between profiles is not supported by this version",
+            "c.yaml:4: schedulingProfiles: 2 profiles, but single-profile-handler takes one: add a handler "
+            "that chooses between profiles, such as disagg-profile-handler",
             id="two-profiles",
         ),
         pytest.param(
@@ -490,20 +491,17 @@ def test_a_list_of_servers_is_known_for_what_it_is() -> None:
 @pytest.mark.parametrize(
     "body, what",
     [
-        ("featureGates: [flowControl]", 'featureGates: "flowControl" is'),
-        ("featureGates: [flowControl=true]", 'featureGates: "flowControl" is'),
         ("featureGates: [enableLegacyMetrics]", 'featureGates: "enableLegacyMetrics" is'),
         ("dataLayer: {peerDiscovery: {pluginRef: x}}", "dataLayer.peerDiscovery: is"),
         ("dataLayer: {crossReplicaSyncerPluginRef: x}", "dataLayer.crossReplicaSyncerPluginRef: is"),
         ("dataLayer: {crossReplicaSyncInterval: 1s}", "dataLayer.crossReplicaSyncInterval: is"),
-        ("saturationDetector: {pluginRef: utilization-detector}", "saturationDetector: is"),
         (
             "plugins: [{type: inflight-load-producer, parameters: {syncCrossReplicaState: true}}]",
             "plugins[0].parameters.syncCrossReplicaState: sharing state between replicas is",
         ),
         *[
             (f"plugins: [{{type: {name}}}]", f'plugins[0].type: the plugin type "{name}" is')
-            for name in ("predicted-latency-producer", "decode-filter", "utilization-detector")
+            for name in ("predicted-latency-producer", "by-label")
         ],
     ],
 )
@@ -514,7 +512,16 @@ def test_what_this_version_lacks_is_refused_by_name(body: str, what: str) -> Non
 
 
 def test_no_type_is_both_supported_and_not() -> None:
-    assert not UNSUPPORTED_TYPES & TYPES.keys()
+    assert not UNSUPPORTED_TYPES.keys() & TYPES.keys()
+
+
+def test_the_reason_is_said_for_what_is_not_here() -> None:
+    with pytest.raises(ConfigError) as raised:
+        made("plugins: [{type: by-label}]")
+    assert str(raised.value).endswith(
+        "is not supported by this version: deprecated upstream, use label-selector-filter"
+    )
+    assert all(UNSUPPORTED_TYPES.values())
 
 
 @pytest.mark.parametrize(
@@ -640,13 +647,33 @@ SUFFIXES = {
     "handler": Kind.PROFILE_HANDLER,
     "health": Kind.HEALTH,
     "preference": Kind.FILTER,
+    "identity": Kind.PRODUCER,
+}
+SEVERAL = {"context-length-aware": {Kind.SCORER, Kind.FILTER}, "topology-extractor": {Kind.TOPOLOGY}}
+
+
+FLOW_TYPES = {
+    "concurrency-detector": {Kind.DETECTOR, Kind.FILTER},
+    "utilization-detector": {Kind.DETECTOR, Kind.FILTER},
+    "edf-ordering-policy": {Kind.ORDERING},
+    "fcfs-ordering-policy": {Kind.ORDERING},
+    "slo-deadline-ordering-policy": {Kind.ORDERING},
+    "global-strict-fairness-policy": {Kind.FAIRNESS},
+    "program-aware-fairness": {Kind.FAIRNESS},
+    "round-robin-fairness-policy": {Kind.FAIRNESS},
+    "priority-holdback-policy": {Kind.USAGE_LIMIT},
+    "soft-reflective-ceiling-policy": {Kind.USAGE_LIMIT},
+    "static-usage-limit-policy": {Kind.USAGE_LIMIT},
+    "priority-then-time-eviction-order-policy": {Kind.EVICTION_ORDER},
+    "sheddable-eviction-filter": {Kind.EVICTION_FILTER},
 }
 
 
 def test_every_type_says_what_it_is() -> None:
     for name, plugin_type in TYPES.items():
         suffix = name.rpartition("-")[2]
-        assert kinds(plugin_type) == {SUFFIXES.get(suffix) or Kind(suffix)}, name
+        expected = FLOW_TYPES.get(name) or SEVERAL.get(name) or {SUFFIXES.get(suffix) or Kind(suffix)}
+        assert kinds(plugin_type) == expected, name
 
 
 PROFILE = "schedulingProfiles: [{name: a, plugins: ["

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
+from epp.core.directives import Directives
 from epp.core.events import (
     Answer,
     Busy,
@@ -57,12 +58,14 @@ class Conversation:
         budget: Budget | None = None,
         endpoints: tuple[Endpoint, ...] = (),
         response_phase: ResponsePhase = ResponsePhase.FULL,
+        directives: Directives | None = None,
     ) -> None:
         self.budget = budget or Budget(1 << 30)
         settings = StreamSettings(
             Parsers(),
             self.budget,
             new_id=lambda: "made-id",
+            directives=directives or Directives(),
             response_phase=response_phase,
             endpoint_at=FLEET.get,
         )

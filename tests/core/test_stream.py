@@ -26,6 +26,7 @@ from epp.core.events import (
     ContinueRequestHeaders,
     ContinueResponseBody,
     Event,
+    Evicted,
     Picked,
     Refused,
     Reject,
@@ -36,8 +37,10 @@ from epp.core.events import (
     ResponseHeaders,
     ResponsePhase,
     ResponseTrailers,
+    Served,
     StreamClosed,
 )
+from epp.core.flow.control import EVICTED
 from epp.core.rejection import BODY_TOO_LARGE, BUFFERS_FULL, NO_CANDIDATES, Code
 from epp.core.request import Api
 from epp.core.response_reader import Usage
@@ -923,3 +926,40 @@ def test_every_state_can_be_left_and_every_row_names_a_handler() -> None:
     assert all(
         callable(handler) and hasattr(Stream, handler.__name__) for handler in stream._HANDLERS.values()
     )
+
+
+# --- eviction: a request that has a server makes room for others ---
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        pytest.param([], id="nothing came yet"),
+        pytest.param([ResponseHeaders(OK)], id="headers came"),
+        pytest.param([ResponseHeaders(OK), ResponseBody(b'{"a')], id="half an answer came"),
+    ],
+)
+def test_who_is_evicted_is_told_and_holds_nothing_any_more(meanwhile: list[Event]) -> None:
+    conversation = Conversation()
+    conversation.hear(post(), RequestBody(CHAT, ended=True), *meanwhile)
+    assert conversation.hear(Evicted(EVICTED)) == [Reject(EVICTED)]
+    assert conversation.releases == 1 and conversation.budget.used == 0
+    late: list[Event] = [ResponseBody(b"}", ended=True), Evicted(EVICTED)]
+    assert conversation.hear(*late, StreamClosed()) == []
+    assert conversation.releases == 1
+    assert conversation.outcome.rejection is EVICTED
+    assert [said for said in conversation.verdicts if not isinstance(said, Served)] == []
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param([ResponseHeaders(OK), ResponseBody(b"{}", ended=True)], id="it has ended"),
+        pytest.param([StreamClosed()], id="nobody is there"),
+    ],
+)
+def test_an_eviction_that_comes_too_late_is_none(before: list[Event]) -> None:
+    conversation = Conversation()
+    conversation.hear(post(), RequestBody(CHAT, ended=True), *before)
+    assert conversation.hear(Evicted(EVICTED)) == []
+    assert conversation.releases == 1

@@ -20,14 +20,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epp.config.cluster import Pod
+from epp.config.cluster.objects import Pod
+from epp.core.directives import Directives
 from epp.core.fleet import EndpointSpec
 from epp.runtime.errors import StartError
 from epp.runtime.kubernetes import following
 from epp.runtime.kubernetes.api import KubernetesApi, Resource
-from epp.runtime.kubernetes.discovery import KubernetesDiscovery, KubernetesSettings
+from epp.runtime.kubernetes.discovery import KubernetesDiscovery, KubernetesSettings, selected
 from epp.runtime.kubernetes.following import LONGEST_PAUSE, LONGEST_RECHECK, Following, Pauses
-from epp.runtime.kubernetes.store import ApiFault, Expired, Store
+from epp.runtime.kubernetes.store import ApiFault, Expired, Store, lists
 from epp.runtime.tls import self_signed
 from tests.runtime.raw_server import Peer, RawServer, Serve, answer, answering, eventually, serving
 
@@ -507,15 +508,17 @@ def test_whatever_happens_in_the_end_it_is_as_the_api_has_it(steps: Sequence[str
 class World:
     """An API, a clock, and all that discovery has told."""
 
-    def __init__(self, *, patience: float = 10.0) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.api = Api()
+        self.directives = Directives(random.Random(2))
         self.now = 1_763_719_200.0  # 2025-11-21T10:00:00Z
         self.told: list[dict[str, str]] = []
         self.specs: dict[str, EndpointSpec] = {}
         self.discovery = KubernetesDiscovery(
             self.api,  # type: ignore[arg-type]
-            KubernetesSettings(pool="qwen", namespace="models", start_timeout=patience),
+            KubernetesSettings(**{"pool": "qwen", "namespace": "models", "start_timeout": 10.0, **settings}),
             self._take,
+            directives=self.directives,
             clock=asyncio.get_running_loop().time,
             unix_clock=lambda: self.now,
             chance=random.Random(1),
@@ -530,6 +533,7 @@ class World:
         await self.discovery.start()
         async with asyncio.TaskGroup() as group:
             task = group.create_task(self.discovery.run())
+            await asyncio.sleep(0)  # it has begun
             yield self
             task.cancel()
         assert not self.api.is_open
@@ -548,7 +552,7 @@ async def test_the_whole_pool_is_there_after_the_start(world: World) -> None:
     assert world.told == [{"a-rank-0": "10.0.0.1:8000", "phi": "192.168.1.20:50123"}]
     assert world.discovery.detail() == ""
     selected = {path.rpartition("/")[2]: query for verb, path, query in world.api.asked if verb == "list"}
-    assert selected["inferencepools"] == {"fieldSelector": "metadata.name=qwen"}
+    assert selected["inferencepools"] == {}, "all: two may claim one pod"
     assert selected["pods"] == {"labelSelector": "app=qwen"}
     assert selected["endpointslices"] == {"labelSelector": "fleet=macs"}
     assert selected["inferenceservices"] == {}, "phi is LLMKube's"
@@ -597,7 +601,7 @@ async def test_a_start_does_not_wait_for_people(world: World, status: int) -> No
 
 
 async def test_a_start_has_no_more_patience_than_it_is_given() -> None:
-    world = World(patience=0.05)
+    world = World(start_timeout=0.05)
     world.api.fault = AWAY
     await world.discovery.start()
     assert world.told == []
@@ -606,7 +610,7 @@ async def test_a_start_has_no_more_patience_than_it_is_given() -> None:
 
 
 async def test_a_start_without_the_api_is_made_up_for() -> None:
-    world = World(patience=0.0)
+    world = World(start_timeout=0.0)
     world.api.fault = AWAY
     async with world.running():
         assert world.told == []
@@ -676,7 +680,10 @@ async def test_llmkube_is_not_asked_where_nothing_is_its_own(world: World) -> No
 
 async def test_missing_pools_have_a_remedy(world: World) -> None:
     world.api.faults[POOLS.path("models")] = ApiFault(404, "not found")
-    said = "Kubernetes API: it has no InferencePools: install the CRDs of GIE v1.0 or newer"
+    said = (
+        "Kubernetes API: it has no InferencePools: install the CRDs of GIE v1.0 or newer, or give"
+        " --pool-group=inference.networking.x-k8s.io for older ones"
+    )
     async with world.running():
         await eventually(lambda: world.discovery.detail() == said)
 
@@ -728,7 +735,7 @@ async def test_sighup_asks_for_everything_again(world: World) -> None:
 
 
 async def test_what_it_tells_prometheus() -> None:
-    world = World(patience=0.0)
+    world = World(start_timeout=0.0)
     world.api.change(POOLS, pool())
     waiting = pod("a")
     del waiting["status"]["podIP"]
@@ -747,6 +754,224 @@ async def test_what_it_tells_prometheus() -> None:
         await eventually(lambda: world.discovery.detail() == "pod a: it has no address")
         assert told()["fleet_epp_kubernetes_current"] == {(): 1.0}
         assert told()["fleet_epp_kubernetes_pods_without_address"] == {(): 1.0}
+        assert told()["fleet_epp_kubernetes_findings"] == {(): 0.0}
+        world.api.change(PODS, pod("b", **{"fleet-epp.dev/tier": "first"}))
+        await eventually(lambda: told()["fleet_epp_kubernetes_findings"] == {(): 1.0})
+        broken = pool()
+        broken["spec"]["targetPorts"] = [{"number": "eight"}]
+        world.api.change(POOLS, broken)
+        await eventually(lambda: told()["fleet_epp_kubernetes_findings"] == {(): 2.0})
+        assert ("inferenceobjectives.llm-d.ai",) in told()["fleet_epp_kubernetes_faults_total"]
+
+
+# --- pools of another kind, and none -----------------------------------------------------------------
+
+OLD_GROUP = "inference.networking.x-k8s.io"
+OLD_POOLS = Resource("inferencepools", OLD_GROUP, "v1alpha2")
+PICKERS = Resource("services", "", "v1")
+OBJECTIVES = Resource("inferenceobjectives", "llm-d.ai", "v1alpha2")
+OLD_OBJECTIVES = Resource("inferenceobjectives", OLD_GROUP, "v1alpha2")
+REWRITES = Resource("inferencemodelrewrites", "llm-d.ai", "v1alpha2")
+
+
+def old_pool() -> Object:
+    return {
+        "metadata": {"name": "qwen", "namespace": "models"},
+        "spec": {
+            "selector": {"app": "qwen"},
+            "targetPortNumber": 8000,
+            "extensionRef": {"name": "fleet-epp"},
+        },
+    }
+
+
+async def test_a_pool_of_the_older_group_is_followed_where_it_is_asked_for() -> None:
+    world = World(group=OLD_GROUP)
+    world.api.change(OLD_POOLS, old_pool())
+    world.api.change(PICKERS, {"metadata": {"name": "fleet-epp"}})
+    world.api.change(PODS, pod("a"))
+    async with world.running():
+        assert world.told == [{"a-rank-0": "10.0.0.1:8000"}]
+        assert world.api.count("list", POOLS) == 0
+        assert world.discovery.detail() == ""
+
+
+async def test_pods_by_a_selector_need_no_pool_and_no_crd() -> None:
+    world = World(pool="", members=selected("models", "app in (a,b)", (8000, 8001)))
+    world.api.change(PODS, pod("a"))
+    async with world.running():
+        assert world.told == [{"a-rank-0": "10.0.0.1:8000", "a-rank-1": "10.0.0.1:8001"}]
+        await eventually(lambda: world.api.count("watch", PODS) == 1)
+        assert {path for _, path, _ in world.api.asked} == {PODS.path("models")}
+        queries = [query for verb, _, query in world.api.asked if verb == "list"]
+        assert queries == [{"labelSelector": "app in (a,b)"}]
+        assert world.discovery.detail() == ""
+
+
+async def test_a_selector_that_is_none_is_the_flags_fault() -> None:
+    world = World(pool="", members=selected("models", "a in (b", (8000,)))
+    world.api.faults[PODS.path("models")] = ApiFault(400, "the API answers 400: unable to parse requirement")
+    said = (
+        "Kubernetes API: pods: the API answers 400: unable to parse requirement: correct --endpoint-selector"
+    )
+    async with world.running():
+        await eventually(lambda: world.discovery.detail() == said)
+        assert world.told == []
+
+
+async def test_a_picker_service_that_is_missing_is_told_until_it_is_there(world: World) -> None:
+    named = pool()
+    named["spec"]["endpointPickerRef"] = {"name": "fleet-epp", "port": {"number": 9002}}
+    world.api.change(POOLS, named)
+    world.api.change(PODS, pod("a"))
+    async with world.running():
+        assert world.told == [{"a-rank-0": "10.0.0.1:8000"}], "it serves all the same"
+        assert world.discovery.detail().startswith("InferencePool qwen: there is no Service fleet-epp")
+        await eventually(lambda: world.api.count("watch", PICKERS) == 1)
+        world.api.change(PICKERS, {"metadata": {"name": "fleet-epp"}})
+        await eventually(lambda: world.discovery.detail() == "")
+
+
+async def test_who_may_not_see_services_does_not_miss_them(world: World) -> None:
+    """Upstream's role has no rule for them."""
+    named = pool()
+    named["spec"]["endpointPickerRef"] = {"name": "fleet-epp", "port": {"number": 9002}}
+    world.api.change(POOLS, named)
+    world.api.faults[PICKERS.path("models")] = ApiFault(403, "no")
+    async with world.running():
+        await eventually(lambda: world.api.count("list", PICKERS) >= 3)
+        assert world.discovery.detail() == ""
+
+
+# --- what is asked of requests -----------------------------------------------------------------------
+
+
+def objective(name: str, priority: int, pool: str = "qwen") -> Object:
+    return {
+        "metadata": {"name": name, "namespace": "models"},
+        "spec": {"poolRef": {"name": pool}, "priority": priority},
+    }
+
+
+def rewrite(target: str, weight: int = 1) -> Object:
+    rule = {
+        "matches": [{"model": {"value": "qwen"}}],
+        "targets": [{"modelRewrite": target, "weight": weight}],
+    }
+    return {
+        "metadata": {"name": "canary", "namespace": "models", "creationTimestamp": "2026-11-21T10:00:00Z"},
+        "spec": {"poolRef": {"name": "qwen"}, "rules": [rule]},
+    }
+
+
+async def test_objectives_and_rewrites_are_there_with_the_pool_and_followed(world: World) -> None:
+    world.api.change(POOLS, pool())
+    world.api.change(OBJECTIVES, objective("chat", 10))
+    world.api.change(REWRITES, rewrite("qwen-v1"))
+    directives = world.directives
+    async with world.running():
+        assert world.told == [{}]
+        assert directives.priorities == {"chat": 10}
+        assert directives.target("qwen", {}) == ("qwen-v1", "canary")
+        await eventually(
+            lambda: world.api.count("watch", REWRITES) == world.api.count("watch", OBJECTIVES) == 1
+        )
+        world.api.change(OBJECTIVES, objective("chat", 5))
+        await eventually(lambda: directives.priorities == {"chat": 5})
+        world.api.change(REWRITES, rewrite("qwen-v2"))
+        await eventually(lambda: directives.target("qwen", {})[0] == "qwen-v2")
+        world.api.delete(REWRITES, "canary")
+        await eventually(lambda: directives.target("qwen", {}) == ("qwen", ""))
+        assert world.told == [{}], "endpoints are not told again"
+
+
+async def test_a_rewrite_that_becomes_unusable_stays_what_it_was(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "epp.kubernetes")
+    world.api.change(POOLS, pool())
+    world.api.change(REWRITES, rewrite("qwen-v1"))
+    async with world.running():
+        await eventually(lambda: world.api.count("watch", REWRITES) == 1)
+        world.api.change(REWRITES, rewrite("qwen-v2", weight=0))
+        await eventually(lambda: "weight must be at least 1, got 0" in world.discovery.detail())
+        assert world.directives.target("qwen", {}) == ("qwen-v1", "canary")
+        world.api.change(PODS, pod("a"))
+        await eventually(lambda: "a-rank-0" in world.specs)
+        assert world.directives.target("qwen", {}) == ("qwen-v1", "canary"), "however often it is looked at"
+        assert [record.msg for record in caplog.records] == ["pool not as it should be"], "once"
+        world.api.change(REWRITES, rewrite("qwen-v2"))
+        await eventually(lambda: world.directives.target("qwen", {}) == ("qwen-v2", "canary"))
+        await eventually(lambda: world.discovery.detail() == "")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ApiFault(404, "the server could not find the requested resource"),
+        ApiFault(403, "the API answers 403: cannot list resource"),
+    ],
+)
+async def test_kinds_that_come_later_win_from_then_on(fault: ApiFault, world: World) -> None:
+    """To whom a role says nothing of them the API refuses what it does not even have."""
+    for resource in (OBJECTIVES, REWRITES):
+        world.api.faults[resource.path("models")] = fault
+        world.api.faults[resource.home] = ApiFault(404, "not found")
+    world.api.change(POOLS, pool())
+    world.api.change(OLD_OBJECTIVES, objective("chat", 1))
+    async with world.running():
+        await eventually(lambda: world.directives.priorities == {"chat": 1})
+        await eventually(lambda: world.api.count("list", OBJECTIVES) >= 3)
+        assert world.discovery.detail() == "", "nobody misses them"
+        world.api.faults.clear()
+        world.api.change(OBJECTIVES, objective("chat", 7))
+        await eventually(lambda: world.directives.priorities == {"chat": 7})
+        await eventually(
+            lambda: "chat of inference.networking.x-k8s.io: passed over" in world.discovery.detail()
+        )
+
+
+async def test_kinds_that_are_there_and_refused_are_told(world: World) -> None:
+    refused = ApiFault(403, 'the API answers 403: cannot list resource "inferenceobjectives"')
+    world.api.faults[OBJECTIVES.path("models")] = refused
+    world.api.change(POOLS, pool())
+    world.api.change(PODS, pod("a"))
+    said = (
+        "Kubernetes API: inferenceobjectives.llm-d.ai: the API answers 403: cannot list resource"
+        ' "inferenceobjectives": grant it as deploy/kubernetes/rbac.yaml does'
+    )
+    async with world.running():
+        assert world.told == [{"a-rank-0": "10.0.0.1:8000"}]
+        await eventually(lambda: world.discovery.detail() == said)
+
+
+async def test_an_objective_about_no_pool_is_told(world: World) -> None:
+    world.api.change(POOLS, pool())
+    other = pool()
+    other["metadata"]["name"] = "phi"
+    other["spec"]["selector"]["matchLabels"] = {"app": "phi"}
+    world.api.change(POOLS, other)
+    world.api.change(OBJECTIVES, objective("theirs", 1, pool="phi"))
+    world.api.change(OBJECTIVES, objective("lost", 1, pool="qven"))
+    async with world.running():
+        assert world.discovery.detail() == (
+            "InferenceObjective lost: there is no InferencePool qven: create it or correct poolRef"
+        )
+        assert world.directives.priorities == {}
+
+
+@pytest.mark.parametrize(
+    "body, is_listed",
+    [
+        (b'{"resources":[{"name":"inferencepools"},{"name":"inferencepools/status"}]}', True),
+        (b'{"resources":[{"name":"other"}]}', False),
+        (b'{"resources":[]}', False),
+        (b"no list", True),
+        (b"{}", True),
+    ],
+)
+def test_what_a_group_lists(body: bytes, is_listed: bool) -> None:
+    assert lists(body, "inferencepools") is is_listed
 
 
 # --- where the API is -------------------------------------------------------------------------------
@@ -828,7 +1053,7 @@ async def test_without_any_word_of_an_api_there_is_a_remedy(tmp_path: Path) -> N
 
 def test_whoever_lists_the_servers_does_not_wait_for_the_client() -> None:
     """It takes half a second of CPU to import."""
-    found = "sorted({'kubernetes', 'aiohttp', 'epp.config.cluster'} & set(sys.modules))"
+    found = "sorted({'kubernetes', 'aiohttp', 'epp.config.cluster.objects'} & set(sys.modules))"
     told = subprocess.run(
         [sys.executable, "-c", f"import sys, epp.main; print({found})"],
         capture_output=True,

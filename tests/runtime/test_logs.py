@@ -92,7 +92,9 @@ def test_a_refused_request_says_why() -> None:
 
 
 EVERYTHING = {
-    "request": Request(id="r1", path="/v1/x?key=secret", payload=Payload(model="m"), target_model="n"),
+    "request": Request(
+        id="r1", path="/v1/x?key=secret", payload=Payload(model="m"), target_model="n", priority=-5
+    ),
     "served": "10.0.0.9:1",
     "response_complete": False,
     "usage": Usage(100, 20, 50),
@@ -104,14 +106,14 @@ EVERYTHING = {
 def test_every_fact_has_its_place_in_the_line() -> None:
     assert line(outcome(**EVERYTHING)) == (
         '{"level":"info","ts":"2026-11-19T12:00:00.123Z","logger":"epp.request","msg":"request",'
-        '"request_id":"r1","path":"/v1/x","model":"m","target_model":"n","endpoint":"gpu-0",'
+        '"request_id":"r1","path":"/v1/x","model":"m","target_model":"n","priority":-5,"endpoint":"gpu-0",'
         '"address":"10.0.0.1:8000","served":"10.0.0.9:1","status":200,"ttft_ms":50.0,"duration_ms":1500.0,'
         '"prompt_tokens":100,"cached_tokens":50,"completion_tokens":20,"finish":"stop",'
         '"error":"out \\"of\\" memory","incomplete":true}\n'
     )
     assert line(outcome(**EVERYTHING), CONSOLE) == (
-        "12:00:00.123 INFO  request request_id=r1 path=/v1/x model=m target_model=n endpoint=gpu-0"
-        " address=10.0.0.1:8000 served=10.0.0.9:1 status=200 ttft_ms=50.0 duration_ms=1500.0"
+        "12:00:00.123 INFO  request request_id=r1 path=/v1/x model=m target_model=n priority=-5"
+        " endpoint=gpu-0 address=10.0.0.1:8000 served=10.0.0.9:1 status=200 ttft_ms=50.0 duration_ms=1500.0"
         " prompt_tokens=100 cached_tokens=50 completion_tokens=20 finish=stop"
         ' error="out \\"of\\" memory" incomplete=True\n'
     )

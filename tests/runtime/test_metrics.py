@@ -114,6 +114,44 @@ def test_one_answer_is_counted_under_both_families_of_names() -> None:
     assert value(metrics, "llm_d_epp_info", commit="", build_ref="fleet-epp-1") == 1
 
 
+def test_a_priority_is_a_series_of_its_own() -> None:
+    metrics = Metrics()
+    serve(metrics, request())
+    serve(metrics, request(priority=-5))
+    serve(metrics, request(priority=-5))
+    for priority, count in (("0", 1), ("-5", 2)):
+        assert value(metrics, "llm_d_epp_request_total", **{**NEW, "priority": priority}) == count
+        assert value(metrics, "inference_objective_request_total", **OLD, priority=priority) == count
+
+
+def test_rewrites_are_counted_by_the_object_that_chose() -> None:
+    metrics = Metrics()
+    for target in ("v1", "v2", "v2"):
+        asked = msgspec.structs.replace(request(), target_model=target, rewritten_by="canary")
+        metrics.requests.placed(asked, decision(), 0.0)
+    metrics.requests.placed(request(), decision(), 0.0)
+    for prefix in ("llm_d_epp", "inference_extension"):
+        name = f"{prefix}_model_rewrite_decisions_total"
+        found = {
+            dict(labels)["target_model"]: count for (of, labels), count in page(metrics).items() if of == name
+        }
+        assert found == {"v1": 1, "v2": 2}
+        labels = {"model_rewrite_name": "canary", "model_name": "m", "target_model": "v1"}
+        assert value(metrics, name, **labels) == 1
+
+
+def test_the_models_of_rewrites_are_bounded() -> None:
+    """A rule about any model lets clients name what they like."""
+    metrics = Metrics()
+    for number in range(MAX_LABEL_VALUES + 50):
+        asked = msgspec.structs.replace(request(f"m{number}"), target_model="v1", rewritten_by="any")
+        metrics.requests.placed(asked, decision(), 0.0)
+    name = "llm_d_epp_model_rewrite_decisions_total"
+    assert sum(of == name for of, _ in page(metrics)) == MAX_LABEL_VALUES + 1
+    rest = {"model_rewrite_name": "any", "model_name": "other", "target_model": "v1"}
+    assert value(metrics, name, **rest) == 50
+
+
 def test_what_the_picked_endpoint_had_cached_is_counted() -> None:
     metrics, placed = Metrics(), decision()
     match = PrefixMatch(blocks={placed.endpoints[0]: 3}, total_blocks=4, block_tokens=16)
@@ -203,10 +241,12 @@ def test_flows_are_told_apart_where_upstream_does_and_added_up_where_it_does_not
     metrics = Metrics()
     serve(metrics, request(headers={"x-llm-d-inference-fairness-id": "alice"}))
     serve(metrics, request(headers={"x-gateway-inference-fairness-id": "bob"}))
-    for flow in ("alice", "bob"):
+    serve(metrics, request(agent="session-7"))
+    serve(metrics, request(agent="session-8", headers={"x-llm-d-inference-fairness-id": "carol"}))
+    for flow in ("alice", "bob", "session-7", "carol"):
         assert value(metrics, "llm_d_epp_request_total", **{**NEW, "fairness_id": flow}) == 1
-    assert value(metrics, "inference_objective_request_total", **OLD, priority="0") == 2
-    assert value(metrics, "inference_objective_request_duration_seconds_count", **OLD) == 2
+    assert value(metrics, "inference_objective_request_total", **OLD, priority="0") == 4
+    assert value(metrics, "inference_objective_request_duration_seconds_count", **OLD) == 4
 
 
 def test_clients_cannot_make_series_without_end() -> None:

@@ -1,7 +1,8 @@
 """Each scorer against numbers worked out by hand from its formula."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,8 @@ from epp.core.fleet import Endpoint, Load, Lora, Reservation
 from epp.core.request import Payload, Request
 from epp.core.scoring import Cycle, Filter, Kind, PrefixMatch, Scorer, Scores, kinds
 from scorers.active_request_scorer import ActiveRequestScorer
+from scorers.endpoint_attribute_filter import Threshold, ThresholdAlgorithm
+from scorers.endpoint_attribute_scorer import Algorithm
 from scorers.kv_cache_utilization_scorer import KvCacheUtilizationScorer
 from scorers.lora_affinity_scorer import LoraAffinityScorer
 from scorers.prefix_cache_scorer import PrefixCacheScorer
@@ -108,13 +111,30 @@ def test_lora_affinity_scorer_follows_the_target_model(lora: Lora | None, expect
     assert LoraAffinityScorer().score(cycle_of(request), endpoints_of(Load(lora=lora))) == [expected]
 
 
+THRESHOLD = ThresholdAlgorithm(type="threshold", threshold=Threshold(operator="LessThan", value=1.0))
+NEEDED: Mapping[str, Mapping[str, Any]] = {
+    "header-label-affinity-scorer": {"header_name": "x-zone", "label_key": "zone"},
+    "endpoint-attribute-scorer": {
+        "attribute_key": "power",
+        "algorithm": Algorithm(type="linear_lower_is_better"),
+    },
+    "endpoint-attribute-filter": {"attribute": "power", "algorithm": THRESHOLD},
+}
+"""Parameters without a default."""
+
+
+def made(name: str, plugin_type: type) -> Any:
+    return plugin_type(**NEEDED.get(name, {}))
+
+
 def test_every_scorer_gives_one_score_per_endpoint_whatever_is_known() -> None:
     load = Load(waiting=1, running=1, kv_usage=0.5, lora=Lora(max_adapters=1))
     for loads in ([], [load], [load, None, Load(), replace(load, waiting=None)]):
         endpoints = fleet_of(loads).endpoints
         for name, plugin_type in TYPES.items():
             if Kind.SCORER in kinds(plugin_type):
-                assert len(plugin_type().score(cycle_of(), endpoints)) == len(endpoints), name
+                scorer = made(name, plugin_type)
+                assert len(scorer.score(cycle_of(), endpoints)) == len(endpoints), name
 
 
 def test_what_is_said_to_follow_from_readings_follows_from_nothing_else() -> None:
@@ -122,18 +142,25 @@ def test_what_is_said_to_follow_from_readings_follows_from_nothing_else() -> Non
     endpoints = fleet_of([*loads, None]).endpoints
     standing = {name: each for name, each in TYPES.items() if getattr(each, "from_readings", False)}
     first, second = cycle_of(), cycle_of(prompt_of("x" * 999, model="other", prefer="if-available"), seed=7)
-    before = {name: _said(each(), first, endpoints) for name, each in standing.items()}
+    before = {name: _said(made(name, each), first, endpoints) for name, each in standing.items()}
     for i, endpoint in enumerate(endpoints):
         Reservation(endpoint, 10 * i)
         endpoint.memory["plugin"] = i
-    assert {name: _said(each(), second, endpoints) for name, each in standing.items()} == before
+    assert {name: _said(made(name, each), second, endpoints) for name, each in standing.items()} == before
     assert set(standing) == {
         "queue-scorer",
         "running-requests-size-scorer",
         "kv-cache-utilization-scorer",
+        "load-aware-scorer",
+        "endpoint-attribute-scorer",
+        "endpoint-attribute-filter",
+        "decode-filter",
+        "prefill-filter",
+        "encode-filter",
         "label-selector-filter",
         "lifecycle-filter",
         "lifecycle-scorer",
+        "utilization-detector",
     }
 
 

@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Value
 
 from bench.rig.envoy import SUBSET_HINT, Envoy, Listener, Route
 from bench.rig.llama import LlamaServer
-from bench.rig.model import text
+from bench.rig.model import TINY, model_file, text
 from bench.rig.picker import Picker
 from bench.rig.process import free_port, http_post, wait_until
 from tests.system.gate import TOKENS, Gate
@@ -253,6 +253,18 @@ def test_the_model_is_renamed_and_nothing_else(
     assert lengths in ([], [b"content-length: %d" % len(arrived)])
     assert lengths or b"transfer-encoding: chunked" in head.lower()
     wait_at_rest(gate_picker)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("listener", REWRITING)
+def test_the_client_sees_the_model_that_it_asked_for(listener: str, stream: bool, gateway: Envoy) -> None:
+    """Where the gateway leaves the response's bytes to the picker. llama.cpp names its file."""
+    body, own = chat("name yourself", stream=stream), str(model_file(TINY))
+    reply = ask(gateway.url(listener), CHAT, body, headers=[("x-llm-d-model-name-rewrite", own)])
+    assert reply.status == 200 and reply.complete, reply
+    texts = reply.events() if stream else [reply.body.decode()]
+    named = {json.loads(text)["model"] for text in texts if text != "[DONE]"}
+    assert named == {"tiny" if listener in {"original_dst", "override_host"} else own}
 
 
 # --- how a request may end ---------------------------------------------------------------------------

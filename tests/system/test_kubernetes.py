@@ -6,6 +6,7 @@ because the API takes no loopback address in a slice.
 """
 
 import datetime as dt
+import json
 import os
 import re
 import signal
@@ -23,12 +24,26 @@ from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
 from bench.rig.process import RigError, free_port, wait_until
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible, path_of
-from tests.system.talk import channel_to, converse, destination, endpoints, page, request_headers
+from tests.system.talk import (
+    channel_to,
+    converse,
+    destination,
+    endpoints,
+    page,
+    request_body,
+    request_headers,
+    series,
+)
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "tests" / "crds"
+OLD_GROUP = "inference.networking.x-k8s.io"
+ASKING = ("objectives", "modelrewrites")
 RBAC = ROOT / "deploy" / "kubernetes" / "rbac.yaml"
 POOLS = CRDS / "gie-v1.5.0" / "inference.networking.k8s.io_inferencepools.yaml"
+OLD_POOLS = CRDS / "gie-v1.0.0" / "inference.networking.x-k8s.io_inferencepools.yaml"
+OLD_KINDS = [CRDS / "gie-v1.5.0" / f"{OLD_GROUP}_inference{kind}.yaml" for kind in ASKING]
+NEW_KINDS = [CRDS / "llm-d-router-v0.10.0" / f"llm-d.ai_inference{kind}.yaml" for kind in ASKING]
 LLMKUBE = sorted((CRDS / "llmkube-v0.9.19").glob("*.yaml"))
 NAMESPACE = "models"
 TOKEN, STRANGER = "picker-token", "stranger-token"
@@ -69,9 +84,17 @@ def plane(logs: Path) -> Iterator[ControlPlane]:
     }
     with ControlPlane(logs, users=users) as plane:
         plane.define(POOLS)
-        plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}, PICKER)
         plane.apply(*rbac())
         yield plane
+
+
+PICKER = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "fleet-epp", "namespace": NAMESPACE},
+    "spec": {"ports": [{"name": "grpc", "port": 9002}]},
+}
 
 
 def rbac() -> list[dict[str, Any]]:
@@ -117,6 +140,7 @@ class Stage:
         *flags: str,
         token: str = TOKEN,
         beside: Mapping[str, str] | None = None,
+        by_name: bool = True,
         **environment: str,
     ) -> Picker:
         """One that follows the pool; ``beside``: servers of an endpoints file as well. Not started."""
@@ -130,8 +154,8 @@ class Stage:
             tls=False,
             environment={"KUBECONFIG": str(self.plane.kubeconfig(token)), **environment},
         )
-        if beside is None:
-            at = picker.command.index("--endpoints-file")
+        for flag in ("--endpoints-file",) * (beside is None) + ("--pool-name",) * (1 if by_name else 2):
+            at = picker.command.index(flag)  # the rig's own, and then ours
             del picker.command[at : at + 2]
         self._parts.callback(picker.stop)
         return picker
@@ -160,10 +184,39 @@ class Stage:
             },
         }
 
+    def old_pool(self) -> dict[str, Any]:
+        """As clusters had it before v1."""
+        return {
+            "apiVersion": f"{OLD_GROUP}/v1alpha2",
+            "kind": "InferencePool",
+            "metadata": {"name": self.name, "namespace": NAMESPACE},
+            "spec": {
+                "selector": {"app": self.name},
+                "targetPortNumber": self.port,
+                "extensionRef": {"name": "fleet-epp"},
+            },
+        }
+
+    def asking(self, kind: str, name: str, group: str, **spec: Any) -> dict[str, Any]:
+        """An InferenceObjective or InferenceModelRewrite of the pool."""
+        return {
+            "apiVersion": f"{group}/v1alpha2",
+            "kind": kind,
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"poolRef": {"name": self.name}, **spec},
+        }
+
     def pod(
-        self, name: str, ip: str | None, *, ready: bool = True, app: str = "", **labels: str
+        self,
+        name: str,
+        ip: str | None,
+        *,
+        ready: bool = True,
+        app: str = "",
+        active: str | None = None,
+        **labels: str,
     ) -> dict[str, Any]:
-        """As kubelet keeps it."""
+        """As kubelet keeps it. ``active``: its annotation of ports."""
         condition = {"type": "Ready", "status": "True" if ready else "False"}
         started = {"name": "server", "ready": ready, "image": "x", "imageID": "x", "restartCount": 0}
         return {
@@ -173,6 +226,7 @@ class Stage:
                 "name": name,
                 "namespace": NAMESPACE,
                 "labels": {"app": app or self.name, **labels},
+                "annotations": {} if active is None else {"llm-d.ai/active-ports": active},
             },
             "spec": {"nodeName": "node-0", "containers": [{"name": "server", "image": "x"}]},
             "status": {
@@ -390,6 +444,139 @@ def test_a_file_beside_the_pods(stage: Stage) -> None:
         wait_serving(picker, "desk")
 
 
+def test_a_pod_serves_on_the_ports_that_it_says(stage: Stage) -> None:
+    """A rank keeps its name whichever others are active. Rubbish is told, and stops nothing."""
+    more = free_port()
+    for port in (0, more):
+        stage.server("127.0.0.22", port)
+    stage.apply(stage.pool(ports=(stage.port, more)), stage.pod("ranks", "127.0.0.22"))
+    with stage.picker() as picker:
+        wait_serving(picker, "ranks-rank-0", "ranks-rank-1")
+        stage.apply(stage.pod("ranks", "127.0.0.22", active=f"{more}"))
+        wait_serving(picker, "ranks-rank-1")
+        stage.apply(stage.pod("ranks", "127.0.0.22", active="all"))
+        wait_serving(picker, "ranks-rank-0", "ranks-rank-1")
+        assert detail(picker) == (
+            "pod ranks: annotation llm-d.ai/active-ports: 'all' is no port; all of the pool's count"
+        )
+        assert series(picker).get("fleet_epp_kubernetes_findings") == 1
+
+
+def test_a_pool_of_the_older_group_whose_kind_comes_later(stage: Stage) -> None:
+    stage.server("127.0.0.23")
+    picker = stage.picker(f"--pool-group={OLD_GROUP}").launch()
+    missing = f"it has no InferencePools of {OLD_GROUP}"
+    wait_until(lambda: picker.health() == "NOT_SERVING", what="a picker without a pool")
+    wait_until(lambda: missing in detail(picker), what="that there are none", timeout=60)
+    stage.plane.define(OLD_POOLS)
+    stage.apply(stage.old_pool(), stage.pod("old", "127.0.0.23"))
+    os.kill(picker.pid, signal.SIGHUP)  # else it looks again within 30 s
+    picker.wait_ready(timeout=60)
+    wait_serving(picker, "old-rank-0")
+    wait_until(lambda: detail(picker) == "", what="all in order")
+
+
+def test_pods_by_a_selector_without_a_pool(stage: Stage) -> None:
+    stage.server("127.0.0.24")
+    stage.server("127.0.0.25")
+    one, other = stage.pod("one", "127.0.0.24", size="s"), stage.pod("other", "127.0.0.25", size="m")
+    stage.apply(one, other, stage.pod("none", "127.0.0.24", size="l"))
+    selector = f"app={stage.name},size in (s,m)"
+    flags = (f"--endpoint-selector={selector}", f"--endpoint-target-ports={stage.port}")
+    with stage.picker(*flags, by_name=False, POD_NAME="fleet-epp-5d9c7f6b8-x2x4z") as picker:
+        wait_serving(picker, "one-rank-0", "other-rank-0")
+        stage.delete(other)
+        wait_serving(picker, "one-rank-0")
+        assert detail(picker) == ""
+        assert series(picker).get("llm_d_epp_ready_endpoints", name="fleet-epp") == 1
+
+
+def test_pods_that_two_pools_claim_and_a_picker_that_is_no_service(stage: Stage) -> None:
+    stage.server("127.0.0.26")
+    pool, other = stage.pool(), stage.pool()
+    pool["spec"]["endpointPickerRef"]["name"] = "nobody"
+    other["metadata"]["name"] = f"{stage.name}-too"
+    stage.apply(pool, other, stage.pod("shared", "127.0.0.26"))
+    with stage.picker() as picker:
+        wait_serving(picker, "shared-rank-0")
+        both = (f"belongs to InferencePool {stage.name}-too as well", "there is no Service nobody")
+        wait_until(lambda: all(text in detail(picker) for text in both), what="both findings")
+        assert all(said(picker, text) == 1 for text in both), "each once"
+        stage.delete(other)
+        stage.apply(stage.pool())
+        wait_until(lambda: detail(picker) == "", what="all in order")
+
+
+# --- what is asked of requests -----------------------------------------------------------------------
+
+
+def chat_of(picker: Picker, model: str, objective: str = "") -> str:
+    """One chat completion by the gateway's side; the model that the server is asked for."""
+    body = b'{"model": "%s", "messages": [{"role": "user", "content": "hi"}]}' % model.encode()
+    more = [("x-llm-d-inference-objective", objective.encode())] if objective else []
+    with channel_to(picker) as channel:
+        head, piece = converse(channel, [request_headers(more=more), request_body(body)])
+    assert not head.HasField("immediate_response"), head
+    return str(json.loads(piece.request_body.response.body_mutation.streamed_response.body)["model"])
+
+
+def test_objectives_and_rewrites_of_both_groups_and_kinds_that_come_later(stage: Stage) -> None:
+    """First there are none of them, then those of the old group, then those of the new one, which win."""
+    stage.server("127.0.0.27")
+    stage.apply(stage.pool(), stage.pod("pod", "127.0.0.27"))
+
+    def rules(*targets: tuple[str, int]) -> list[dict[str, Any]]:
+        matches = [{"model": {"value": "qwen"}}]
+        weighted = [{"modelRewrite": model, "weight": weight} for model, weight in targets]
+        return [{"matches": matches, "targets": weighted}]
+
+    def counted(model: str, target: str, priority: int) -> float:
+        labels = {"model_name": model, "target_model_name": target, "fairness_id": "default-flow"}
+        found = series(picker).get("llm_d_epp_request_total", **labels, priority=str(priority))
+        return found or 0.0
+
+    with stage.picker() as picker:
+        wait_serving(picker, "pod-rank-0")
+        assert chat_of(picker, "qwen", "batch") == "qwen"
+        wait_until(lambda: counted("qwen", "qwen", 0) == 1, what="priority 0")
+        assert detail(picker) == "", "nobody misses them"
+
+        for crd in OLD_KINDS:
+            stage.plane.define(crd)
+        old = stage.asking("InferenceModelRewrite", "canary", OLD_GROUP, rules=rules(("old", 1)))
+        stage.apply(old, stage.asking("InferenceObjective", "batch", OLD_GROUP, priority=-5))
+        os.kill(picker.pid, signal.SIGHUP)
+        wait_until(lambda: chat_of(picker, "qwen", "batch") == "old", what="the old group's rewrite")
+        wait_until(lambda: counted("qwen", "old", -5) >= 1, what="the old group's priority", timeout=30)
+
+        for crd in NEW_KINDS:
+            stage.plane.define(crd)
+        new = stage.asking("InferenceModelRewrite", "canary", "llm-d.ai", rules=rules(("v1", 7), ("v2", 3)))
+        stage.apply(new, stage.asking("InferenceObjective", "batch", "llm-d.ai", priority=7))
+        os.kill(picker.pid, signal.SIGHUP)
+        wait_until(lambda: chat_of(picker, "qwen", "batch") in {"v1", "v2"}, what="the new group's rewrite")
+        wait_until(
+            lambda: "batch of inference.networking.x-k8s.io: passed over" in detail(picker), what="both"
+        )
+        assert chat_of(picker, "phi") == "phi"
+        drawn = [chat_of(picker, "qwen", "batch") for _ in range(200)]
+        assert abs(drawn.count("v1") - 140) < 26, (
+            "4 standard deviations of 200 draws, 4 * sqrt(200 * .7 * .3)"
+        )
+        wait_until(lambda: counted("qwen", "v1", 7) >= drawn.count("v1"), what="the new group's priority")
+
+        new["spec"]["rules"] += [
+            {"matches": [{"model": {"value": "v1"}}], "targets": [{"modelRewrite": "qwen", "weight": 1}]}
+        ]
+        stage.apply(new)
+        wait_until(lambda: "its rules are a loop: qwen to v1 to qwen" in detail(picker), what="the loop")
+        assert "what it said before stays" in detail(picker)
+        assert {chat_of(picker, "qwen") for _ in range(30)} == {"v1", "v2"}
+        assert said(picker, "its rules are a loop") == 1
+        stage.delete(new)
+        wait_until(lambda: chat_of(picker, "qwen") == "qwen", what="no rewrite")
+
+
 # --- machines outside the cluster -------------------------------------------------------------------
 
 
@@ -530,11 +717,15 @@ def test_the_objects_of_the_page_are_taken_and_followed(stage: Stage) -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text()
     blocks = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     documents = [document for block in blocks for document in yaml.safe_load_all(block)]
-    assert {document["kind"] for document in documents} == {"InferencePool", "Service", "EndpointSlice"}
+    kinds = {"InferencePool", "Service", "EndpointSlice", "InferenceObjective", "InferenceModelRewrite"}
+    assert {document["kind"] for document in documents} == kinds
+    for crd in NEW_KINDS:
+        stage.plane.define(crd)
     stage.apply(*documents)
     with stage.picker("--pool-name=qwen") as picker:
         wait_until(lambda: set(endpoints(picker)) == {"studio-studio"}, what="the Mac of the page")
         assert endpoints(picker)["studio-studio"]["address"] == "192.0.2.20:8080"
+        assert detail(picker) == ""
 
 
 # --- the API goes away, forgets, refuses ------------------------------------------------------------

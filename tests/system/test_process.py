@@ -212,7 +212,9 @@ def test_a_wrong_list_of_servers_is_refused_with_its_place(text: str, said: list
         pytest.param(["--grpc-prot=1"], ["--grpc-prot", "--grpc-port"], id="unknown-flag"),
         pytest.param(["--drain-timeout=soon"], ["--drain-timeout", "soon"], id="no-duration"),
         pytest.param(["--grpc-port=70000"], ["--grpc-port", "70000"], id="no-port"),
-        pytest.param(["--endpoint-selector=app=x"], ["--endpoint-selector", "--pool-name"], id="selector"),
+        pytest.param(
+            ["--endpoint-selector=app=x"], ["--endpoint-selector", "--endpoint-target-ports"], id="selector"
+        ),
         pytest.param(["--ha-enable-leader-election"], ["every replica serves"], id="leader-election"),
         pytest.param(["--secure-serving=maybe"], ["--secure-serving", "maybe"], id="no-boolean"),
         pytest.param(["servers.yaml"], ["servers.yaml"], id="argument"),

@@ -247,6 +247,37 @@ def test_a_destination_is_what_the_generated_classes_write(
     )
 
 
+FURTHER: dict[str, str | None] = {"x-prefiller-host-port": "10.0.0.9:80", "x-encoder-hosts-ports": None}
+
+
+@pytest.mark.parametrize(
+    "answer, part",
+    [
+        (AnswerRequestHeaders(["10.0.0.1:80"], 17, "id", headers=FURTHER), "request_headers"),
+        (AnswerBufferedBody(["10.0.0.1:80"], None, "id", FURTHER), "request_body"),
+    ],
+    ids=["headers", "body"],
+)
+def test_a_request_gets_further_headers_and_loses_others(answer: Answer, part: str) -> None:
+    mutation = getattr(told(answer), part).response.header_mutation
+    assert list(mutation.remove_headers) == ["x-encoder-hosts-ports"]
+    del mutation.remove_headers[:]
+    assert set_headers(mutation).items() >= {
+        ("x-gateway-destination-endpoint", b"10.0.0.1:80"),
+        ("x-request-id", b"id"),
+        ("x-prefiller-host-port", b"10.0.0.9:80"),
+    }
+
+
+def test_a_response_gets_further_headers() -> None:
+    override = Override(BodyMode.STREAMED, True)
+    for asked in (None, override):
+        response = told(AnswerResponseHeaders(asked, headers={"x-session-token": "abc"}))
+        mutation = response.response_headers.response.header_mutation
+        assert set_headers(mutation) == {"x-went-into-resp-headers": b"true", "x-session-token": b"abc"}
+        assert response.HasField("mode_override") == (asked is not None)
+
+
 def test_what_never_comes_again_is_not_remembered() -> None:
     ext_proc.encode(AnswerRequestHeaders(["10.0.0.1:80"], 17, "id-0"))
     before = ext_proc._repeated_option.cache_info().misses
@@ -373,7 +404,11 @@ def test_what_passes_is_answered_in_its_own_kind(answer: Answer, part: str) -> N
 
 
 def test_a_response_says_that_a_picker_was_there() -> None:
+    shorter = told(AnswerResponseHeaders(without_length=True)).response_headers.response.header_mutation
+    assert list(shorter.remove_headers) == ["content-length"]
     mutation = told(AnswerResponseHeaders()).response_headers.response.header_mutation
+    assert list(shorter.set_headers) == list(mutation.set_headers)
+    assert not mutation.remove_headers
     assert set_headers(mutation) == {"x-went-into-resp-headers": b"true"}
 
 

@@ -40,15 +40,28 @@ class Resource:
     group: str
     version: str
 
+    @property
+    def name(self) -> str:
+        """For people; those of v1alpha2 are in two groups."""
+        return f"{self.plural}.{self.group}" if self.version == "v1alpha2" else self.plural
+
+    @property
+    def home(self) -> str:
+        """Where the API lists the kinds of this group."""
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
     def path(self, namespace: str) -> str:
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        return f"{root}/namespaces/{namespace}/{self.plural}"
+        return f"{self.home}/namespaces/{namespace}/{self.plural}"
 
 
 class KubernetesApi:
-    """``open`` first. ``environment``: where KUBECONFIG and a pod's variables are looked up."""
+    """``open`` first. ``environment``: where KUBECONFIG and a pod's variables are looked up.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    ``flag``: who asks for it.
+    """
+
+    def __init__(self, environment: Mapping[str, str], *, flag: str = "pool-name") -> None:
+        self._flag = flag
         self.address = ""
         self._environment = environment
         self._client: Any = None
@@ -89,11 +102,11 @@ class KubernetesApi:
                 config.load_incluster_config(client_configuration=found)
             else:
                 raise StartError(
-                    "--pool-name: there is no Kubernetes API: run in a pod, set KUBECONFIG,"
+                    f"--{self._flag}: there is no Kubernetes API: run in a pod, set KUBECONFIG,"
                     " or list the servers with --endpoints-file"
                 )
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as fault:
-            raise StartError(f"--pool-name: {said_by}: {fault}") from fault
+            raise StartError(f"--{self._flag}: {said_by}: {fault}") from fault
         return found
 
     async def fetch(self, path: str, query: Mapping[str, str]) -> bytes:

@@ -1,9 +1,9 @@
-"""Endpoints of one InferencePool: its pods, the EndpointSlices it names, and what LLMKube says of them.
+"""One InferencePool: its pods and the EndpointSlices it names, and what is asked of its requests.
 
-Place:   tells main's callback the complete list whenever it has changed; run by main. The same shape as
-         FileDiscovery.
+Place:   tells main's callback the complete list whenever it has changed, and keeps its Directives up to date;
+         run by main. The same shape as FileDiscovery.
 Ignores: whether a server answers, and what a list is used for.
-Rule:    objects are followed, the list is epp.config.cluster.translate of them, at once and whole. While the
+Rule:    objects are followed, the list is what epp.config.cluster makes of them, at once and whole. While the
          API is away the last list stays; what is wrong is said once, and shown in metrics and /readyz.
 """
 
@@ -15,17 +15,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from epp.config.claims import Claims
-from epp.config.cluster import (
+from epp.config.cluster.endpoints import Translation, translate
+from epp.config.cluster.groups import NEW_GROUP, OLD_POOL_GROUP, POOL_GROUP
+from epp.config.cluster.objects import (
     SLICES_ANNOTATION,
     Cluster,
     InferenceService,
+    Members,
     Model,
+    Objective,
+    OldPool,
     Pod,
     Pool,
+    Rewrite,
+    Service,
     Slice,
-    Translation,
-    translate,
 )
+from epp.config.cluster.rules import NO_RULES, Asked, rules
+from epp.core.directives import Directives
 from epp.core.fleet import EndpointSpec
 from epp.runtime.kubernetes.api import KubernetesApi, Resource
 from epp.runtime.kubernetes.following import Following, Pauses
@@ -35,9 +42,15 @@ from epp.runtime.supervise import told_or_after
 
 logger = logging.getLogger("epp.kubernetes")
 
-POOLS = Resource("inferencepools", "inference.networking.k8s.io", "v1")
+POOLS = Resource("inferencepools", POOL_GROUP, "v1")
+OLD_POOLS = Resource("inferencepools", OLD_POOL_GROUP, "v1alpha2")
 PODS = Resource("pods", "", "v1")
 SLICES = Resource("endpointslices", "discovery.k8s.io", "v1")
+PICKERS = Resource("services", "", "v1")
+OBJECTIVES = Resource("inferenceobjectives", NEW_GROUP, "v1alpha2")
+OLD_OBJECTIVES = Resource("inferenceobjectives", OLD_POOL_GROUP, "v1alpha2")
+REWRITES = Resource("inferencemodelrewrites", NEW_GROUP, "v1alpha2")
+OLD_REWRITES = Resource("inferencemodelrewrites", OLD_POOL_GROUP, "v1alpha2")
 SERVICES = Resource("inferenceservices", "inference.llmkube.dev", "v1alpha1")
 MODELS = Resource("models", "inference.llmkube.dev", "v1alpha1")
 
@@ -51,11 +64,23 @@ class KubernetesSettings:
 
     pool: str
     namespace: str
+    group: str = POOL_GROUP
+    """Of the pool's kind."""
+    members: Members | None = None
+    """What a pool would say, where there is none: ``pool`` is not looked for then, nor what is asked of its
+    requests."""
     engines: Collection[str] = ()
     """Names that an engine may have; empty: any."""
     start_timeout: float = 5.0
     """For the lists of ``start``, which others wait for: longer than a connection is broken by a restart of
     the API, shorter than a server outside the cluster should wait for it."""
+
+
+def selected(namespace: str, selector: str, ports: Sequence[int]) -> Members | None:
+    """Pods by a selector of one's own; None: there is none."""
+    if not selector:
+        return None
+    return Members(name="", namespace=namespace, selector=selector, ports=tuple(ports))
 
 
 class KubernetesDiscovery:
@@ -70,6 +95,7 @@ class KubernetesDiscovery:
         settings: KubernetesSettings,
         on_change: Callable[[Sequence[EndpointSpec]], None],
         *,
+        directives: Directives,
         clock: Callable[[], float],
         unix_clock: Callable[[], float],
         chance: random.Random,
@@ -77,6 +103,7 @@ class KubernetesDiscovery:
         self._api = api
         self._settings = settings
         self._on_change = on_change
+        self._directives = directives
         self._clock = clock
         self._unix_clock = unix_clock
         self._chance = chance
@@ -86,17 +113,32 @@ class KubernetesDiscovery:
             namespace = settings.namespace
             return Following(api, resource, kind, namespace, self._changed.set, clock=clock, chance=chance)
 
-        self._pools: Following[Pool] = follow(POOLS, Pool)
+        self._pools: Following[Any] = (
+            follow(OLD_POOLS, OldPool) if settings.group == OLD_POOL_GROUP else follow(POOLS, Pool)
+        )
         self._pods: Following[Pod] = follow(PODS, Pod)
         self._slices: Following[Slice] = follow(SLICES, Slice)
+        self._pickers: Following[Service] = follow(PICKERS, Service)
+        self._objectives: Following[Objective] = follow(OBJECTIVES, Objective)
+        self._old_objectives: Following[Objective] = follow(OLD_OBJECTIVES, Objective)
+        self._rewrites: Following[Rewrite] = follow(REWRITES, Rewrite)
+        self._old_rewrites: Following[Rewrite] = follow(OLD_REWRITES, Rewrite)
         self._services: Following[InferenceService] = follow(SERVICES, InferenceService)
         self._models: Following[Model] = follow(MODELS, Model)
+        self._asking: tuple[Following[Any], ...] = (
+            *(self._objectives, self._old_objectives),
+            *(self._rewrites, self._old_rewrites),
+        )
         self._all: tuple[Following[Any], ...] = (
-            *(self._pools, self._pods, self._slices),
+            *(self._pools, self._pods, self._slices, self._pickers),
+            *self._asking,
             *(self._services, self._models),
         )
-        self._pools.select({"fieldSelector": f"metadata.name={settings.pool}"})
+        if settings.members is None:
+            for following in (self._pools, *self._asking):
+                following.select({})
         self._claims = Claims()
+        self._rules = NO_RULES
         self._now = Translation(specs=())
         self._specs: tuple[EndpointSpec, ...] | None = None
         self._wrong: tuple[str, ...] = ()
@@ -149,12 +191,15 @@ class KubernetesDiscovery:
 
     def families(self) -> Iterable[Family]:
         help_text = "Lists and watches of the Kubernetes API that failed, by resource."
-        faults: Numbers = {(one.resource.plural,): float(one.faults) for one in self._all}
+        faults: Numbers = {(one.name,): float(one.faults) for one in self._all}
         yield Values("fleet_epp_kubernetes_faults_total", "counter", help_text, ("resource",), faults)
         help_text = (
             "1: what is known of the pool is as the Kubernetes API has it now; 0: it is away or refuses."
         )
         yield Values("fleet_epp_kubernetes_current", "gauge", help_text, (), {(): float(not self._faults())})
+        help_text = "What is to be corrected in the objects of the pool; /readyz and the log say what."
+        findings = float(len((*self._now.findings, *self._rules.findings, *self._misread())))
+        yield Values("fleet_epp_kubernetes_findings", "gauge", help_text, (), {(): findings})
         help_text = "Pods of the pool that have no address yet."
         waiting = float(len(self._now.waiting))
         yield Values("fleet_epp_kubernetes_pods_without_address", "gauge", help_text, (), {(): waiting})
@@ -163,7 +208,11 @@ class KubernetesDiscovery:
         """Ask for everything until nothing is missed: half a pool would take the whole load."""
         pauses = Pauses(self._chance)
         while True:
-            for stage in ((self._pools,), (self._pods, self._slices), (self._services, self._models)):
+            for stage in (
+                (self._pools, *self._asking),
+                (self._pods, self._slices, self._pickers),
+                (self._services, self._models),
+            ):
                 await asyncio.gather(*(following.first() for following in stage))
                 self._select()
             missed = [one for one in (self._pools, self._pods, self._slices) if one.is_missed]
@@ -174,9 +223,18 @@ class KubernetesDiscovery:
     # --- from objects to the list
 
     @property
+    def _pool(self) -> Members | None:
+        pool = self._pools.objects.get(self._settings.pool)
+        return self._settings.members if pool is None else pool.members
+
+    @property
     def _cluster(self) -> Cluster:
+        others = (one for name, one in self._pools.objects.items() if name != self._settings.pool)
+        pickers = self._pickers
         return Cluster(
-            pool=self._pools.objects.get(self._settings.pool),
+            pool=self._pool,
+            neighbours=[one.members for one in others],
+            has_picker_service=bool(pickers.objects) or not pickers.is_listed,
             pods=self._pods.objects.values(),
             slices=self._slices.objects.values(),
             services=self._services.objects,
@@ -188,8 +246,11 @@ class KubernetesDiscovery:
         cluster = self._cluster
         pool = cluster.pool
         if pool is not None:
-            self._pods.select(_labelled(pool.pods))
+            self._pods.select(_labelled(pool.selector))
             self._slices.select(_labelled(pool.slices))
+            picker = pool.picker
+            is_service = picker is not None and (picker.group, picker.kind) == ("", "Service")
+            self._pickers.select(_named(picker.name) if picker is not None and is_service else None)
         if cluster.is_llmkube:
             self._services.select({})
             self._models.select({})
@@ -200,20 +261,38 @@ class KubernetesDiscovery:
             now = self._unix_clock()
             self._now = translate(self._cluster, now, engines=self._settings.engines)
             contested = self._claims.look(self._now.specs, now)
-            self._say((*self._faults(), *self._now.findings, *contested))
+            self._direct()
+            self._say((*self._faults(), *self._now.findings, *self._rules.findings, *contested))
             if self._now.specs != self._specs:
                 self._specs = self._now.specs
                 self._on_change(self._specs)
         else:
             self._say(self._faults())
 
+    def _direct(self) -> None:
+        """What is asked of requests, as the objects have it now. It stays while there is no pool."""
+        pool = self._pool
+        if pool is None or self._settings.members is not None:
+            return
+        neighbours = {*self._pools.objects, *self._pools.unreadable}
+        asked = Asked(
+            objectives=_told(self._objectives),
+            old_objectives=_told(self._old_objectives),
+            rewrites=_told(self._rewrites),
+            old_rewrites=_told(self._old_rewrites),
+        )
+        found = rules(asked, pool, group=self._settings.group, neighbours=neighbours, before=self._rules.good)
+        self._rules, directives = found, self._directives
+        directives.priorities = found.priorities
+        directives.by_model, directives.any_model = found.by_model, found.any_model
+
     def _is_known(self) -> bool:
         """There is a list: from now on it is never nothing merely because something is not known."""
         if self._specs is not None:
             return True
         servers = (self._pods, self._slices)
-        has_pool = self._settings.pool in self._pools.objects
-        return has_pool and all(one.is_told for one in servers) and any(one.is_listed for one in servers)
+        is_told = all(one.is_told for one in servers) and all(one.is_told for one in self._asking)
+        return self._pool is not None and is_told and any(one.is_listed for one in servers)
 
     def _faults(self) -> tuple[str, ...]:
         """What the API does not tell, and why; the same fault of several resources once."""
@@ -221,28 +300,45 @@ class KubernetesDiscovery:
         found = []
         for following in self._all:
             fault = following.fault if following.is_lasting else None
-            plural = following.resource.plural
+            if fault is not None and fault.status == 403 and following is self._pickers:
+                continue  # whether its Service is there is good to know, no more
             if fault is not None and fault.status == 0:
                 found.append(f"Kubernetes API: {fault}{', what it last told stays' if self._specs else ''}")
             elif fault is not None and fault.status == 404:
                 if following is self._pools:
-                    found.append(
-                        "Kubernetes API: it has no InferencePools: install the CRDs of GIE v1.0 or newer"
-                    )
+                    found.append(f"Kubernetes API: {self._without_pools()}")
             elif fault is not None:
-                found.append(f"Kubernetes API: {plural}: {fault}{self._remedy(following)}")
-            for name, why in following.unreadable.items():
-                found.append(f"{plural} {name} is not understood, what it said before stays: {why}")
+                found.append(f"Kubernetes API: {following.name}: {fault}{self._remedy(following)}")
+        found += self._misread()
         if self._pools.is_listed and self._settings.pool not in self._pools.objects:
             found.append(
                 f"InferencePool {pool} is not there: create it, or see --pool-name, --pool-namespace"
             )
         return tuple(dict.fromkeys(found))
 
+    def _without_pools(self) -> str:
+        if self._settings.group == POOL_GROUP:
+            return (
+                "it has no InferencePools: install the CRDs of GIE v1.0 or newer, or give"
+                f" --pool-group={OLD_POOL_GROUP} for older ones"
+            )
+        return f"it has no InferencePools of {self._settings.group}: leave out --pool-group for newer ones"
+
+    def _misread(self) -> list[str]:
+        """Objects that are not what they should be; of the pools only our own is our affair."""
+        return [
+            f"{following.name} {name} is not understood, what it said before stays: {why}"
+            for following in self._all
+            for name, why in following.unreadable.items()
+            if following is not self._pools or name == self._settings.pool
+        ]
+
     def _remedy(self, following: Following[Any]) -> str:
         match following.fault:
             case ApiFault(status=403):
                 return ": grant it as deploy/kubernetes/rbac.yaml does"
+            case ApiFault(status=400) if following is self._pods and self._settings.members is not None:
+                return ": correct --endpoint-selector"
             case ApiFault(status=400) if following is self._slices:
                 return f": correct annotation {SLICES_ANNOTATION} of the InferencePool"
         return ""
@@ -256,6 +352,15 @@ class KubernetesDiscovery:
             if text not in wrong:
                 logger.info("pool: settled", extra={"fields": {"was": text}})
         self._wrong = wrong
+
+
+def _named(name: str) -> dict[str, str]:
+    return {"fieldSelector": f"metadata.name={name}"}
+
+
+def _told(following: Following[T]) -> Collection[T] | None:
+    """None: there is no such kind, or it is not for us to see."""
+    return following.objects.values() if following.is_listed else None
 
 
 def _labelled(selector: str) -> dict[str, str] | None:

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from typing import Generic
 
 from epp.runtime.kubernetes.api import KubernetesApi, Resource
-from epp.runtime.kubernetes.store import ApiFault, Expired, Store, T
+from epp.runtime.kubernetes.store import ApiFault, Expired, Store, T, lists
 
 logger = logging.getLogger("epp.kubernetes")
 
@@ -73,6 +73,7 @@ class Following(Generic[T]):
         chance: random.Random,
     ) -> None:
         self.resource = resource
+        self.name = resource.name
         self.is_listed = False
         """Objects are as the API had them at some time."""
         self.fault: ApiFault | None = None
@@ -161,9 +162,24 @@ class Following(Generic[T]):
             await asyncio.sleep(pauses.after(failed, lasted=self._clock() - began))
 
     async def _list(self, query: dict[str, str]) -> None:
-        self._store.take_list(await self._api.fetch(self._path, query))
+        try:
+            body = await self._api.fetch(self._path, query)
+        except ApiFault as fault:
+            if fault.status == 403 and not await self._is_there():
+                raise ApiFault(404, "there is no such resource") from fault
+            raise
+        self._store.take_list(body)
         self.is_listed = True
         self._on_change()
+
+    async def _is_there(self) -> bool:
+        """The API has this kind, which it refuses to show: of kinds that are not there it says the same."""
+        if not self.resource.group:
+            return True
+        try:
+            return lists(await self._api.fetch(self.resource.home, {}), self.resource.plural)
+        except ApiFault as fault:
+            return fault.status != 404
 
     async def _watch(self, query: dict[str, str]) -> None:
         how = {

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from epp.config.cluster import Meta
+from epp.config.cluster.objects import Meta
 
 
 class _HasMeta(Protocol):
@@ -54,6 +54,14 @@ class _Bare(msgspec.Struct, frozen=True):
 
 class _Bookmark(msgspec.Struct, frozen=True):
     metadata: _Version
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Kinds(msgspec.Struct, frozen=True):
+    resources: list[_Kind]
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -123,6 +131,15 @@ class Store(Generic[T]):
         before = self.objects.get(name)
         self.objects[name] = read
         return was_unreadable or before != read
+
+
+def lists(body: bytes, plural: str) -> bool:
+    """Whether the list of a group's kinds has this one; what is no such list says nothing against it."""
+    try:
+        kinds = msgspec.json.decode(body, type=_Kinds).resources
+    except msgspec.DecodeError:
+        return True
+    return any(kind.name == plural for kind in kinds)
 
 
 def _name(item: msgspec.Raw) -> str:

@@ -1,37 +1,46 @@
-"""Kubernetes objects of one pool to endpoints, without a cluster.
+"""Kubernetes objects of one pool to endpoints.
 
 Place:   called by epp.runtime.kubernetes with the objects as they are now; what comes out goes to the fleet.
 Ignores: how objects are followed, and whether a server answers.
 Rule:    a function of the objects and the time. An object says less than it should: its endpoint is left
          out or said to wait, with a finding; the others stay. Nothing that a dead manager may have left
          behind (an old heartbeat) takes an endpoint out of service: only looking at the server can tell.
-Source:  InferencePool v1, core v1, discovery.k8s.io v1, inference.llmkube.dev v1alpha1; LLMKube's metal agent
-         writes one EndpointSlice for each service that runs on a Mac, named as the service.
-
-Only the fields that count are decoded; msgspec leaves the rest of an object unread.
+Source:  upstream's datastore for pods and active ports; LLMKube's metal agent writes one EndpointSlice for
+         each service that runs on a Mac, named as the service.
 """
 
 import datetime as dt
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-import msgspec
-
+from epp.config.cluster.neighbourhood import findings
+from epp.config.cluster.objects import (
+    LLMKUBE_OF_POD,
+    LLMKUBE_OF_SLICE,
+    Backend,
+    Cluster,
+    Conditions,
+    Container,
+    InferenceService,
+    Members,
+    Meta,
+    Model,
+    Pod,
+    Slice,
+    SlicePort,
+)
 from epp.config.endpoints_file import LAST_TIER, TIER_LABEL, read_tier
 from epp.core.addresses import read_host
 from epp.core.fleet import EndpointSpec
 from epp.core.listing import named_apart
 
-SLICES_ANNOTATION = "fleet-epp.dev/endpoint-slices"
-"""Annotation of a pool: which EndpointSlices beside its pods belong to it, as a label selector."""
+ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
+"""Annotations of a pod, the first that is there counts: on which of the pool's ports it serves."""
 ENGINE = "fleet-epp.dev/engine"
 """Label or annotation of a pod or slice: its engine."""
 HEARTBEAT = "llmkube.ai/agent-heartbeat"
 """Annotation of a slice: when its metal agent was last there, RFC 3339."""
-SERVICE_OF_SLICE = "kubernetes.io/service-name"
-LLMKUBE_OF_SLICE = "llmkube.ai/inference-service"
-LLMKUBE_OF_POD = "inference.llmkube.dev/service"
 LLMKUBE_RUNTIME = "inference.llmkube.dev/runtime"
 RUNTIMES = {"llamacpp-router": "llamacpp"}
 """LLMKube's names for engines that we call otherwise."""
@@ -42,195 +51,6 @@ PRESSURE_HOLDS = 600.0
 """[s] The agent never takes a warning back (it tells of Warning and above only): an old one says nothing."""
 LONGEST = 200
 """Characters of a message from the cluster."""
-
-
-# --- the objects, as far as they count ---------------------------------------------------------------
-
-
-class _Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
-    """Part of an object. Absent and null are the same in Kubernetes, where a field may be either."""
-
-
-class Meta(_Object, frozen=True):
-    """Which object it is."""
-
-    name: str
-    namespace: str = ""
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    resource_version: str = ""
-    deletion_timestamp: str | None = None
-
-    def said(self, key: str) -> str:
-        """What a label says, or an annotation; empty: neither does."""
-        return ((self.labels or {}).get(key) or (self.annotations or {}).get(key) or "").strip()
-
-
-class Condition(_Object, frozen=True):
-    """One line of a status."""
-
-    type: str
-    status: str = ""
-    reason: str = ""
-    message: str = ""
-    last_transition_time: str | None = None
-
-
-class _TargetPort(_Object, frozen=True):
-    number: int
-
-
-class _Selector(_Object, frozen=True):
-    match_labels: dict[str, str] | None = None
-
-
-class _PoolSpec(_Object, frozen=True):
-    selector: _Selector
-    target_ports: list[_TargetPort]
-
-
-class Pool(_Object, frozen=True):
-    """InferencePool."""
-
-    metadata: Meta
-    spec: _PoolSpec
-
-    @property
-    def pods(self) -> str:
-        """The label selector of its pods; empty: it selects none."""
-        labels = self.spec.selector.match_labels or {}
-        return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-
-    @property
-    def slices(self) -> str:
-        """The label selector of EndpointSlices that belong to it as well; empty: none do."""
-        return ((self.metadata.annotations or {}).get(SLICES_ANNOTATION) or "").strip()
-
-
-class _Stage(_Object, frozen=True):
-    reason: str = ""
-    message: str = ""
-    exit_code: int | None = None
-
-
-class _State(_Object, frozen=True):
-    waiting: _Stage | None = None
-    terminated: _Stage | None = None
-
-
-class _Container(_Object, frozen=True):
-    name: str
-    ready: bool = False
-    state: _State = _State()
-
-
-class _PodStatus(_Object, frozen=True):
-    phase: str = ""
-    pod_ip: str | None = msgspec.field(default=None, name="podIP")
-    conditions: list[Condition] | None = None
-    container_statuses: list[_Container] | None = None
-    init_container_statuses: list[_Container] | None = None
-
-
-class Pod(_Object, frozen=True):
-    """Pod."""
-
-    metadata: Meta
-    status: _PodStatus = _PodStatus()
-
-
-class _Conditions(_Object, frozen=True):
-    ready: bool | None = None
-    serving: bool | None = None
-    terminating: bool | None = None
-
-
-class _Target(_Object, frozen=True):
-    kind: str = ""
-    name: str = ""
-
-
-class _Backend(_Object, frozen=True):
-    addresses: list[str] = []
-    conditions: _Conditions = _Conditions()
-    hostname: str | None = None
-    target_ref: _Target | None = None
-
-    @property
-    def pod(self) -> str:
-        """The name of the pod that it is; empty: it is none."""
-        target = self.target_ref
-        return target.name if target is not None and target.kind == "Pod" else ""
-
-
-class _SlicePort(_Object, frozen=True):
-    name: str | None = None
-    port: int | None = None
-    protocol: str | None = None
-
-
-class Slice(_Object, frozen=True):
-    """EndpointSlice."""
-
-    metadata: Meta
-    address_type: str = ""
-    endpoints: list[_Backend] | None = None
-    ports: list[_SlicePort] | None = None
-
-    @property
-    def service(self) -> str:
-        """The Service whose endpoints it lists."""
-        return (self.metadata.labels or {}).get(SERVICE_OF_SLICE) or self.metadata.name
-
-
-class _ServiceSpec(_Object, frozen=True):
-    model_ref: str = ""
-
-
-class _ServiceStatus(_Object, frozen=True):
-    phase: str = ""
-    scheduling_status: str = ""
-    queue_position: int = 0
-    conditions: list[Condition] | None = None
-
-
-class InferenceService(_Object, frozen=True):
-    """LLMKube's InferenceService."""
-
-    metadata: Meta
-    spec: _ServiceSpec = _ServiceSpec()
-    status: _ServiceStatus = _ServiceStatus()
-
-
-class _ModelStatus(_Object, frozen=True):
-    phase: str = ""
-
-
-class Model(_Object, frozen=True):
-    """LLMKube's Model."""
-
-    metadata: Meta
-    status: _ModelStatus = _ModelStatus()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """What is known of one pool, of one namespace."""
-
-    pool: Pool | None = None
-    """None: there is none of this name."""
-    pods: Collection[Pod] = ()
-    """Those that it selects."""
-    slices: Collection[Slice] = ()
-    """Those that its annotation selects."""
-    services: Mapping[str, InferenceService] = field(default_factory=dict)
-    models: Mapping[str, Model] = field(default_factory=dict)
-
-    @property
-    def is_llmkube(self) -> bool:
-        """Some of its servers are LLMKube's, which has more to say of them."""
-        pods = any(LLMKUBE_OF_POD in (pod.metadata.labels or {}) for pod in self.pods)
-        return pods or any(LLMKUBE_OF_SLICE in (one.metadata.labels or {}) for one in self.slices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +74,7 @@ def translate(cluster: Cluster, now: float, *, engines: Collection[str] = ()) ->
     if cluster.pool is None:
         return Translation(specs=())
     work = _Work(cluster, now, engines)
+    work.findings += findings(cluster, cluster.pool)
     found = [*work.of_pods(cluster.pool), *work.of_slices()]
     return Translation(
         specs=tuple(named_apart(_once_each(found))),
@@ -288,9 +109,10 @@ class _Work:
 
     # --- pods
 
-    def of_pods(self, pool: Pool) -> Iterator[_Found]:
+    def of_pods(self, pool: Members) -> Iterator[_Found]:
         """One for each target port of a pod that has an address, ready or not."""
-        ports = list(dict.fromkeys(port.number for port in pool.spec.target_ports))
+        ranks = {port: rank for rank, port in reversed(list(enumerate(pool.ports)))}
+        ports = sorted(ranks, key=ranks.__getitem__)
         for pod in sorted(self._cluster.pods, key=lambda pod: pod.metadata.name):
             if pod.status.phase in {"Succeeded", "Failed"}:
                 continue  # its containers have ended for good
@@ -303,10 +125,10 @@ class _Work:
                 if meta.deletion_timestamp is None:
                     self.waiting.append(f"pod {meta.name}: {why or 'it has no address'}")
                 continue
-            for rank, port in enumerate(ports):
+            for port in self._active_ports(f"pod {meta.name}", meta, ports):
                 yield _Found(
                     spec=EndpointSpec(
-                        name=f"{meta.name}-rank-{rank}",
+                        name=f"{meta.name}-rank-{ranks[port]}",
                         namespace=meta.namespace,
                         ip=ip,
                         port=port,
@@ -323,6 +145,27 @@ class _Work:
                     pod=meta.name,
                     is_word=False,
                 )
+
+    def _active_ports(self, where: str, meta: Meta, ports: Sequence[int]) -> Sequence[int]:
+        """Those of ``ports`` that the pod's annotation names; all where it has none, or mere rubbish."""
+        annotations = meta.annotations or {}
+        key = next((key for key in ACTIVE_PORTS if key in annotations), None)
+        if key is None:
+            return ports
+        words = [word.strip() for word in annotations[key].split(",") if word.strip()]
+        named = {int(word) for word in words if _is_port(word)}
+        rubbish = [word for word in words if not _is_port(word)]
+        if rubbish:
+            stays = "" if named else "; all of the pool's count"
+            self.findings.append(f"{where}: annotation {key}: {rubbish[0][:LONGEST]!a} is no port{stays}")
+        if rubbish and not named:
+            return ports
+        foreign = sorted(named.difference(ports))
+        if foreign:
+            self.findings.append(
+                f"{where}: annotation {key}: {foreign[0]} is none of the pool's target ports"
+            )
+        return [port for port in ports if port in named]
 
     # --- slices
 
@@ -441,6 +284,10 @@ class _Work:
 # --- pods --------------------------------------------------------------------------------------------
 
 
+def _is_port(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) <= 5 and 0 < int(word) <= 65535
+
+
 def _why_not_ready(pod: Pod) -> str:
     """As a person would say it after ``kubectl describe``; empty: it is ready."""
     status = pod.status
@@ -461,12 +308,12 @@ def _why_not_ready(pod: Pod) -> str:
     return "its Ready condition is not True"
 
 
-def _has_done(container: _Container) -> bool:
+def _has_done(container: Container) -> bool:
     ended = container.state.terminated
     return ended is not None and ended.exit_code == 0
 
 
-def _stage(container: _Container) -> str:
+def _stage(container: Container) -> str:
     state = container.state
     if state.waiting is not None:
         return f"waits: {_short(state.waiting.reason or state.waiting.message or 'no reason given')}"
@@ -478,14 +325,14 @@ def _stage(container: _Container) -> str:
 # --- slices ------------------------------------------------------------------------------------------
 
 
-def _ports(ports: Iterable[_SlicePort]) -> list[tuple[str, int]]:
+def _ports(ports: Iterable[SlicePort]) -> list[tuple[str, int]]:
     """Name and number of those where requests go: all over TCP; where some are named ``http``, only these."""
     tcp = [(port.name or "", port.port) for port in ports if port.protocol in {None, "", "TCP"}]
     usable = [(name, number) for name, number in tcp if number is not None]
     return [one for one in usable if one[0] == "http" or one[0].startswith("http-")] or usable
 
 
-def _own_name(one: Slice, backend: _Backend, ip: str, *, is_alone: bool) -> str:
+def _own_name(one: Slice, backend: Backend, ip: str, *, is_alone: bool) -> str:
     """What stays when the server gets another address, as far as the slice says.
 
     Its host name, that it is the slice's only one, or its pod. Else its address is all that tells it from
@@ -496,7 +343,7 @@ def _own_name(one: Slice, backend: _Backend, ip: str, *, is_alone: bool) -> str:
     return f"{one.metadata.name}-{backend.hostname or backend.pod or ip.replace(':', '-')}"
 
 
-def _hold(where: str, conditions: _Conditions) -> str:
+def _hold(where: str, conditions: Conditions) -> str:
     """Unset means ready."""
     return f"{where} says not ready" if conditions.ready is False else ""
 

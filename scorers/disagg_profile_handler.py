@@ -1,0 +1,120 @@
+"""``disagg-profile-handler``: one server for the prompt, another for the answer."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from epp.core.scoring import Cycle, Decider, Kind, Route, kinds
+
+PREFILL_HEADER, ENCODE_HEADER = "x-prefiller-host-port", "x-encoder-hosts-ports"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageProfiles:
+    """The scheduling profile of each stage."""
+
+    decode: str = "decode"
+    """Picks who generates; it gets the request."""
+    prefill: str = "prefill"
+    """Picks who works on the prompt, if another."""
+    encode: str = "encode"
+    """Picks who encodes images and sound, if another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageDeciders:
+    """The plugin that says whether a stage is worth it; without one the stage never is."""
+
+    prefill: str = ""
+    """For example a ``prefix-based-pd-decider``."""
+    encode: str = ""
+    """For example an ``always-disagg-multimodal-decider``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisaggProfileHandler:
+    """Pick one endpoint to generate and, if it is worth it, others to work on the prompt and to encode media.
+
+    In:     the request; what the deciders say of it.
+    Out:    the pick of ``profiles.decode`` gets the request; it is told of the others by the request headers
+            ``x-prefiller-host-port`` (``ip:port``) and ``x-encoder-hosts-ports`` (a comma list); what clients
+            send in these never gets through. ``decode-first``: decode, encode, prefill, the latter two as
+            their deciders say. ``prefill-first``: prefill (without a decider), encode, decode. An optional
+            stage in which nobody can be picked is left out, and the request goes without.
+    Load:   the prompt is booked where it is worked on, until the first token.
+    Source: upstream ``disagg-profile-handler``.
+    """
+
+    stage_order: Literal["decode-first", "prefill-first"] = "decode-first"
+    """Which stage picks first; the others may look for somebody near to it."""
+    profiles: StageProfiles = field(default_factory=StageProfiles)
+    """The scheduling profile of each stage."""
+    deciders: StageDeciders = field(default_factory=StageDeciders)
+    """Whether a stage is worth it."""
+    prefill_decider: Decider | None = field(default=None, init=False, repr=False, compare=False)
+    encode_decider: Decider | None = field(default=None, init=False, repr=False, compare=False)
+    known: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    kind: ClassVar[Kind] = Kind.PROFILE_HANDLER
+
+    def __post_init__(self) -> None:
+        names = (self.profiles.decode, self.profiles.prefill, self.profiles.encode)
+        if len(set(names)) < len(names):
+            raise ValueError("profiles: give each stage a profile of its own")
+        if self.stage_order == "prefill-first" and self.deciders.prefill:
+            raise ValueError("deciders: with prefill-first there is no decider for prefill, leave it out")
+
+    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "DisaggProfileHandler":
+        """This handler, with its deciders; ValueError where it names something that is not there."""
+        if self.profiles.decode not in profiles:
+            raise ValueError(f'profiles: there is no profile "{self.profiles.decode}" for decode')
+        found = replace(self)
+        for stage in ("prefill", "encode"):
+            name, profile = getattr(self.deciders, stage), getattr(self.profiles, stage)
+            if not name:
+                continue
+            if name not in plugins:
+                raise ValueError(f'deciders: there is no plugin "{name}" for {stage}, add it to plugins')
+            decider = plugins[name]
+            if Kind.DECIDER not in kinds(type(decider)):
+                raise ValueError(f'deciders: "{name}" for {stage} is no decider')
+            if profile not in profiles:
+                raise ValueError(
+                    f'deciders: there is no profile "{profile}", which the decider for {stage} needs'
+                )
+            object.__setattr__(found, f"{stage}_decider", decider)
+        object.__setattr__(found, "known", tuple(profiles))
+        return found
+
+    def next_profile(self, cycle: Cycle) -> str | None:
+        decode, prefill, encode = self.profiles.decode, self.profiles.prefill, self.profiles.encode
+        if self.stage_order == "decode-first":
+            if not cycle.picks.get(decode):
+                return None if decode in cycle.picks else decode
+            if self._is_worth(cycle, encode, self.encode_decider):
+                return encode
+            return prefill if self._is_worth(cycle, prefill, self.prefill_decider) else None
+        if decode in cycle.picks:
+            return None
+        if prefill in self.known and prefill not in cycle.picks:
+            return prefill
+        return encode if self._is_worth(cycle, encode, self.encode_decider) else decode
+
+    def _is_worth(self, cycle: Cycle, profile: str, decider: Decider | None) -> bool:
+        if decider is None or profile in cycle.picks:
+            return False
+        decode = cycle.picks.get(self.profiles.decode)
+        return decider.disaggregates(cycle, decode[0] if decode else None)
+
+    def route(self, cycle: Cycle) -> Route:
+        picks, sent = cycle.picks, cycle.request.headers
+        prefill, encode = picks.get(self.profiles.prefill), picks.get(self.profiles.encode)
+        headers: dict[str, str | None] = {
+            name: None for name in (PREFILL_HEADER, ENCODE_HEADER) if name in sent
+        }
+        if prefill:
+            headers[PREFILL_HEADER] = prefill[0].address
+        if encode:
+            headers[ENCODE_HEADER] = ",".join(endpoint.address for endpoint in encode)
+        decode = self.profiles.decode
+        return Route(decode, headers=headers, prompt_at=self.profiles.prefill if prefill else decode)

@@ -1,0 +1,96 @@
+"""``endpoint-attribute-scorer``: the endpoints with the best value of a figure of one's own first."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from epp.core.scoring import METRICS_EXTRACTOR, Cycle, Endpoint, Scores, check_attribute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedRange:
+    """The range that scores are of, the same for all requests."""
+
+    min: float
+    """The value at its lower end."""
+    max: float
+    """The value at its upper end, above ``min``."""
+
+    def __post_init__(self) -> None:
+        if self.min >= self.max:
+            raise ValueError(f"max: must be above min ({self.min:g}), got {self.max:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveRange:
+    """From the least to the most of the candidates; without parameters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalization:
+    """The range that scores are of: at most one of the two; none is ``adaptiveRange``."""
+
+    fixed_range: FixedRange | None = None
+    """The same for all requests; values outside count as its ends."""
+    adaptive_range: AdaptiveRange | None = None
+    """From the least to the most of the candidates; all equal score 1."""
+
+    def __post_init__(self) -> None:
+        if self.fixed_range and self.adaptive_range:
+            raise ValueError("adaptiveRange: is there beside fixedRange, keep one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """How a value becomes a score."""
+
+    type: Literal["linear_lower_is_better", "linear_higher_is_better"]
+    """Which end of the range scores 1."""
+    normalization: Normalization = field(default_factory=Normalization)
+    """The range."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointAttributeScorer:
+    """Prefer endpoints by one figure that ``customMetrics`` of ``core-metrics-extractor`` reads of them.
+
+    In:     n endpoints; ``load.attributes``.
+    Out:    (value - min) / (max - min), or 1 minus that if lower is better, in [0, 1]; None where the figure
+            is missing or too old.
+    Ties:   equal values, equal score; with ``adaptiveRange`` 1 for all if all are equal.
+    Source: upstream ``endpoint-attribute-scorer``, where a missing figure scores 0.
+    """
+
+    attribute_key: str
+    """The figure: an ``attributeKey`` of ``customMetrics``."""
+    algorithm: Algorithm
+    """How it becomes a score."""
+    producer: str = METRICS_EXTRACTOR
+
+    from_readings: ClassVar[bool] = True
+    is_experimental: ClassVar[bool] = True
+    requires: ClassVar[Mapping[str, str]] = {"producer": METRICS_EXTRACTOR}
+
+    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "EndpointAttributeScorer":
+        """This scorer; ValueError where nobody reads the figure."""
+        check_attribute("attributeKey", self.attribute_key, self.producer, plugins)
+        return self
+
+    def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
+        values = [endpoint.load.attribute(self.attribute_key) for endpoint in endpoints]
+        known = [value for value in values if value is not None]
+        if not known:
+            return values
+        fixed = self.algorithm.normalization.fixed_range
+        least, most = (fixed.min, fixed.max) if fixed else (min(known), max(known))
+        if least == most:
+            return [None if value is None else 1.0 for value in values]
+        best, spread = (least, least - most) if self._lower_is_better else (most, most - least)
+        return [
+            None if value is None else 1.0 - (best - min(max(value, least), most)) / spread
+            for value in values
+        ]
+
+    @property
+    def _lower_is_better(self) -> bool:
+        return self.algorithm.type == "linear_lower_is_better"

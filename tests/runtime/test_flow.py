@@ -1,0 +1,325 @@
+"""Streams that wait for their turn, over a real gRPC connection and with both drivers."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import pytest
+
+from epp.core.apis import Parsers
+from epp.core.budget import Budget
+from epp.core.flow.control import Fate
+from epp.core.flow.objectives import FAIRNESS_HEADERS, OBJECTIVE_HEADERS, Objectives
+from epp.core.flow.policies import Flow, FlowSettings
+from epp.core.flow.shedding import Shedding
+from epp.core.rejection import DROPPED_REASON_HEADER, Rejection
+from epp.core.request import Request
+from epp.core.scheduling import Decision
+from epp.core.stream import StreamSettings
+from epp.runtime.ext_proc import PROCESS, ExtProc
+from epp.runtime.flow import Queues, queued
+from epp.runtime.metrics import Metrics
+from epp.runtime.serving import make_server
+from epp.wire.pb import ext_proc_pb2 as pb
+from scorers.concurrency_detector import ConcurrencyDetector
+from scorers.priority_then_time_eviction_order_policy import PriorityThenTimeEvictionOrderPolicy
+from scorers.program_aware_fairness import ProgramAwareFairness
+from scorers.sheddable_eviction_filter import SheddableEvictionFilter
+from tests.core.conversation import decide
+from tests.core.flow.pools import PRIORITIES, band_of, occupy, request_of, settings_of
+from tests.picking import fleet_of
+from tests.runtime.raw_server import eventually
+from tests.runtime.test_server import Call, Watcher, body, response_body, response_headers
+
+CHAT = b'{"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}'
+EVICTION = (SheddableEvictionFilter(), PriorityThenTimeEvictionOrderPolicy())
+
+
+@pytest.fixture(params=["fast", "grpcio"])
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Setting:
+    """One server that takes one request at a time, a picker with queues before it, a gateway's channel."""
+
+    def __init__(self, settings: FlowSettings) -> None:
+        self.fleet = fleet_of([None])
+        self.watcher, self.budget = Watcher(), Budget(1 << 30)
+        self.plain = ExtProc(
+            scheduler=self,
+            health=self.fleet,
+            settings=StreamSettings(Parsers(), self.budget, new_id=lambda: "made-id"),
+            observer=self.watcher,
+            clock=time.monotonic,
+        )
+        self.queues: Queues = queued(
+            *(settings, self.plain),
+            fleet=self.fleet,
+            objectives=Objectives(PRIORITIES),
+            pool_name="pool",
+            loop=asyncio.get_running_loop,
+        )
+        self.channel: grpc.aio.Channel
+
+    def pick(self, request: Request, now: float) -> Decision | Rejection:
+        return decide(self.fleet.endpoints[0])
+
+    @property
+    def control(self):  # type: ignore[no-untyped-def] # noqa: ANN201
+        return self.queues.gate._control
+
+    async def ask(self, objective: str = "", tenant: str = "") -> Call:
+        """A stream whose request is complete."""
+        pairs = {":path": "/v1/chat/completions", ":method": "POST"}
+        pairs |= {OBJECTIVE_HEADERS[0]: objective, FAIRNESS_HEADERS[0]: tenant}
+        values = [pb.HeaderValue(key=key, raw_value=value.encode()) for key, value in pairs.items() if value]
+        call = self.channel.stream_stream(
+            PROCESS,
+            request_serializer=pb.ProcessingRequest.SerializeToString,
+            response_deserializer=pb.ProcessingResponse.FromString,
+        )(timeout=30)
+        head = pb.HttpHeaders(headers=pb.HeaderMap(headers=values))
+        await call.write(pb.ProcessingRequest(request_headers=head))
+        await call.write(body(CHAT, ended=True))
+        return call
+
+    async def waiting(self, count: int) -> None:
+        await eventually(lambda: self.control.waiting == count)
+
+    async def nothing_left(self) -> None:
+        await self.watcher.all_closed()
+        assert self.control.waiting == 0
+        assert self.fleet.endpoints[0].requests_in_flight == 0
+        assert self.budget.used == 0
+
+
+@asynccontextmanager
+async def serving(driver: str, **settings: object) -> AsyncIterator[Setting]:
+    setting = Setting(settings_of(room=1, **settings))
+    server = make_server(driver, setting.queues.service.services(), budget=setting.budget)
+    port = server.bind(0, flag="grpc-port")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            setting.channel = channel
+            yield setting
+    finally:
+        await server.stop(0)
+
+
+async def answered(call: Call) -> None:
+    """It has a server, and its body went on."""
+    assert (await call.read()).WhichOneof("response") == "request_headers"
+    piece = (await call.read()).request_body.response.body_mutation.streamed_response
+    assert (piece.body, piece.end_of_stream) == (CHAT, True)
+
+
+async def refused(call: Call, status: int, reason: str) -> None:
+    answer = (await call.read()).immediate_response
+    assert answer.status.code == status
+    headers = {each.header.key: each.header.raw_value.decode() for each in answer.headers.set_headers}
+    assert headers[DROPPED_REASON_HEADER] == reason
+
+
+async def finish(call: Call) -> None:
+    """The server's answer passes, and the gateway closes the stream."""
+    await call.write(response_headers())
+    await call.read()
+    await call.write(response_body(b"{}", ended=True))
+    await call.read()
+    await call.done_writing()
+
+
+async def test_a_request_waits_until_another_one_ends(driver: str) -> None:
+    async with serving(driver) as setting:
+        first = await setting.ask()
+        await answered(first)
+        second = await setting.ask()
+        await setting.waiting(1)
+        await finish(first)
+        await answered(second)
+        await finish(second)
+        await setting.nothing_left()
+        assert setting.queues.metrics._outcomes == {(0, Fate.DISPATCHED): 2}
+
+
+async def test_a_client_that_leaves_is_gone_from_the_queue_at_once(driver: str) -> None:
+    async with serving(driver) as setting:
+        first = await setting.ask()
+        await answered(first)
+        leaving = await setting.ask("batch")
+        await setting.waiting(1)
+        staying = await setting.ask("batch")
+        await setting.waiting(2)
+        leaving.cancel()
+        await setting.waiting(1)
+        await finish(first)
+        await answered(staying)
+        await finish(staying)
+        await setting.nothing_left()
+        outcomes = setting.queues.metrics._outcomes
+        assert outcomes[-1, Fate.EVICTED_CANCELLED] == 1
+        assert len(setting.watcher.placements) == 2  # nobody was picked for it
+
+
+async def test_a_half_closed_stream_still_waits_for_its_answer(driver: str) -> None:
+    async with serving(driver) as setting:
+        first = await setting.ask()
+        await answered(first)
+        second = await setting.ask()
+        await second.done_writing()
+        await setting.waiting(1)
+        await finish(first)
+        await answered(second)
+        assert await second.code() is grpc.StatusCode.OK
+        await setting.nothing_left()
+
+
+async def test_the_time_in_the_queue_ends_without_any_event(driver: str) -> None:
+    async with serving(driver, ttl=0.05) as setting:
+        first = await setting.ask()
+        await answered(first)
+        second = await setting.ask()
+        await refused(second, 429, "rejected-ttl-expired")
+        await second.done_writing()
+        await finish(first)
+        await setting.nothing_left()
+
+
+async def test_a_full_queue_refuses(driver: str) -> None:
+    async with serving(driver, default_band=band_of(max_requests=1)) as setting:
+        calls = [await setting.ask()]
+        await answered(calls[0])
+        calls.append(await setting.ask())
+        await setting.waiting(1)
+        third = await setting.ask()
+        await refused(third, 429, "rejected-saturated")
+        for call in (*calls, third):
+            call.cancel()
+        await setting.nothing_left()
+
+
+async def test_a_look_at_a_server_lets_somebody_go(driver: str) -> None:
+    async with serving(driver) as setting:
+        (endpoint,) = setting.fleet.endpoints
+        setting.fleet.lost(endpoint, time.monotonic(), "refused")
+        call = await setting.ask()
+        await setting.waiting(1)
+        setting.fleet.loading(endpoint, time.monotonic(), "loading")
+        setting.fleet.answered(endpoint, time.monotonic() + 1)
+        await answered(call)
+        await finish(call)
+        await setting.nothing_left()
+
+
+async def test_a_running_batch_request_makes_room(driver: str) -> None:
+    async with serving(driver, eviction=EVICTION) as setting:
+        batch = await setting.ask("batch")
+        await answered(batch)
+        urgent = await setting.ask("interactive")
+        await refused(batch, 429, "evicted")
+        await answered(urgent)
+        await batch.done_writing()
+        await finish(urgent)
+        await setting.nothing_left()
+        outcome = next(each for each in setting.watcher.outcomes if each.rejection is not None)
+        assert outcome.rejection is not None and outcome.rejection.status == 429
+
+
+async def test_the_end_of_the_process_is_told_to_those_that_wait(driver: str) -> None:
+    async with serving(driver) as setting:
+        first = await setting.ask()
+        await answered(first)
+        second = await setting.ask()
+        await setting.waiting(1)
+        setting.queues.gate.close()
+        await refused(second, 503, "rejected-shutting-down")
+        await second.done_writing()
+        await finish(first)
+        await setting.nothing_left()
+
+
+async def test_what_is_counted_is_on_the_page(driver: str) -> None:
+    band = band_of(fairness=ProgramAwareFairness(), max_requests=4)
+    async with serving(driver, default_band=band) as setting:
+        first = await setting.ask("interactive", "acme")
+        await answered(first)
+        second = await setting.ask("batch", "zeta")
+        await setting.waiting(1)
+        metrics = Metrics()
+        metrics.add(setting.queues.metrics)
+        page = metrics.page().decode()
+        flow = 'inference_pool="pool",model_name="tiny",priority="-1",target_model_name="tiny"'
+        for line in (
+            'flow_control_requests_total{inference_pool="pool",outcome="Dispatched",priority="100"} 1.0',
+            f'llm_d_epp_flow_control_queue_size{{fairness_id="zeta",{flow}}} 1.0',
+            f'inference_extension_flow_control_queue_size{{fairness_id="zeta",{flow}}} 1.0',
+            f'llm_d_epp_flow_control_queue_bytes{{fairness_id="zeta",{flow}}} {float(len(CHAT))}',
+            'llm_d_epp_flow_control_pool_saturation{inference_pool="pool",stage="effective"} 1.0',
+            'inference_extension_flow_control_pool_saturation{inference_pool="pool"} 1.0',
+            'llm_d_epp_flow_control_capacity_utilization_requests{inference_pool="pool",priority="-1"} 0.25',
+            "llm_d_epp_program_aware_jains_fairness_index 1.0",
+        ):
+            assert line in page, line
+        await finish(first)
+        await answered(second)
+        await finish(second)
+        await setting.nothing_left()
+        page = metrics.page().decode()
+        assert f'llm_d_epp_flow_control_queue_size{{fairness_id="zeta",{flow}}} 0.0' in page
+        waited = 'llm_d_epp_flow_control_request_queue_duration_seconds_count{fairness_id="zeta",'
+        assert waited in page
+        # no usage in "{}": the estimate of the prompt counts
+        assert 'program_aware_attained_service_tokens{program_id="acme"} 0.0' not in page
+
+
+class Faulty:
+    """A fairness policy of somebody's."""
+
+    tells_apart = True
+
+    def choose_flow(self, flows: Mapping[str, Flow], now: float) -> str:
+        raise KeyError("in a policy")
+
+
+async def test_a_policy_that_fails_costs_those_that_wait_for_it(
+    driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(driver, default_band=band_of(fairness=Faulty())) as setting:
+        first = await setting.ask()
+        await answered(first)
+        second = await setting.ask()
+        await setting.waiting(1)
+        await finish(first)
+        assert (await second.read()).immediate_response.status.code == 500
+        await second.done_writing()
+        third = await setting.ask()  # there is room: nobody has to be chosen
+        await answered(third)
+        await finish(third)
+        await setting.nothing_left()
+    assert "a policy of flow control failed" in caplog.text
+
+
+def test_without_the_gate_sheddable_requests_are_shed_while_the_pool_is_full() -> None:
+    fleet = fleet_of([None])
+    (endpoint,) = fleet.endpoints
+
+    class Scheduler:
+        def pick(self, request: Request, now: float) -> Decision | Rejection:
+            return decide(endpoint)
+
+    objectives = Objectives(PRIORITIES)
+    chooser = Shedding(Scheduler(), fleet, ConcurrencyDetector(max_concurrency=3), objectives)
+    occupy(endpoint, 2)
+    assert isinstance(chooser.pick(request_of("batch"), 0.0), Decision)
+    shed = chooser.pick(request_of("batch"), 0.0)
+    assert isinstance(shed, Rejection) and shed.status == 429
+    assert shed.body == "inference error: ResourceExhausted - system saturated, sheddable request dropped"
+    assert isinstance(chooser.pick(request_of("standard"), 0.0), Decision)
+    assert isinstance(chooser.pick(request_of("no-such"), 0.0), Decision)
+    objectives.replace({})
+    assert isinstance(chooser.pick(request_of("batch"), 0.0), Decision)
