@@ -15,6 +15,7 @@ import bisect
 import contextlib
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -40,7 +41,7 @@ from bench.soak import MIB, RELEASE_SECONDS, State, is_back, look
 
 PLAIN, FRONTED = 4, 4
 """Servers that are processes of their own, and endpoints of a front before one more."""
-UP_SECONDS, DOWN_SECONDS = 12.0, (0.2, 6.0)
+UP_SECONDS, DOWN_SECONDS = 30.0, (0.2, 6.0)
 """Between two faults of a server, on average; how long they last."""
 MOST_DOWN = 5
 OUT_SECONDS = 35.0
@@ -247,8 +248,12 @@ def verdict(outcome: Outcome, before: State, after: State, log: str) -> list[str
     wrong = [f"{name} is {value:g}, not 0" for name, value in after.busy.items()]
     wrong += [f"task left: {name} ({count})" for name, count in (after.tasks - before.tasks).items()]
     strange = unexplained(outcome)
-    kinds = Counter(f"{one.error} of {one.picked or 'nobody'}" for one in strange)
+    names = {one.address: one.name for one in outcome.members}
+    kinds = Counter(f"{one.error} of {names.get(one.picked or '', 'nobody')}" for one in strange)
     wrong += [f"lost without a fault: {count} times {kind}" for kind, count in kinds.most_common(10)]
+    if strange:
+        first, last = (edge(one.sent for one in strange) - outcome.began for edge in (min, max))
+        wrong.append(f"the first of these was sent after {first:.1f} s, the last after {last:.1f} s")
     for member in outcome.members:
         if (out := longest_out(member, outcome)) > OUT_SECONDS:
             wrong.append(f"{member.name} was well and got nothing for {out:.1f} s")
@@ -280,10 +285,22 @@ def summary(outcome: Outcome) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 when something did not hold."""
     given = _arguments(arguments)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, contextlib.ExitStack() as life:
-        logs = Path(folder)
+    logs = Path(tempfile.mkdtemp(prefix="fleet-soak-"))
+    status = 1
+    try:
+        status = _stage(logs, given)
+    finally:
+        if status:
+            print(f"the logs are in {logs}", file=sys.stderr)
+        else:
+            shutil.rmtree(logs)
+    return status
+
+
+def _stage(logs: Path, given: argparse.Namespace) -> int:
+    with contextlib.ExitStack() as life:
         servers = [
-            LlamaServer(logs=logs, name=f"llama-{number}", slots=4, context=CONTEXT)
+            LlamaServer(logs=logs, name=f"llama-{number}", slots=4, context=CONTEXT, cache=0)
             for number in range(PLAIN + 1)
         ]
         front = Front(logs, servers[-1].address, FRONTED)

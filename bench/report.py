@@ -276,13 +276,19 @@ def markdown(report: Report) -> str:
 
 
 def paste(text: str, page: Path, part: str) -> None:
-    """Replace what stands in a page between the marks of a generated part. ValueError without them."""
+    """Replace what stands in a page between the marks of a generated part; faults as of ``around``."""
+    before, after = around(page, part)
+    page.write_text(f"{before}\n{text.strip()}\n\n{after}", encoding="utf-8")
+
+
+def around(page: Path, part: str) -> tuple[str, str]:
+    """What stands before and behind a generated part, with its marks. ValueError without them, or OSError."""
     begin, end = f"<!-- {part}: generated -->\n", f"<!-- {part}: end -->\n"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = rest.partition(end)
     if not found or not found_end:
         raise ValueError(f"{page}: no part between {begin.strip()} and {end.strip()}")
-    page.write_text(f"{before}{begin}\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+    return before + begin, end + after
 
 
 def as_dict(report: Report) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Rule:    wiring, no logic; read from top to bottom. Clock and chance are made he
 import asyncio
 import dataclasses
 import datetime as dt
+import functools
 import gc
 import importlib.util
 import logging
@@ -200,7 +201,7 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
 
     def changed(endpoint: Endpoint, change: Change) -> None:
         transitions.changed(endpoint, change)
-        if change.signal in (Signal.FAILED, Signal.LATE, Signal.QUITTING):
+        if change.signal in (Signal.FAILED, Signal.QUITTING):
             scraper.doubt(endpoint)
 
     fleet = Fleet(
@@ -231,9 +232,13 @@ def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
         destinations=ORDERED_DESTINATIONS if flags.destinations == "ordered" else 1,
     )
 
+    @functools.cache
+    def tell_of_tiers() -> None:
+        logs.warn_of(["endpoints have tiers, and nothing heeds them: add a tier-preference filter"])
+
     def take_over(specs: Sequence[EndpointSpec]) -> None:
         if any(spec.tier for spec in specs) and not assembly.heeds_tiers:
-            logs.warn_of(["endpoints have tiers, and nothing heeds them: add a tier-preference filter"])
+            tell_of_tiers()
         scraper.update(*fleet.replace(specs, clock()))
         readiness.is_synced = True
 

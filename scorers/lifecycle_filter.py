@@ -13,6 +13,7 @@ _LAST_RESORTS: Sequence[tuple[Phase, str]] = (
     (Phase.EJECTED, "ejected on suspicion"),
     (Phase.LOADING, "has loaded, and its back-off is not over"),
     (Phase.PENDING, "not looked at yet"),
+    (Phase.DRAINING, "said to shut down, in an answer"),
 )
 _DEAD: Mapping[Phase, str] = {Phase.EJECTED: "refusing connections"}
 """What a phase means of an endpoint that is known to be dead, where its name does not say it."""
@@ -28,8 +29,11 @@ class LifecycleFilter:
     Out:    the ready, pressured and suspect ones, those that warm up and have less than they may have (2
             requests, growing to 64), and one that is probed if it has no request now; in their order. Those
             that are pending, loading, ejected, draining or gone are dropped.
+    Few:    where fewer than half are left, those as well that nothing but their back-off keeps out: they
+            answer their looks, and no request failed there. Too few for a load fall one after the other.
     Else:   where this leaves nobody, the least bad that are not known to be dead: those that warm up, the one
-            that is probed, those ejected on suspicion, those that nobody has looked at yet, whichever comes
+            that is probed, those ejected on suspicion, those that nobody has looked at yet, those whose
+            answers said that they shut down, whichever comes
             first.
     Dead:   where all are known to be dead (they refuse connections, load, drain, or their manager says so),
             the request is refused: 503, with a reason and ``retry-after``.
@@ -43,7 +47,15 @@ class LifecycleFilter:
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         if not self.enabled or not endpoints:
             return endpoints
-        return [endpoint for endpoint in endpoints if has_room(endpoint)] or _least_bad(cycle, endpoints)
+        fit = [endpoint for endpoint in endpoints if has_room(endpoint)]
+        if 2 * len(fit) < len(endpoints):
+            fit = _with_those_that_wait(endpoints, fit)
+        return fit or _least_bad(cycle, endpoints)
+
+
+def _with_those_that_wait(endpoints: Sequence[Endpoint], fit: Sequence[Endpoint]) -> list[Endpoint]:
+    """Envoy's panic threshold has the same reason."""
+    return [endpoint for endpoint in endpoints if endpoint in fit or endpoint.lifecycle.only_waits]
 
 
 def _least_bad(cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:

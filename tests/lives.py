@@ -19,8 +19,11 @@ LIVES: Mapping[str, tuple[Phase, Sequence[tuple[float, Signal]]]] = {
     "untried": (Phase.PENDING, []),
     "refusing": (Phase.EJECTED, [(NOW, _S.REFUSED)]),
     "held": (Phase.PENDING, [(NOW, _S.HELD)]),
+    "waiting": (Phase.EJECTED, [(0.0, _S.FOUND), (NOW, _S.REFUSED), (NOW, _S.ANSWERED)]),
+    "failing": (Phase.EJECTED, [(0.0, _S.FOUND), (NOW, _S.FAILED), (NOW, _S.FAILED), (NOW, _S.ANSWERED)]),
     "loading": (Phase.LOADING, [(NOW, _S.LOADING)]),
     "draining": (Phase.DRAINING, [(0.0, _S.FOUND), (NOW, _S.QUITTING)]),
+    "leaving": (Phase.DRAINING, [(NOW, _S.LEAVING)]),
     "gone": (Phase.GONE, [(NOW, _S.REMOVED)]),
 }
 
@@ -34,9 +37,13 @@ def living(
     for at, signal in signals:
         life.advance(at)
         life.receive(signal, at)
+    if how == "leaving":
+        life.leaving = "deleted"
     assert life.phase is phase
     endpoint = Endpoint(EndpointSpec(name=name or how, ip="10.0.0.1", port=port, tier=tier), life)
     endpoint.load = load
+    if life.allowance is not None:
+        endpoint.on_occupied = lambda endpoint: None
     for _ in range(in_flight):
         Reservation(endpoint, 0)
     return endpoint

@@ -222,7 +222,24 @@ def _arguments(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace
     ):
         if value is not None and not least <= value <= most:
             parser.error(f"--{name} {value:g}: must be {least:g} to {most:g}")
+    if wrong := _cannot_be_written(given):
+        parser.error(wrong)
+    if given.versus and shutil.which(shlex.split(given.versus)[0]) is None:
+        parser.error(f"--versus: there is no command {shlex.split(given.versus)[0]}")
     return given
+
+
+def _cannot_be_written(given: argparse.Namespace) -> str:
+    """What would come to light after a quarter of an hour."""
+    for name, file in (("json", given.json), ("plot", given.plot)):
+        if file and not file.parent.is_dir():
+            return f"--{name} {file}: there is no directory {file.parent}"
+    try:
+        if given.into:
+            tables.around(given.into, "failover")
+    except (OSError, ValueError) as problem:
+        return f"--into: {problem}"
+    return ""
 
 
 if __name__ == "__main__":

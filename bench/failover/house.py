@@ -166,7 +166,7 @@ def _address(victim: LlamaServer, front: Front | None) -> str:
 
 def _server(logs: Path, name: str, island: Island | None = None) -> LlamaServer:
     host, inside = (island.host, island.entry) if island else ("127.0.0.1", ())
-    return LlamaServer(logs=logs, name=name, host=host, inside=inside, slots=SLOTS, context=CONTEXT)
+    return LlamaServer(logs=logs, name=name, host=host, inside=inside, slots=SLOTS, context=CONTEXT, cache=0)
 
 
 def _envoy(logs: Path, picker: Picker, servers: Sequence[str], retries: bool) -> Envoy:

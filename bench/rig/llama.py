@@ -11,7 +11,8 @@ from bench.rig.process import Process, answers_ok, free_port, http_get
 class LlamaServer(Process):
     """One server. ``kill`` is its sudden death, ``start`` or ``restart`` its return.
 
-    ``inside`` is put before its command: a program that starts it in a place of its own.
+    ``inside`` is put before its command: a program that starts it in a place of its own. ``cache`` [MiB]
+    holds the prompts of earlier requests; full of prompts that never come again, it costs ever more time.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class LlamaServer(Process):
         context: int = 2048,
         threads: int = 1,
         http_threads: int = 64,
+        cache: int = 256,
         metrics: bool = True,
         api_key: str | None = None,
         inside: Sequence[str] = (),
@@ -37,6 +39,7 @@ class LlamaServer(Process):
         command += ["--host", host, "--port", str(self.port)]
         command += ["--slots", str(slots), "--context", str(context)]
         command += ["--threads", str(threads), "--http-threads", str(http_threads)]
+        command += ["--cache", str(cache)]
         command += [] if metrics else ["--no-metrics"]
         command += ["--api-key", api_key] if api_key else []
         super().__init__(name, command, log=logs / f"{name}.log", environment=_importable())

@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=2048, help="longest sequence of one slot [tokens]")
     parser.add_argument("--threads", type=int, default=1, help="threads that compute")
     parser.add_argument("--http-threads", type=int, default=64, help="connections served at the same time")
+    parser.add_argument("--cache", type=int, default=256, help="for prompts that left their slot [MiB]")
     parser.add_argument("--no-metrics", action="store_true", help="answer 501 on /metrics")
     parser.add_argument("--api-key", help="ask for it everywhere but on /health")
     arguments = parser.parse_args()
@@ -34,7 +35,7 @@ def main() -> None:
     parameters.n_threads_http = arguments.http_threads
     parameters.endpoint_metrics = not arguments.no_metrics
     parameters.endpoint_slots = True
-    parameters.cache_ram_mib = 256
+    parameters.cache_ram_mib = arguments.cache
     parameters.warmup = False
     parameters.ui = False
     if arguments.api_key:

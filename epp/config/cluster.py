@@ -14,11 +14,11 @@ Only the fields that count are decoded; msgspec leaves the rest of an object unr
 import datetime as dt
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from epp.config.endpoints_file import LAST_TIER, TIER_LABEL
+from epp.config.endpoints_file import LAST_TIER, TIER_LABEL, read_tier
 from epp.core.addresses import read_host
 from epp.core.fleet import EndpointSpec
 from epp.core.listing import named_apart
@@ -40,8 +40,6 @@ HEARTBEAT_TIMEOUT = 180.0
 """[s] LLMKube's own: the agent beats every 30 s."""
 PRESSURE_HOLDS = 600.0
 """[s] The agent never takes a warning back (it tells of Warning and above only): an old one says nothing."""
-CLAIM_HOLDS = 300.0
-"""[s] An address that comes back within this time was not left, but taken."""
 LONGEST = 200
 """Characters of a message from the cluster."""
 
@@ -158,6 +156,12 @@ class _Backend(_Object, frozen=True):
     hostname: str | None = None
     target_ref: _Target | None = None
 
+    @property
+    def pod(self) -> str:
+        """The name of the pod that it is; empty: it is none."""
+        target = self.target_ref
+        return target.name if target is not None and target.kind == "Pod" else ""
+
 
 class _SlicePort(_Object, frozen=True):
     name: str | None = None
@@ -259,10 +263,15 @@ def translate(cluster: Cluster, now: float, *, engines: Collection[str] = ()) ->
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
     spec: EndpointSpec
-    is_stale: bool = False
+    rank: tuple[bool, ...]
+    """Of several at one address the lowest is the endpoint."""
+    pod: str = ""
+    """The pod that it is, or that a slice means; empty: the slice means none that is known."""
+    is_word: bool = True
+    """What it says counts for whoever is at its address."""
 
 
 class _Work:
@@ -275,6 +284,7 @@ class _Work:
         self._cluster = cluster
         self._now = now
         self._engines = engines
+        self._pods = {pod.metadata.name for pod in cluster.pods}
 
     # --- pods
 
@@ -295,7 +305,7 @@ class _Work:
                 continue
             for rank, port in enumerate(ports):
                 yield _Found(
-                    EndpointSpec(
+                    spec=EndpointSpec(
                         name=f"{meta.name}-rank-{rank}",
                         namespace=meta.namespace,
                         ip=ip,
@@ -307,7 +317,11 @@ class _Work:
                         leaving="pod is terminating" if meta.deletion_timestamp else "",
                         pressure=pressure,
                         note=note,
-                    )
+                    ),
+                    # two pods are two servers: whoever serves has the address
+                    rank=(False, meta.deletion_timestamp is not None, bool(unready)),
+                    pod=meta.name,
+                    is_word=False,
                 )
 
     # --- slices
@@ -338,7 +352,7 @@ class _Work:
             own = _own_name(one, backend, ip, is_alone=len(backends) == 1)
             for port, number in ports:
                 yield _Found(
-                    EndpointSpec(
+                    spec=EndpointSpec(
                         name=own if len(ports) == 1 else f"{own}-{port or number}",
                         namespace=meta.namespace,
                         ip=ip,
@@ -350,9 +364,11 @@ class _Work:
                         hold=_hold(where, backend.conditions),
                         leaving=f"{where} says terminating" if backend.conditions.terminating else "",
                         pressure=pressure,
-                        note="; ".join(filter(None, (note, late))),
+                        note=_all_of((note, late)),
                     ),
-                    is_stale=bool(late),
+                    rank=(True, bool(late)),
+                    pod=backend.pod if backend.pod in self._pods else "",
+                    is_word=not late,
                 )
 
     def _heartbeat(self, where: str, meta: Meta) -> str:
@@ -414,13 +430,12 @@ class _Work:
 
     def _tier(self, where: str, meta: Meta) -> int:
         said = meta.said(TIER_LABEL)
-        if said.isascii() and said.isdigit() and len(said) <= len(str(LAST_TIER)):
-            return int(said)
-        if said:
+        tier = read_tier(said)
+        if said and tier is None:
             self.findings.append(
                 f"{where}: {TIER_LABEL} must be from 0 to {LAST_TIER}, got {said[:LONGEST]!a}"
             )
-        return 0
+        return tier or 0
 
 
 # --- pods --------------------------------------------------------------------------------------------
@@ -471,10 +486,14 @@ def _ports(ports: Iterable[_SlicePort]) -> list[tuple[str, int]]:
 
 
 def _own_name(one: Slice, backend: _Backend, ip: str, *, is_alone: bool) -> str:
-    """What stays when the server gets another address: its host name, or that it is the slice's only one."""
-    if backend.hostname:
-        return f"{one.metadata.name}-{backend.hostname}"
-    return one.metadata.name if is_alone else f"{one.metadata.name}-{ip.replace(':', '-')}"
+    """What stays when the server gets another address, as far as the slice says.
+
+    Its host name, that it is the slice's only one, or its pod. Else its address is all that tells it from
+    the others: their order means nothing, and whoever writes slices may change it.
+    """
+    if not backend.hostname and is_alone:
+        return one.metadata.name
+    return f"{one.metadata.name}-{backend.hostname or backend.pod or ip.replace(':', '-')}"
 
 
 def _hold(where: str, conditions: _Conditions) -> str:
@@ -500,63 +519,33 @@ def _progress(service: InferenceService, model: Model | None) -> str:
 # --- the list ----------------------------------------------------------------------------------------
 
 
-def _once_each(found: Sequence[_Found]) -> list[EndpointSpec]:
+def _once_each(found: Iterable[_Found]) -> list[EndpointSpec]:
     """One endpoint for each address: a server that is listed twice would get two shares.
 
-    Of several the one that serves counts, else the first: pods come before slices. A stale slice
-    comes last: its address may be another server's by now.
+    Pods come before slices, whatever either says: were it the one that serves, the endpoint would be another
+    one with every word of "not ready", and lose all that is known of it. A stale slice comes last: its
+    address may be another server's by now.
     """
-    best: dict[str, _Found] = {}
+    at: dict[str, list[_Found]] = {}
     for one in found:
-        rival = best.get(one.spec.address)
-        if rival is None or _doubt(one) < _doubt(rival):
-            best[one.spec.address] = one
-    kept = {id(one) for one in best.values()}
-    return [one.spec for one in found if id(one) in kept]
+        at.setdefault(one.spec.address, []).append(one)
+    return [_joined(sorted(those, key=lambda one: one.rank)) for those in at.values()]
 
 
-def _doubt(one: _Found) -> tuple[bool, bool, bool]:
-    return bool(one.spec.leaving), one.is_stale, bool(one.spec.hold)
-
-
-class Claims:
-    """Who held an endpoint's address lately: two that take it from each other are two servers.
-
-    One agent with a new address moves an endpoint once; two agents that think the same service theirs
-    move it to and fro, every 30 s.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, str], dict[str, float]] = {}
-        self._contested: dict[tuple[str, str], tuple[str, float]] = {}
-
-    def look(self, specs: Iterable[EndpointSpec], now: float) -> tuple[str, ...]:
-        """What to say of ``specs`` at ``now`` [s]."""
-        held: dict[tuple[str, str], dict[str, float]] = {}
-        for spec in specs:
-            if not spec.identity:
-                continue
-            key = spec.namespace, spec.name
-            before = self._held.get(key, {})
-            lately = {address: at for address, at in before.items() if now - at < CLAIM_HOLDS}
-            last = next(reversed(before), spec.address)
-            if spec.address != last:
-                if spec.address in lately:
-                    self._contested[key] = f"{last} and {spec.address}", now
-                lately[last] = now  # it was held until now
-            lately.pop(spec.address, None)  # what is held now comes last
-            held[key] = {**lately, spec.address: now}
-        self._held = held
-        self._contested = {
-            key: (pair, at)
-            for key, (pair, at) in self._contested.items()
-            if key in held and now - at < CLAIM_HOLDS
-        }
-        return tuple(
-            f"EndpointSlice of {name}: {pair} claim it in turn: let one agent serve it"
-            " (--inference-service-allowlist)"
-            for (_, name), (pair, _) in self._contested.items()
-        )
+def _joined(those: Sequence[_Found]) -> EndpointSpec:
+    """The first of ``those``, with what the others say of it."""
+    first, *others = those
+    words = [one.spec for one in others if one.is_word and one.pod in {"", first.pod}]
+    if not words:
+        return first.spec
+    said = [first.spec, *words]
+    return replace(
+        first.spec,
+        hold=_all_of(one.hold for one in said),
+        leaving=_all_of(one.leaving for one in said),
+        pressure=_all_of(one.pressure for one in said),
+        note=_all_of(one.note for one in said),
+    )
 
 
 # --- words -------------------------------------------------------------------------------------------
@@ -569,6 +558,10 @@ def _unix(written: str) -> float | None:
         return None if at.tzinfo is None else at.timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _all_of(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, words)))
 
 
 def _short(text: str) -> str:

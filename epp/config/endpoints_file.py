@@ -27,6 +27,11 @@ TIER_LABEL = "fleet-epp.dev/tier"
 LAST_TIER = 999
 
 
+def read_tier(label: str) -> int | None:
+    """The tier that ``label`` says; None: it says none."""
+    return int(label) if re.fullmatch(r"\d{1,3}", label, re.ASCII) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointEntry:
     """One server of the file. ``address``: a literal without brackets, or a name to be resolved."""
@@ -87,9 +92,9 @@ class _Written:
         label = self.labels.get(TIER_LABEL)
         if self.tier is not None and not 0 <= self.tier <= LAST_TIER:
             raise ValueError(f"tier: must be from 0 (used first) to {LAST_TIER}, got {self.tier}")
-        if label is not None and _tier(label) is None:
+        if label is not None and read_tier(label) is None:
             raise ValueError(f'labels: {TIER_LABEL} must be from "0" to "{LAST_TIER}", got "{label[:20]}"')
-        if label is not None and self.tier not in {None, _tier(label)}:
+        if label is not None and self.tier not in {None, read_tier(label)}:
             raise ValueError(
                 f"tier: is {self.tier}, but the label {TIER_LABEL} says {label}; keep one of them"
             )
@@ -108,7 +113,7 @@ class _Written:
             metrics_url=None if self.metrics_url is None else read_metrics_url(self.metrics_url),
             api_key_file=self.api_key_file,
             ca_file=self.ca_file,
-            tier=self.tier or _tier(self.labels.get(TIER_LABEL, "0")) or 0,
+            tier=self.tier or read_tier(self.labels.get(TIER_LABEL, "0")) or 0,
         )
 
 
@@ -152,11 +157,6 @@ def parse_endpoints(
             )
         found[key] = (entry, item.node.start_mark.line + 1)
     return tuple(entry for entry, _ in found.values())
-
-
-def _tier(label: str) -> int | None:
-    """The tier that a label says; None: it says none."""
-    return int(label) if re.fullmatch(r"\d{1,3}", label, re.ASCII) else None
 
 
 def _named(subject: str, reader: Callable[[Written], Read], written: Written) -> Read:

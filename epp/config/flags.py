@@ -507,7 +507,8 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
         raise UsageError(_not_understood(argument))
     given: dict[str, Any] = {}
     for flag in FLAGS:
-        texts: list[str] = getattr(found, flag.key) or []
+        # argparse makes an empty list of the value "--"
+        texts = ["--" if isinstance(text, list) else text for text in getattr(found, flag.key) or []]
         try:
             values = [flag.value(text) for text in texts]
         except ValueError as fault:

@@ -483,6 +483,9 @@ class _Builder:
         configured = self._of_type(LIFECYCLE_FILTER)
         for each in configured:
             if not self._ours(each, LifecycleFilter).enabled:
+                self._warn(
+                    each.entry.at if each.entry else self._config.at, "dead endpoints are picked like others"
+                )
                 each.is_used = True
                 return filters
         if any(each.is_used for each in configured):

@@ -28,7 +28,11 @@ CLOCK_SKEW = 60.0
 _MOST = 1e15
 """No count of anything is larger; keeps sums finite whatever a page says."""
 
-ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+ENGINE_LABELS = (
+    "llm-d.ai/engine-type",
+    "inference.networking.k8s.io/engine-type",
+    "fleet-epp.dev/engine",
+)
 """The endpoint labels that name the engine, the current one first."""
 
 

@@ -105,10 +105,13 @@ class Endpoint:
         "name",
         "on_occupied",
         "requests_in_flight",
+        "served_at",
         "spec",
         "started_at",
         "tokens_in_flight",
+        "trials",
         "unanswered",
+        "was_lost",
     )
 
     def __init__(self, spec: EndpointSpec, lifecycle: Lifecycle | None = None) -> None:
@@ -135,8 +138,14 @@ class Endpoint:
         """Prompt tokens sent there and not yet known to be processed (estimated, uncached only)."""
         self.unanswered: dict[Reservation, None] = {}
         """Requests of streamed answers that have got no token yet, the oldest first."""
-        self.on_occupied: Callable[[], None] | None = None
-        """To be told of every request that comes or goes, while their number is limited."""
+        self.on_occupied: Callable[[Endpoint], None] | None = None
+        """To be told of every request that comes, or came and goes, while their number is limited."""
+        self.trials = 0
+        """Those requests: what was sent before it was out may hang for long, and is no sign."""
+        self.served_at = -math.inf
+        """When a request there last got its first token, or a good answer [s]."""
+        self.was_lost = False
+        """The last that was seen of it is that it takes no connections."""
 
     @property
     def oldest_unanswered(self) -> float | None:
@@ -155,7 +164,7 @@ class Reservation:
     its first token will be seen. Exactly one ``release``: a second one is a defect of the caller and raises.
     """
 
-    __slots__ = ("_open", "at", "endpoint", "tokens")
+    __slots__ = ("_is_trial", "_open", "at", "endpoint", "tokens")
 
     def __init__(
         self, endpoint: Endpoint, tokens: int, *, at: float = 0.0, is_streamed: bool = False
@@ -166,6 +175,7 @@ class Reservation:
         self.tokens = tokens
         self.at = at
         self._open = True
+        self._is_trial = False
         self._occupy(endpoint)
         if is_streamed:
             endpoint.unanswered[self] = None
@@ -185,8 +195,9 @@ class Reservation:
         self._leave()
         self.endpoint = endpoint
         self._occupy(endpoint)
-        if is_streamed:
-            endpoint.unanswered[self] = None
+        if is_streamed:  # it may have waited for longer than others there
+            waiting = sorted([*endpoint.unanswered, self], key=lambda each: each.at)
+            endpoint.unanswered = dict.fromkeys(waiting)
 
     def release(self) -> None:
         """The request has ended, however it ended."""
@@ -200,15 +211,20 @@ class Reservation:
         endpoint.requests_in_flight += 1
         endpoint.tokens_in_flight += self.tokens
         if endpoint.on_occupied is not None:
-            endpoint.on_occupied()
+            self._is_trial = True
+            endpoint.trials += 1
+            endpoint.on_occupied(endpoint)
 
     def _leave(self) -> None:
         endpoint = self.endpoint
         endpoint.requests_in_flight -= 1
         endpoint.tokens_in_flight -= self.tokens
         endpoint.unanswered.pop(self, None)
-        if endpoint.on_occupied is not None:
-            endpoint.on_occupied()
+        if self._is_trial:
+            self._is_trial = False
+            endpoint.trials -= 1
+            if endpoint.on_occupied is not None:
+                endpoint.on_occupied(endpoint)
 
 
 _START = 2.0
@@ -334,13 +350,15 @@ class Fleet:
     def answered(self, endpoint: Endpoint, now: float, *, engine: str | None = None) -> None:
         """The server is ready, even if it does not tell its load. ``engine``: whose answer it was read as."""
         endpoint.engine = engine or endpoint.spec.engine
+        endpoint.was_lost = False
         found = endpoint in self._found_with_us and endpoint.lifecycle.phase is Phase.PENDING
         self._look(endpoint, Signal.FOUND if found else Signal.ANSWERED, now)
 
     def loading(self, endpoint: Endpoint, now: float, reason: str, *, engine: str | None = None) -> None:
         """The server is there, its model is not."""
-        if endpoint.lifecycle.phase is not Phase.LOADING:
+        if endpoint.lifecycle.phase is not Phase.LOADING and not endpoint.was_lost:
             _end_life(endpoint)
+        endpoint.was_lost = False
         endpoint.engine = engine or endpoint.spec.engine
         endpoint.load, endpoint.load_at = UNKNOWN, None
         self._look(endpoint, Signal.LOADING, now, reason)
@@ -350,8 +368,9 @@ class Fleet:
 
         So is its engine, unless it is declared: another process may listen there next.
         """
-        if not endpoint.lifecycle.is_known_dead:
+        if not endpoint.was_lost:
             _end_life(endpoint)
+        endpoint.was_lost = True
         endpoint.engine = endpoint.spec.engine
         endpoint.load, endpoint.load_at = UNKNOWN, None
         note = endpoint.spec.note
@@ -367,20 +386,20 @@ class Fleet:
 
     def served(self, endpoint: Endpoint, now: float) -> None:
         """A request there got its first token, or a good answer."""
-        lifecycle = endpoint.lifecycle
+        lifecycle, endpoint.served_at = endpoint.lifecycle, now
         if lifecycle.phase is not Phase.READY or lifecycle.failures:
             self._signal(endpoint, Signal.SERVED, now)
 
     def failed(self, endpoint: Endpoint, now: float, reason: str, *, sent_at: float = math.inf) -> None:
-        """A request failed there. What was ``sent_at`` [s] before it came into this phase says nothing new
-        of one that is on its way back."""
-        if not self._is_of_before(endpoint.lifecycle, sent_at):
+        """A request failed there. What was ``sent_at`` [s] before it came into service says nothing of it."""
+        if sent_at >= endpoint.lifecycle.in_service_since:
             self._signal(endpoint, Signal.FAILED, now, reason)
 
     def late(self, endpoint: Endpoint, now: float, reason: str, *, sent_at: float = math.inf) -> None:
-        """The gateway gave up waiting for an answer: the next look tells whether the server is to blame."""
-        if not self._is_of_before(endpoint.lifecycle, sent_at):
-            self._signal(endpoint, Signal.LATE, now, reason)
+        """The gateway gave up waiting for an answer. It may only be long: a server that has served others
+        since is not to blame."""
+        if endpoint.served_at < sent_at:
+            self.failed(endpoint, now, reason, sent_at=sent_at)
 
     def busy(self, endpoint: Endpoint, now: float, reason: str) -> None:
         """It refused a request because it is full: a sign of life, and a warning."""
@@ -411,16 +430,14 @@ class Fleet:
 
     # --- inside
 
-    def _is_of_before(self, lifecycle: Lifecycle, sent_at: float) -> bool:
-        return lifecycle.phase in (Phase.PROBING, Phase.WARMING) and sent_at < lifecycle.since
-
     def _look(self, endpoint: Endpoint, signal: Signal, now: float, reason: str = "") -> None:
         self._found_with_us.discard(endpoint)
         self._signal(endpoint, signal, now, reason)
 
     def _signal(self, endpoint: Endpoint, signal: Signal, now: float, reason: str = "") -> None:
         self.version += 1
-        self._tell(endpoint, endpoint.lifecycle.receive(signal, now, reason))
+        lifecycle = endpoint.lifecycle
+        self._tell(endpoint, (*lifecycle.advance(now), *lifecycle.receive(signal, now, reason)))
         if self.on_news is not None:
             self.on_news()
 
@@ -428,12 +445,14 @@ class Fleet:
         lifecycle = endpoint.lifecycle
         self._next_expiry = min(self._next_expiry, lifecycle.due)
         endpoint.on_occupied = None if lifecycle.allowance is None else self._occupied
+        lifecycle.is_tried = endpoint.trials > 0
         for change in changes:
             self._on_change(endpoint, change)
 
-    def _occupied(self) -> None:
+    def _occupied(self, endpoint: Endpoint) -> None:
         """A request came to or left an endpoint whose number of requests is limited."""
         self.version += 1
+        endpoint.lifecycle.is_tried = endpoint.trials > 0
 
     def _look_ahead(self) -> None:
         """When time alone changes something next."""

@@ -43,7 +43,6 @@ class Signal(enum.Enum):
     SILENT = "it did not answer in time"
     MUTE = "it did not answer in time, again"
     FAILED = "a request there failed"
-    LATE = "the gateway waited too long for it"
     BROKEN = "requests there fail one after another"
     SERVED = "it served a request"
     QUITTING = "it says that it shuts down"
@@ -121,7 +120,8 @@ def _rows(phases: Iterable[Phase], signals: Iterable[Signal], to: Phase) -> dict
 TRANSITIONS: Mapping[tuple[Phase, Signal], Phase] = {
     # alive
     (_P.PENDING, _S.FOUND): _P.READY,  # as long in service as we are: nothing to warm up for us
-    **_rows((_P.PENDING, _P.LOADING), (_S.ANSWERED, _S.SERVED), _P.WARMING),
+    **_rows((_P.PENDING, _P.LOADING), (_S.ANSWERED,), _P.WARMING),
+    (_P.LOADING, _S.DUE): _P.WARMING,
     (_P.PENDING, _S.FREED): _P.WARMING,
     **_rows((_P.EJECTED,), (_S.ANSWERED, _S.SERVED, _S.DUE), _P.PROBING),
     **_rows((_P.PROBING,), (_S.SERVED, _S.DUE), _P.WARMING),
@@ -135,15 +135,15 @@ TRANSITIONS: Mapping[tuple[Phase, Signal], Phase] = {
     # not ready
     **_rows((_P.PENDING, *_IN_SERVICE, _P.SUSPECT, _P.PROBING, _P.EJECTED), (_S.LOADING,), _P.LOADING),
     # suspicion
-    **_rows(_IN_SERVICE, (_S.SILENT, _S.FAILED, _S.LATE), _P.SUSPECT),
-    **_rows((_P.PROBING,), (_S.SILENT, _S.FAILED, _S.LATE), _P.EJECTED),
+    **_rows(_IN_SERVICE, (_S.SILENT, _S.FAILED), _P.SUSPECT),
+    **_rows((_P.PROBING,), (_S.SILENT, _S.FAILED), _P.EJECTED),
     **_rows((*_IN_SERVICE, _P.SUSPECT, _P.PROBING), (_S.MUTE, _S.BROKEN), _P.EJECTED),
     **_rows((_P.PENDING, _P.LOADING, _P.DRAINING), (_S.MUTE,), _P.EJECTED),
     # knowledge
     **_rows(_LISTED, (_S.REFUSED,), _P.EJECTED),
     **_rows(_LISTED, (_S.ABSENT,), _P.PENDING),
     # those who manage it, and its own last words
-    **_rows((p for p in _LISTED if p is not _P.DRAINING), (_S.HELD,), _P.PENDING),
+    **_rows(_LISTED, (_S.HELD,), _P.PENDING),
     **_rows(_LISTED, (_S.LEAVING,), _P.DRAINING),
     **_rows((*_IN_SERVICE, _P.SUSPECT, _P.PROBING, _P.LOADING), (_S.QUITTING,), _P.DRAINING),
     (_P.DRAINING, _S.DUE): _P.PROBING,
@@ -155,16 +155,25 @@ TRANSITIONS: Mapping[tuple[Phase, Signal], Phase] = {
 GUARDS: Mapping[tuple[Phase, Signal], tuple[str, Callable[["Lifecycle", float], bool]]] = {
     **{
         (_P.PENDING, signal): ("its manager does not hold it", lambda life, now: not life.hold)
-        for signal in (_S.FOUND, _S.ANSWERED, _S.SERVED, _S.LOADING, _S.REFUSED, _S.MUTE)
+        for signal in (_S.LOADING, _S.REFUSED, _S.MUTE)
     },
-    (_P.PENDING, _S.FREED): ("it answers", lambda life, now: life.answers),
+    **{
+        (phase, signal): ("it answers", lambda life, now: life.answers)
+        for phase, signal in ((_P.PENDING, _S.FREED), (_P.EJECTED, _S.DUE), (_P.LOADING, _S.DUE))
+    },
     **{
         (phase, signal): ("its back-off is over", lambda life, now: now >= life.out_until)
-        for phase in (_P.EJECTED, _P.LOADING)
-        for signal in (_S.ANSWERED, _S.SERVED)
+        for phase, signal in (
+            (_P.EJECTED, _S.ANSWERED),
+            (_P.EJECTED, _S.SERVED),
+            (_P.LOADING, _S.ANSWERED),
+        )
     },
-    (_P.EJECTED, _S.DUE): ("it answers", lambda life, now: life.answers),
-    (_P.SUSPECT, _S.ANSWERED): ("no request failed", lambda life, now: not life.failures),
+    (_P.PROBING, _S.DUE): (
+        "no request is there to prove it, or it takes too long",
+        lambda life, now: not life.is_tried or now - life.since >= 2 * life.settings.first_token,
+    ),
+    (_P.SUSPECT, _S.ANSWERED): ("no request failed since", lambda life, now: life.failed_at < life.since),
     **{
         (_P.PRESSURED, signal): ("its manager does not warn", lambda life, now: not life.pressure)
         for signal in (_S.BUSY, _S.DUE)
@@ -172,17 +181,23 @@ GUARDS: Mapping[tuple[Phase, Signal], tuple[str, Callable[["Lifecycle", float], 
     (_P.WARMING, _S.DUE): ("it has warmed up", lambda life, now: life.steps >= WARM_STEPS),
     **{
         (_P.DRAINING, signal): ("its manager has not told it to stop", lambda life, now: not life.leaving)
-        for signal in (_S.REFUSED, _S.ABSENT, _S.MUTE, _S.DUE)
+        for signal in (_S.REFUSED, _S.ABSENT, _S.MUTE, _S.DUE, _S.HELD)
     },
 }
-"""What must hold for a row to be taken, in words and in fact."""
+"""What must hold for a row to be taken, in words and in fact. Of every row that leads into service besides:
+its manager neither holds it nor has told it to stop."""
 
 WARM_STEPS = 6
 """While it warms up, an endpoint may have 2, 4, 8, 16, 32, 64 requests at once: a server that comes back
 looks idle, and everybody would be sent there."""
 
+FAILURES_COUNT_SECONDS = 120.0
+"""Two failures that are further apart are not of one kind."""
+
 _KNOWN = frozenset({_S.REFUSED, _S.ABSENT, _S.HELD, _S.LEAVING, _S.QUITTING, _S.LOADING})
-_ALIVE = frozenset({_S.FOUND, _S.ANSWERED, _S.SERVED})
+_ALIVE = frozenset({_S.FOUND, _S.ANSWERED, _S.SERVED, _S.BUSY})
+_FORGIVING = frozenset({_S.SERVED, _S.BUSY, _S.MOVED, *_KNOWN})
+"""After these, requests that failed before say nothing more: most are of another process."""
 _SERVING = frozenset({*_IN_SERVICE, _P.SUSPECT, _P.PROBING})
 _SCORES: Mapping[Phase, float] = {_P.READY: 1.0, _P.PRESSURED: 0.7, _P.SUSPECT: 0.2, _P.PROBING: 0.1}
 
@@ -192,34 +207,39 @@ class Lifecycle:
 
     __slots__ = (
         "_ejections",
-        "_in_service_at",
         "_is_known",
-        "_settings",
         "answers",
         "due",
+        "failed_at",
         "failures",
         "hold",
+        "in_service_since",
+        "is_tried",
         "leaving",
         "out_until",
         "phase",
         "pressure",
         "reason",
+        "settings",
         "silences",
         "since",
         "steps",
     )
 
     answers: bool
-    failures: int
+    failed_at: float
     hold: str
+    is_tried: bool
     leaving: str
     out_until: float
     phase: Phase
     pressure: str
+    settings: HealthSettings
+    since: float
     steps: int
 
     def __init__(self, settings: HealthSettings, now: float) -> None:
-        self._settings = settings
+        self.settings = settings
         self.phase = Phase.PENDING
         self.reason = "not looked at yet"
         self.since = now
@@ -230,13 +250,18 @@ class Lifecycle:
         self.answers = False
         """The last look found it ready."""
         self.failures = self.silences = 0
-        """In a row."""
+        """In a row: a failure is forgotten for a good answer, a silence for any."""
+        self.failed_at = -math.inf
+        """When a request failed last."""
+        self.is_tried = False
+        """A request is there that was sent since it came back; told by whoever counts them."""
+        self.in_service_since = now
+        """Since when it has served, suspected or not; what was sent before says nothing of it."""
         self.steps = 0
         """Of the warm-up."""
         self.out_until = -math.inf
         """The end of its back-off [s]."""
         self._ejections = 0
-        self._in_service_at = now
         self._is_known = False
 
     @property
@@ -252,13 +277,21 @@ class Lifecycle:
         return self.phase in _SERVING
 
     @property
+    def only_waits(self) -> bool:
+        """It answers, no request of late failed there, and nothing but its back-off keeps it out."""
+        is_out = self.phase in (Phase.EJECTED, Phase.LOADING)
+        return is_out and self.answers and not (self.failures or self.hold or self.leaving)
+
+    @property
     def is_known_dead(self) -> bool:
         """It cannot serve, and that is no suspicion."""
         if self.phase in (Phase.EJECTED, Phase.PENDING):
             return self._is_known or bool(self.hold)
         if self.phase is Phase.LOADING:
             return not self.answers  # it waits for its back-off then
-        return self.phase in (Phase.DRAINING, Phase.GONE)
+        if self.phase is Phase.DRAINING:
+            return bool(self.leaving)  # its own words may be misread
+        return self.phase is Phase.GONE
 
     @property
     def score(self) -> float:
@@ -269,7 +302,7 @@ class Lifecycle:
 
     def receive(self, signal: Signal, now: float, reason: str = "") -> tuple[Change, ...]:
         """Take what was seen at ``now``; the changes of phase that it makes."""
-        signal = self._count(signal)
+        signal = self._count(signal, now)
         changes = self._take(signal, now, reason or signal.value)
         if changes and self.pressure and self.phase is Phase.READY:
             changes += self._take(Signal.PRESSED, now, self.pressure)
@@ -307,32 +340,43 @@ class Lifecycle:
             changes += moved
         return changes
 
-    def _count(self, signal: Signal) -> Signal:
+    def _count(self, signal: Signal, now: float) -> Signal:
         """Keep count of signals in a row; what the signal amounts to."""
-        if signal in _ALIVE:
-            self.answers, self.silences, self._is_known = True, 0, False
-            if signal is Signal.SERVED:
-                self.failures = 0
-        elif signal in _KNOWN:
-            self.answers, self._is_known = False, True
-            self.failures = 0  # what comes after this is another process mostly
-        elif signal is Signal.MOVED:
-            self.answers = self._is_known = False
-            self.failures = self.silences = 0
-        elif signal is Signal.SILENT:
+        if signal in _FORGIVING:
+            self.failures = 0
+        if signal is Signal.SILENT:
             self.answers = False
             self.silences += 1
             return Signal.MUTE if self.silences > 1 else signal
-        elif signal is Signal.FAILED:
-            self.failures += 1
-            return Signal.BROKEN if self.failures >= self._settings.failures else signal
+        if signal is Signal.FAILED:
+            return self._failed(now)
+        if signal in _ALIVE:
+            self.answers, self.silences, self._is_known = True, 0, False
+        elif signal in _KNOWN:
+            self.answers, self.silences, self._is_known = False, 0, True
+        elif signal is Signal.MOVED:
+            self.answers, self.silences, self._is_known = False, 0, False
+            self.in_service_since = now
         return signal
+
+    def _failed(self, now: float) -> Signal:
+        if not self.is_serving:
+            return Signal.FAILED  # of a time that is over
+        if now - self.failed_at > FAILURES_COUNT_SECONDS:
+            self.failures = 0
+        self.failed_at = now
+        self.failures += 1
+        return Signal.BROKEN if self.failures >= self.settings.failures else Signal.FAILED
 
     def _take(self, signal: Signal, now: float, reason: str) -> tuple[Change, ...]:
         row = self.phase, signal
         to = TRANSITIONS.get(row)
         if to is None or (row in GUARDS and not GUARDS[row][1](self, now)):
             return ()
+        if to in _SERVING and (self.hold or self.leaving):
+            return ()
+        if to is Phase.READY and self.phase is Phase.SUSPECT and self.steps < WARM_STEPS:
+            to = Phase.WARMING  # it goes on where it was
         if to is self.phase:
             self.reason = reason
             if signal is Signal.BUSY:
@@ -344,26 +388,27 @@ class Lifecycle:
 
     def _enter(self, to: Phase, now: float, reason: str) -> None:
         before, self.phase, self.since, self.reason = self.phase, to, now, reason
-        self.steps = 0
+        if to is Phase.READY:
+            self.steps = WARM_STEPS
+        elif to not in _SERVING or to is Phase.PROBING:
+            self.steps = 0
         if to is Phase.EJECTED:
-            self._back_off(before, now)
-        elif before is Phase.SUSPECT:
-            self.failures = 0
-        elif to is Phase.WARMING or before is Phase.PENDING:
-            self._in_service_at = now
+            self._back_off(was_in_service=before in _IN_SERVICE or before is Phase.SUSPECT, now=now)
+        elif to in _SERVING and before not in _SERVING:
+            self.in_service_since = now
+            self.is_tried = False
         self._set_due(now)
 
-    def _back_off(self, before: Phase, now: float) -> None:
-        settings = self._settings
-        was_in_service = before in (Phase.READY, Phase.PRESSURED, Phase.SUSPECT)
-        if was_in_service and now - self._in_service_at >= settings.stable:
+    def _back_off(self, *, was_in_service: bool, now: float) -> None:
+        settings = self.settings
+        if was_in_service and now - self.in_service_since >= settings.stable:
             self._ejections = 0
         wait = settings.back_off * 2.0 ** min(self._ejections, 32)
         self._ejections += 1
         self.out_until = now + min(wait, settings.back_off_most)
 
     def _set_due(self, now: float) -> None:
-        settings, after = self._settings, math.inf
+        settings, after = self.settings, math.inf
         match self.phase:
             case Phase.WARMING:
                 after = settings.warm_up / WARM_STEPS
@@ -375,7 +420,7 @@ class Lifecycle:
                 after = settings.probation
             case Phase.DRAINING if not self.leaving:
                 after = settings.draining
-            case Phase.EJECTED if now < self.out_until:
+            case Phase.EJECTED | Phase.LOADING if now < self.out_until:
                 self.due = self.out_until
                 return
         self.due = now + after

@@ -12,12 +12,16 @@ from epp.core.fleet import EndpointSpec
 
 
 def named_apart(specs: Iterable[EndpointSpec]) -> Iterator[EndpointSpec]:
-    """The same, each with a name of its own: a pod and a machine may be called the same."""
+    """The same, each with a name of its own: a pod and a machine may be called the same.
+
+    The second of a name is ``name@2``. Its address is no part of it: with a new lease it is still the same.
+    """
     taken: set[tuple[str, str]] = set()
     for spec in specs:
-        own = spec
+        own, number = spec, 1
         while (own.namespace, own.name) in taken:
-            own = replace(own, name=f"{own.name}@{own.ip}")
+            number += 1
+            own = replace(spec, name=f"{spec.name}@{number}")
         taken.add((own.namespace, own.name))
         yield own
 

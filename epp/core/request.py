@@ -56,6 +56,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     target_model: str = ""
     """The model the server is asked for; differs from ``payload.model`` after a rewrite."""
     body_bytes: int = 0
+    shows_first_token: bool = False
+    """A streamed answer will pass here piece by piece."""
     subset: tuple[str, ...] | None = None
     """The gateway's subset hint: ``ip`` or ``ip:port`` each; None when it gave none."""
 

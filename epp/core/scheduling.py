@@ -171,7 +171,7 @@ class Scheduler:
             return NOT_CACHED
         for producer, what in found:
             producer.picked(cycle, chosen[0], what)
-        reservation = Reservation(chosen[0], cycle.charge, at=now, is_streamed=request.payload.streaming)
+        reservation = Reservation(chosen[0], cycle.charge, at=now, is_streamed=request.shows_first_token)
         remark = cycle.remark or standing.remark
         return Decision(chosen, reservation, candidates, scores, totals, self._weights, match, remark)
 

@@ -237,7 +237,7 @@ def has_room(endpoint: Endpoint) -> bool:
     if not lifecycle.is_serving:
         return False
     allowance = lifecycle.allowance
-    return allowance is None or endpoint.requests_in_flight < allowance
+    return allowance is None or endpoint.trials < allowance
 
 
 def addressed(endpoints: Iterable[Endpoint], entries: Iterable[str]) -> list[Endpoint]:

@@ -169,6 +169,7 @@ class StreamSettings:
 
 
 _NONE, _FULL_DUPLEX = BodyMode.NONE, BodyMode.FULL_DUPLEX  # a look into an Enum costs as much as a call
+_AS_IT_COMES = (_FULL_DUPLEX, BodyMode.STREAMED)
 _NOTHING: Sequence[Action] = ()
 _CONTINUE_RESPONSE: Sequence[Action] = (ContinueResponseBody(),)
 
@@ -177,6 +178,7 @@ class Stream:
     """The machine. ``receive`` takes one event and returns the actions it causes, in order."""
 
     __slots__ = (
+        "_addresses",
         "_asked",
         "_body",
         "_decision",
@@ -219,6 +221,7 @@ class Stream:
         self._request: Request | None = None
         self._rewritten = False
         self._late: list[RequestBody | RequestTrailers] = []
+        self._addresses: Sequence[str] = ()  # as answered: an endpoint may move meanwhile
         self._asked: Override | None = None
         self._decision: Decision | None = None  # charged to this request until Release
         self._endpoint: Endpoint | None = None  # whom the answer is of, where that is known
@@ -337,6 +340,9 @@ class Stream:
             payload=payload,
             target_model=target_model,
             body_bytes=len(body),
+            shows_first_token=payload.streaming
+            and self._response_mode in _AS_IT_COMES
+            and self._settings.response_phase is ResponsePhase.FULL,
             subset=self._subset,
         )
 
@@ -353,6 +359,7 @@ class Stream:
         if self.state is not State.FORWARDED:
             return (Release(decision),)
         self._decision, self._endpoint = decision, decision.endpoints[0]
+        self._addresses = [endpoint.address for endpoint in decision.endpoints]
         if self._headers.get(":method", "POST") == "POST":  # see _is_generation
             self._unserved = self._endpoint
         if self._outcome is not None:
@@ -365,7 +372,7 @@ class Stream:
         return answers
 
     def _answers_to_request(self, decision: Decision) -> list[Action]:
-        addresses = [endpoint.address for endpoint in decision.endpoints]
+        addresses = self._addresses
         body = self._body[0] if self._body else b""
         end = self._end
         by_body = self._request_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
@@ -524,9 +531,9 @@ class Stream:
     def _follow(self, address: str) -> Sequence[Action]:
         """The gateway says who had the request last: there it is, and those listed before did not take it."""
         decision, picked = self._decision, self._endpoint
-        if decision is None or picked is None or picked.address == address:
+        listed = self._addresses
+        if decision is None or picked is None or listed[0] == address:
             return _NOTHING
-        listed = [endpoint.address for endpoint in decision.endpoints]
         place = listed.index(address) if address in listed else len(listed)
         endpoint = decision.endpoints[place] if place < len(listed) else self._settings.endpoint_at(address)
         self._endpoint = endpoint

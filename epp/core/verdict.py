@@ -35,7 +35,11 @@ _NO_SERVERS_FAULT = ("no healthy upstream", "no healthy backends", "reset reason
 """The gateway found nobody to ask: it says that of any server."""
 _RESET_REASON = "reset reason: "
 _LOADING = re.compile(r"\bloading\b", re.IGNORECASE)
-_QUITTING = re.compile(r"after shutdown|shutting down|\bdraining\b", re.IGNORECASE)
+_QUITTING = re.compile(
+    r"cannot schedule new futures after (interpreter )?shutdown|(the )?server is (shutting down|draining)\.?",
+    re.IGNORECASE,
+)
+"""As a whole: the words of an error may be the client's."""
 _FULL = re.compile(r"\bbusy\b|overload|queue|too many|capacity|no slot|maximum pending", re.IGNORECASE)
 _OVERLOADED = 529  # Anthropic's
 _UNAVAILABLE = 503
@@ -70,7 +74,7 @@ def judge(
         return None
     maker = "engine" if is_servers else "engine or gateway"
     reason = f"{maker}: {status}, {said}" if said else f"{maker}: {status}"
-    if _QUITTING.search(said):
+    if _QUITTING.fullmatch(said):
         return Quitting, reason
     if status == _UNAVAILABLE and _LOADING.search(said):
         return Failed, "loading model"

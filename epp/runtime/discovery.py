@@ -5,7 +5,7 @@ Ignores: whether a server answers (the scraper's business) and what a list is us
 Rule:    a list is taken over whole or not at all. A broken file keeps the last good list, a name that
          does not resolve keeps its last addresses; both are said once, and shown in metrics and /readyz.
 
-The file is looked at once a second with one stat call. That needs no dependency, works on every file
+The file is looked at twice a second with one stat call. That needs no dependency, works on every file
 system, and sees the symbolic links by which Kubernetes swaps a mounted ConfigMap, where watching the
 file itself would watch one that is gone. Looks happen aside of the event loop, and the names are followed
 by a task of their own: a file system that hangs stops neither requests nor lookups.
@@ -54,7 +54,7 @@ class DiscoverySettings:
     default_namespace: str = "default"
     engines: Collection[str] = ()
     """Names that ``engine`` may have; empty: any."""
-    poll_interval: float = 1.0
+    poll_interval: float = 0.5
     settle: float = 0.1
     """A change is read when it has been the last one for so long: a file may be written piece by piece."""
     patience: float = 5.0

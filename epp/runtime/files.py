@@ -100,7 +100,8 @@ def read_authorities(path: Path) -> str:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except ssl.SSLError as fault:
-        raise FileFault(f"{NO_PEM} ({fault.reason})") from fault
+        reason = fault.reason or "no certificate in it"
+        raise FileFault(f"{NO_PEM} ({reason})") from fault
     return text
 
 

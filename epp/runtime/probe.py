@@ -231,9 +231,6 @@ class Probe:
         self._timeout = timeout
         try:
             load = await self._read()
-        except Unavailable:
-            self._is_doubtful = True
-            raise
         except FetchError as error:
             asked = self._connection if self.has_heard or not self._is_apart else self._serving
             error = await self._explained(error, asked)
@@ -257,9 +254,6 @@ class Probe:
         connection = Connection(await self._serving_port())
         try:
             await self._ask_whether_ready(connection, timeout)
-        except Unavailable:
-            self._is_doubtful = True
-            raise
         except FetchError as error:
             raise await self._explained(error, connection) from None
         finally:
@@ -375,6 +369,7 @@ class Probe:
                 load = read_load(engine, page.body, page.headers, self._unix_clock())
             if engine.waiting and load.waiting is None and load.running is None and load.kv_usage is None:
                 self._stats.extract_errors += 1
+                self._remark(f"its metrics have none of the series of {engine.name}: is that its engine?")
         unknown = (load.waiting is None, load.running is None, load.kv_usage is None)
         if unknown != self._unknown:
             self._unknown = unknown
@@ -440,10 +435,10 @@ class Probe:
 
     def _judge(self, page: Response, path: str, not_ready: frozenset[int]) -> None:
         """Unavailable: the server says in ``page`` that it is not ready."""
-        if page.status == 503 and b"loading model" in page.body.lower():
-            raise Unavailable("loading model")
-        if page.status in not_ready:
-            raise Unavailable(f"it answers {page.status} to {path}")
+        is_loading = page.status == 503 and b"loading model" in page.body.lower()
+        if is_loading or page.status in not_ready:
+            self._is_doubtful = True
+            raise Unavailable("loading model" if is_loading else f"it answers {page.status} to {path}")
 
     # --- the connections
 

@@ -384,12 +384,12 @@ class Scraper:
         except Unavailable as error:
             self._not_ready(watch, str(error))
         except FetchError as error:
-            await self._failed(watch, error)
+            await self._failed(watch, error, looks)
         else:
             self._ready(watch, load)
 
     def _expect(self, watch: _Watch, looks: asyncio.TaskGroup) -> None:
-        """Have an answer in time. One timer for all looks: one for each would cost a fifth of a look."""
+        """Have an answer in time. One timer for all looks: most are answered within milliseconds."""
         silence = self._fleet.health.silence
         self._expected.append((self._clock() + silence, watch, watch.task))
         if self._expectation is None:
@@ -411,13 +411,17 @@ class Scraper:
 
     def _ask_beside(self, watch: _Watch, looks: asyncio.TaskGroup) -> None:
         """No answer in time: ask once more on a new connection, and go on waiting for the first one."""
-        if not watch.probe.has_heard and self._is_current(watch):
-            silence = self._fleet.health.silence
-            self._fleet.silent(watch.endpoint, self._clock(), f"no answer within {silence:g} s")
-            name = f"scrape: {watch.endpoint.name} again"
-            watch.second = looks.create_task(self._safely_ask_again(watch), name=name)
+        if watch.second is None and not watch.probe.has_heard and self._is_current(watch):
+            self._doubt_first(watch, f"no answer within {self._fleet.health.silence:g} s", looks)
 
-    async def _failed(self, watch: _Watch, error: FetchError) -> None:
+    def _doubt_first(self, watch: _Watch, reason: str, looks: asyncio.TaskGroup) -> asyncio.Task[bool]:
+        """The first question of a look came to nothing: that is one silence, whatever else becomes of it."""
+        self._fleet.silent(watch.endpoint, self._clock(), reason)
+        name = f"scrape: {watch.endpoint.name} again"
+        watch.second = looks.create_task(self._safely_ask_again(watch), name=name)
+        return watch.second
+
+    async def _failed(self, watch: _Watch, error: FetchError, looks: asyncio.TaskGroup) -> None:
         self.stats.results[error.kind.value] += 1
         self.stats.poll_errors += 1
         if error.kind is Failure.OURS:
@@ -425,12 +429,7 @@ class Scraper:
         if error.kind is Failure.REFUSED or watch.standing is Standing.LOST:
             self._lost(watch, error)
             return
-        if watch.second is None:
-            self._fleet.silent(watch.endpoint, self._clock(), str(error))
-            is_there = await self._ask_again(watch)
-        else:
-            is_there = await watch.second
-        if is_there:
+        if await (watch.second or self._doubt_first(watch, str(error), looks)):
             watch.probe.distrust_metrics(error)
             self._ready(watch, None)
 
@@ -472,7 +471,7 @@ class Scraper:
     def _miss_first_token(self, watch: _Watch, now: float) -> None:
         """Blame an endpoint that looks well for a request that gets nothing, once for all that are there.
 
-        Not one that says that requests wait: it has too much to do.
+        Not one that says that requests wait: it has too much to do; nor one that has served others since.
         """
         oldest, limit = watch.endpoint.oldest_unanswered, self._fleet.health.first_token
         if oldest is None or now - oldest < limit or oldest <= watch.blamed_at:
@@ -480,7 +479,7 @@ class Scraper:
         if not watch.endpoint.load.waiting:
             watch.blamed_at = now
             reason = f"no first token for {now - oldest:.0f} s"
-            self._fleet.failed(watch.endpoint, now, reason, sent_at=oldest)
+            self._fleet.late(watch.endpoint, now, reason, sent_at=oldest)
 
     def _not_ready(self, watch: _Watch, reason: str) -> None:
         self.stats.results["unavailable"] += 1

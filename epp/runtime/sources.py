@@ -2,9 +2,11 @@
 
 Place:   between the discoveries and main's callback.
 Ignores: where a source has its endpoints from.
-Rule:    nothing is told before every source has started, so that a restart never serves half a fleet; from
-         then on each source's last list counts. A server is listed once: what an earlier source says of an
-         address counts.
+Rule:    nothing is told before every source has started, and a source starts for as long as it has patience
+         to get its list: a restart does not send everything to half a fleet. Whoever has told nothing by
+         then is waited for no longer, since half a fleet is better than none; that is logged once, and in
+         /readyz as long as it lasts. From then on each source's last list counts. A server is listed once:
+         what an earlier source says of an address counts.
 """
 
 import asyncio
@@ -26,7 +28,7 @@ class Discovery(Protocol):
     """Where endpoints come from. ``start`` once, then ``run`` until it is cancelled."""
 
     async def start(self) -> None:
-        """Tell what there is; StartError if there cannot be anything."""
+        """Tell what there is, or give up waiting for it; StartError if there cannot be anything."""
 
     async def run(self) -> None:
         """Tell what changes."""
@@ -61,6 +63,8 @@ class Sources:
         self._is_started = True
         if self._told:
             self._tell()
+        if alone := self._alone():
+            logger.warning("a source has told no endpoints yet", extra={"fields": {"consequence": alone}})
 
     async def run(self) -> None:
         """Run all."""
@@ -77,14 +81,25 @@ class Sources:
             source.recheck(host_name)
 
     def detail(self) -> str:
-        return "; ".join(filter(None, (source.detail() for source in self._sources.values())))
+        details = [self._alone(), *(source.detail() for source in self._sources.values())]
+        return "; ".join(filter(None, details))
 
     def families(self) -> Iterable[Family]:
         for source in self._sources.values():
             yield from source.families()
 
+    def _alone(self) -> str:
+        """Who serves without whom; empty: nothing has been told, or all of it."""
+        silent = [name for name in self._sources if name not in self._told]
+        if not (silent and self._told and self._is_started):
+            return ""
+        told = " and ".join(name for name in self._sources if name in self._told)
+        return f"{' and '.join(silent)}: no endpoints told yet, {told} serves alone"
+
     def _taker(self, name: str) -> OnChange:
         def take(specs: Sequence[EndpointSpec]) -> None:
+            if self._is_started and name not in self._told:
+                logger.info("a source has told its endpoints", extra={"fields": {"source": name}})
             self._told[name] = specs
             if self._is_started:
                 self._tell()

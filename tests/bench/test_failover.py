@@ -124,8 +124,8 @@ def test_a_picture_is_drawn_of_what_was_played(tmp_path: Path) -> None:
 
 
 def test_the_command_in_a_report_names_no_folder_of_this_machine() -> None:
-    given = failover._arguments(["--scenario=hang", "--seconds=5", "--versus=/opt/x/epp --v=2"], "epp")
-    assert failover._said(given) == 'epp bench failover --scenario hang --seconds 5 --versus ".../epp"'
+    given = failover._arguments(["--scenario=hang", "--seconds=5", "--versus=/bin/sh --v=2"], "epp")
+    assert failover._said(given) == 'epp bench failover --scenario hang --seconds 5 --versus ".../sh"'
     assert failover._said(failover._arguments([], "epp")) == "epp bench failover"
 
 
@@ -135,6 +135,10 @@ def test_the_command_in_a_report_names_no_folder_of_this_machine() -> None:
         (["--seconds=1"], "--seconds 1: must be 3 to 120"),
         (["--rate=0"], "--rate 0: must be 5 to 500"),
         (["--scenario=kil"], "invalid choice: 'kil'"),
+        (["--json=/nowhere/x.json"], "--json /nowhere/x.json: there is no directory /nowhere"),
+        (["--into=README.md"], "--into: README.md: no part between <!-- failover: generated -->"),
+        (["--into=/nowhere/x.md"], "--into: [Errno 2] No such file or directory"),
+        (["--versus=/nowhere/epp"], "--versus: there is no command /nowhere/epp"),
     ],
 )
 def test_wrong_arguments_are_told(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from epp.config.cluster import (
     HEARTBEAT_TIMEOUT,
     PRESSURE_HOLDS,
-    Claims,
     Cluster,
     InferenceService,
     Model,
@@ -23,7 +22,8 @@ from epp.config.cluster import (
     Translation,
     translate,
 )
-from epp.core.fleet import EndpointSpec
+from epp.config.endpoints_file import read_tier
+from epp.core.fleet import EndpointSpec, Fleet
 
 NOW = 1_763_719_200.0  # 2025-11-21T10:00:00Z
 FRESH, STALE = "2025-11-21T09:59:50Z", "2025-11-21T09:56:00Z"
@@ -311,6 +311,14 @@ def test_rubbish_for_a_tier_is_said_and_means_0(said: str) -> None:
     assert found.findings == (f"pod qwen-0: fleet-epp.dev/tier must be from 0 to 999, got {said!a}",)
 
 
+@given(said=st.text("0123456789 -²x", max_size=5) | st.integers(0, 1001).map(str))
+def test_a_tier_is_the_same_on_a_pod_as_in_a_file(said: str) -> None:
+    found = run(pod(annotations={"fleet-epp.dev/tier": said}))
+    tier = read_tier(said.strip())
+    assert only(found).tier == (tier or 0)
+    assert bool(found.findings) == (tier is None and bool(said.strip()))
+
+
 # --- slices -----------------------------------------------------------------------------------------
 
 
@@ -373,6 +381,18 @@ def test_host_names_tell_the_servers_of_a_slice_apart_whatever_their_addresses()
 
     before, after = macs("192.168.1.5", "192.168.1.6"), macs("192.168.1.6", "192.168.1.7")
     assert list(before) == list(after) == ["macs-1-studio", "macs-1-mini"]
+    assert all(before[name].server == after[name].server for name in before)
+
+
+def test_pods_tell_the_servers_of_a_slice_apart_as_well() -> None:
+    def listed(*ips: str) -> dict[str, EndpointSpec]:
+        backends = [
+            {"addresses": [ip], "targetRef": {"kind": "Pod", "name": f"vllm-{n}"}} for n, ip in enumerate(ips)
+        ]
+        return {spec.name: spec for spec in run(plain_slice(*backends)).specs}
+
+    before, after = listed("10.0.0.1", "10.0.0.2"), listed("10.0.0.1", "10.0.0.9")
+    assert list(before) == list(after) == ["macs-1-vllm-0", "macs-1-vllm-1"]
     assert all(before[name].server == after[name].server for name in before)
 
 
@@ -472,9 +492,67 @@ def test_a_stale_slice_loses_an_address_that_a_live_one_has() -> None:
     assert only(run(stale, live)).name == "b-new"
 
 
-def test_a_pod_that_a_slice_lists_as_well_is_one_endpoint() -> None:
-    both = run(pod(), plain_slice({"addresses": ["10.0.0.1"]}, ports=[{"port": 8000}]))
-    assert [spec.name for spec in both.specs] == ["qwen-0-rank-0"]
+def of_pod(*, name: str = "", **conditions: bool) -> Slice:
+    """A slice with the address of ``pod()``; ``name``: it says so."""
+    target = {"targetRef": {"kind": "Pod", "name": name}} if name else {}
+    backend = {"addresses": ["10.0.0.1"], "conditions": conditions, **target}
+    return plain_slice(backend, ports=[{"port": 8000}])
+
+
+@pytest.mark.parametrize(
+    "one, other, hold, leaving",
+    [
+        (pod(), of_pod(), "", ""),
+        (pod(ready=False), of_pod(), "pod is not ready: its Ready condition is not True", ""),
+        (pod(), of_pod(ready=False), "EndpointSlice macs-1 says not ready", ""),
+        (pod(deleted=FRESH), of_pod(), "", "pod is terminating"),
+        (pod(), of_pod(terminating=True), "", "EndpointSlice macs-1 says terminating"),
+        (
+            pod(deleted=FRESH),
+            of_pod(terminating=True),
+            "",
+            "pod is terminating; EndpointSlice macs-1 says terminating",
+        ),
+    ],
+)
+def test_a_pod_that_a_slice_lists_as_well_is_the_pod_and_what_either_says_counts(
+    one: Pod, other: Slice, hold: str, leaving: str
+) -> None:
+    spec = only(run(one, other))
+    assert (spec.name, spec.hold, spec.leaving) == ("qwen-0-rank-0", hold, leaving)
+
+
+def test_a_pod_that_is_ready_at_times_stays_one_endpoint_whatever_its_slice_says() -> None:
+    fleet = Fleet()
+    fleet.replace(run(pod(), of_pod()).specs, 0.0)
+    (endpoint,) = fleet.endpoints
+    for ready in (False, True):
+        fleet.replace(run(pod(ready=ready), of_pod()).specs, 1.0)
+        assert fleet.endpoints == (endpoint,)
+
+
+def test_two_slices_with_one_address_are_the_first_and_what_either_says_counts() -> None:
+    by_hand = plain_slice({"addresses": ["192.168.1.20"]}, ports=[{"port": 50123}])
+    spec = only(run(by_hand, metal(ready=False), services=pressed("Critical") | service("macs")))
+    assert (spec.name, spec.hold) == ("macs-1", "EndpointSlice phi says not ready")
+    assert spec.pressure == f"memory pressure Critical since {FRESH}"
+
+
+def test_what_both_say_is_said_once() -> None:
+    labelled = pod(ip="192.168.1.20", labels={"inference.llmkube.dev/service": "phi"})
+    spec = only(run(labelled, metal(), pool=pool(50123), services=service(phase="Suspended")))
+    assert (spec.name, spec.note) == ("qwen-0-rank-0", "Suspended")
+
+
+def test_a_stale_slice_says_nothing_of_a_pod_that_has_its_address() -> None:
+    spec = only(run(pod(ip="192.168.1.20"), metal(beat=STALE, ready=False), pool=pool(50123)))
+    assert (spec.name, spec.hold, spec.note) == ("qwen-0-rank-0", "", "")
+
+
+def test_what_a_slice_says_of_the_pod_before_is_not_said_of_its_successor() -> None:
+    """On the host's network both have the address; the slice has the old one only."""
+    spec = only(run(pod("old", deleted=FRESH), pod("zz-new"), of_pod(name="old", terminating=True)))
+    assert (spec.name, spec.leaving) == ("zz-new-rank-0", "")
 
 
 def test_two_slices_of_one_service_are_two_servers() -> None:
@@ -484,42 +562,6 @@ def test_two_slices_of_one_service_are_two_servers() -> None:
         ("phi-a", "192.168.1.20"),
         ("phi-b", "192.168.1.30"),
     ]
-
-
-# --- two agents, one slice --------------------------------------------------------------------------
-
-
-def at(ip: str) -> tuple[EndpointSpec, ...]:
-    return run(metal(ip=ip)).specs
-
-
-def test_two_macs_that_claim_one_slice_in_turn_are_said() -> None:
-    claims = Claims()
-    assert claims.look(at("192.168.1.20"), 0.0) == ()
-    assert claims.look(at("192.168.1.30"), 1000.0) == ()
-    (said,) = claims.look(at("192.168.1.20"), 1030.0)
-    assert said == (
-        "EndpointSlice of phi: 192.168.1.30:50123 and 192.168.1.20:50123 claim it in turn:"
-        " let one agent serve it (--inference-service-allowlist)"
-    )
-    assert claims.look(at("192.168.1.20"), 1031.0) == (said,)
-    assert claims.look(at("192.168.1.20"), 1330.0) == (), "settled"
-
-
-def test_one_that_moves_is_not_contested() -> None:
-    claims = Claims()
-    for now, ip in ((0.0, "192.168.1.20"), (30.0, "192.168.1.30"), (60.0, "192.168.1.40")):
-        assert claims.look(at(ip), now) == ()
-    assert claims.look(at("192.168.1.20"), 1000.0) == (), "its first lease again, much later"
-
-
-def test_what_leaves_the_list_is_forgotten() -> None:
-    claims = Claims()
-    claims.look(at("192.168.1.20"), 0.0)
-    claims.look(at("192.168.1.30"), 1.0)
-    claims.look(at("192.168.1.20"), 2.0)
-    assert claims.look((), 3.0) == ()
-    assert claims.look(at("192.168.1.30"), 4.0) == ()
 
 
 # --- LLMKube ----------------------------------------------------------------------------------------
@@ -605,7 +647,16 @@ def test_llmkube_is_asked_only_where_its_labels_are() -> None:
 
 def test_a_slice_may_be_called_as_a_pod_is() -> None:
     found = run(pod("phi"), metal("phi-rank-0"))
-    assert [spec.name for spec in found.specs] == ["phi-rank-0", "phi-rank-0@192.168.1.20"]
+    assert [spec.name for spec in found.specs] == ["phi-rank-0", "phi-rank-0@2"]
+
+
+def test_and_it_stays_itself_with_a_new_lease() -> None:
+    def called_alike(ip: str) -> EndpointSpec:
+        return run(pod("phi"), metal("phi-rank-0", ip)).specs[1]
+
+    before, after = called_alike("192.168.1.20"), called_alike("192.168.1.77")
+    assert before.address != after.address
+    assert (before.name, before.server) == (after.name, after.server)
 
 
 # --- properties -------------------------------------------------------------------------------------
@@ -696,9 +747,43 @@ def test_whatever_the_objects_say(
     assert translate(backwards, now) == found
 
 
-@given(ips=st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3"]), min_size=1, max_size=12))
-def test_only_an_address_that_comes_back_is_contested(ips: list[str]) -> None:
-    claims = Claims()
-    said = [claims.look(at(ip), float(now)) for now, ip in enumerate(ips)]
-    changes = [ip for before, ip in zip([None, *ips], ips, strict=False) if ip != before]
-    assert any(said) == (len(changes) != len(set(changes)))
+addresses = st.sampled_from(["10.0.0.1", "10.0.0.2"])
+words_of_a_slice = st.fixed_dictionaries({"ready": st.booleans(), "terminating": st.booleans()})
+listings = st.lists(st.tuples(addresses, words_of_a_slice), min_size=1, max_size=2)
+
+
+@given(
+    pod_words=st.tuples(st.booleans(), st.none() | st.just(FRESH)),
+    slices=st.lists(listings, max_size=3),
+)
+def test_what_is_said_of_a_server_does_not_make_it_another(
+    pod_words: tuple[bool, str | None], slices: list[list[tuple[str, dict[str, bool]]]]
+) -> None:
+    """A pod, and slices that list some of the same addresses."""
+
+    def found(*, is_silent: bool) -> dict[str, EndpointSpec]:
+        ready, deleted = (True, None) if is_silent else pod_words
+        many = [
+            of(
+                Slice,
+                metadata={"name": f"s{number}", "namespace": NAMESPACE},
+                addressType="IPv4",
+                endpoints=[
+                    {"addresses": [ip], "conditions": {} if is_silent else said} for ip, said in backends
+                ],
+                ports=[{"port": 8000}],
+            )
+            for number, backends in enumerate(slices)
+        ]
+        return {spec.address: spec for spec in run(pod(ready=ready, deleted=deleted), *many).specs}
+
+    said, silent = found(is_silent=False), found(is_silent=True)
+    assert [(spec.name, spec.server) for spec in said.values()] == [
+        (spec.name, spec.server) for spec in silent.values()
+    ]
+    for address, spec in said.items():
+        of_slices = [words for backends in slices for ip, words in backends if f"{ip}:8000" == address]
+        of_pod = spec.ip == "10.0.0.1"
+        held = any(not words["ready"] for words in of_slices) or (of_pod and not pod_words[0])
+        leaving = any(words["terminating"] for words in of_slices) or (of_pod and bool(pod_words[1]))
+        assert (bool(spec.hold), bool(spec.leaving)) == (held, leaving)

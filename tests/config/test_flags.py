@@ -351,6 +351,11 @@ ARGUMENTS = st.builds(
 )
 
 
+def test_two_dashes_are_a_value_like_any_other() -> None:
+    with pytest.raises(UsageError, match=r'--grpc-port: "--" is not a whole number'):
+        parse("-grpc-port=--")
+
+
 @given(arguments=st.lists(ARGUMENTS, max_size=6))
 def test_any_command_line_is_settings_or_one_line(arguments: list[str]) -> None:
     try:

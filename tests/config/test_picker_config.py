@@ -710,7 +710,9 @@ def test_dead_endpoints_are_dropped_unless_that_is_switched_off(body: str, filte
 
     assembly = build(load(HEAD + body, "c.yaml"), {**TYPES, "theirs": Theirs})
     assert [name for name, _ in assembly.profile.filters] == filters
-    assert assembly.warnings == ("c.yaml:1: no scorers: endpoints are picked without looking at their load",)
+    assert "c.yaml:1: no scorers: endpoints are picked without looking at their load" in assembly.warnings
+    is_off = "c.yaml:3: plugins[0]: dead endpoints are picked like others" in assembly.warnings
+    assert is_off == ("enabled: false" in body)
 
 
 PIECES = st.sampled_from(

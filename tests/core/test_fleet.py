@@ -253,23 +253,108 @@ def test_a_server_with_an_identity_may_move() -> None:
     assert endpoint.requests_in_flight == 0
 
 
-def test_a_failure_of_before_says_nothing_of_one_that_is_back() -> None:
+def test_what_was_sent_before_it_came_into_service_says_nothing_of_it() -> None:
     fleet = Fleet()
     (endpoint,), *_ = fleet.replace([SPEC], 0.0)
     fleet.lost(endpoint, 1.0, "connection refused")
     fleet.answered(endpoint, 10.0)
     fleet.failed(endpoint, 10.1, "gateway: 503", sent_at=0.9)
     assert endpoint.lifecycle.phase is Phase.PROBING
-    fleet.failed(endpoint, 10.2, "gateway: 503", sent_at=10.1)
+    fleet.served(endpoint, 10.2)
+    fleet.expire(30.0)
+    assert endpoint.lifecycle.phase is Phase.READY
+    for _ in range(3):
+        fleet.failed(endpoint, 30.1, "gateway: 503", sent_at=0.9)
+    assert endpoint.lifecycle.phase is Phase.READY
+    fleet.failed(endpoint, 30.2, "gateway: 503", sent_at=10.1)
+    assert endpoint.lifecycle.phase is Phase.SUSPECT
+
+
+def test_the_request_that_was_to_prove_it_counts_however_long_it_takes() -> None:
+    fleet = Fleet()
+    (endpoint,), *_ = fleet.replace([SPEC], 0.0)
+    old = Reservation(endpoint, 1, at=0.5)
+    fleet.lost(endpoint, 1.0, "connection refused")
+    fleet.answered(endpoint, 10.0)
+    proof = Reservation(endpoint, 1, at=10.1)
+    old.release()
+    fleet.answered(endpoint, 14.0)
+    assert endpoint.lifecycle.phase is Phase.PROBING
+    proof.release()
+    fleet.failed(endpoint, 14.1, "engine: 500", sent_at=10.1)
+    assert endpoint.lifecycle.phase is Phase.EJECTED
+    assert endpoint.trials == 0
+
+
+def test_requests_that_hang_from_before_keep_nobody_from_trying() -> None:
+    fleet = Fleet()
+    (endpoint,), *_ = fleet.replace([SPEC], 0.0)
+    hanging = [Reservation(endpoint, 1, at=0.5) for _ in range(5)]
+    fleet.lost(endpoint, 1.0, "connection refused")
+    fleet.answered(endpoint, 10.0)
+    assert (endpoint.requests_in_flight, endpoint.trials) == (5, 0)
+    fleet.answered(endpoint, 10.6)
+    assert endpoint.lifecycle.phase is Phase.WARMING
+    for each in hanging:
+        each.release()
+    assert (endpoint.requests_in_flight, endpoint.trials) == (0, 0)
+
+
+def test_long_answers_are_no_failures_of_a_server_that_serves_others() -> None:
+    fleet, endpoint = used()
+    for now in (20.0, 40.0, 60.0):
+        fleet.served(endpoint, now - 5.0)
+        fleet.late(endpoint, now, "gateway: 504", sent_at=now - 15.0)
+    assert endpoint.lifecycle.phase is Phase.READY
+
+
+def test_a_server_whose_looks_are_well_and_that_serves_nobody_is_ejected() -> None:
+    fleet, endpoint = used()
+    fleet.late(endpoint, 20.0, "gateway: 504", sent_at=5.0)
+    fleet.answered(endpoint, 20.1)
+    fleet.late(endpoint, 35.0, "gateway: 504", sent_at=20.0)
     assert endpoint.lifecycle.phase is Phase.EJECTED
 
 
-def test_a_gateway_that_gives_up_waiting_makes_a_suspect() -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda fleet, endpoint: fleet.quitting(endpoint, 2.0, "after shutdown"),
+        lambda fleet, endpoint: fleet.replace([replace(SPEC, hold="not ready")], 2.0),
+        lambda fleet, endpoint: fleet.replace([replace(SPEC, leaving="deleted")], 2.0),
+    ],
+    ids=["quitting", "held", "leaving"],
+)
+def test_caches_do_not_survive_a_death_that_was_announced(said: Callable[[Fleet, Endpoint], Any]) -> None:
     fleet, endpoint = used()
-    fleet.late(endpoint, 2.0, "gateway: 504", sent_at=0.5)
+    said(fleet, endpoint)
+    assert (endpoint.life, endpoint.memory) == (0, {"plugin": "what it remembers"})
+    fleet.lost(endpoint, 3.0, "connection refused")
+    fleet.lost(endpoint, 4.0, "connection refused")
+    assert (endpoint.life, endpoint.memory) == (1, {})
+
+
+def test_what_time_has_changed_is_known_before_anything_new_counts() -> None:
+    fleet, endpoint = used()
+    fleet.failed(endpoint, 2.0, "engine: 500")
+    fleet.silent(endpoint, 60.0, "no answer")
     assert endpoint.lifecycle.phase is Phase.SUSPECT
-    fleet.answered(endpoint, 2.1)
-    assert endpoint.lifecycle.phase is Phase.READY, "its answers are long"
+    assert endpoint.lifecycle.since == 60.0, "the suspicion of before was over"
+
+
+def test_answers_from_an_old_address_say_nothing_of_the_new_one() -> None:
+    fleet = Fleet()
+    mac = replace(SPEC, identity="studio")
+    (endpoint,), *_ = fleet.replace([mac], 0.0)
+    fleet.answered(endpoint, 0.1)
+    fleet.replace([replace(mac, ip="10.0.0.99")], 10.0)
+    fleet.served(endpoint, 10.1)
+    assert endpoint.lifecycle.phase is Phase.PENDING, "nobody has looked there"
+    for _ in range(3):
+        fleet.failed(endpoint, 10.2, "gateway: 503", sent_at=9.0)
+    fleet.answered(endpoint, 10.3)
+    fleet.failed(endpoint, 10.4, "gateway: 503", sent_at=10.35)
+    assert endpoint.lifecycle.phase is Phase.SUSPECT
 
 
 def test_requests_at_an_endpoint_whose_number_is_limited_are_news() -> None:
@@ -348,6 +433,12 @@ def test_a_reservation_follows_the_endpoint_that_really_served() -> None:
     assert (first.oldest_unanswered, second.oldest_unanswered) == (None, 1.0)
     reservation.prefilled()
     assert second.oldest_unanswered is None and second.requests_in_flight == 1
+    younger = Reservation(second, 1, at=9.0, is_streamed=True)
+    older = Reservation(first, 1, at=2.0, is_streamed=True)
+    older.move(second)
+    assert second.oldest_unanswered == 2.0
+    younger.release()
+    older.release()
     reservation.release()
     reservation.move(first)
     assert [(e.requests_in_flight, e.tokens_in_flight) for e in (first, second)] == [(0, 0), (0, 0)]

@@ -61,9 +61,22 @@ def told(life: Lifecycle, *signals: tuple[float, Signal]) -> list[Phase]:
             id="one-failure-among-good-ones",
         ),
         pytest.param(
-            [(1, S.LATE), (1.1, S.ANSWERED), (2, S.LATE), (2.1, S.LATE), (2.2, S.ANSWERED)],
+            [(1, S.FAILED), (7, S.ANSWERED), (8, S.FAILED)],
+            [P.READY, P.SUSPECT, P.READY, P.EJECTED],
+            id="time-alone-forgives-nothing",
+        ),
+        pytest.param(
+            [(1, S.FAILED), (130, S.FAILED), (140, S.ANSWERED)],
             [P.READY, P.SUSPECT, P.READY, P.SUSPECT, P.READY],
-            id="long-answers-and-a-short-timeout-eject-nobody",
+            id="failures-of-different-days",
+        ),
+        pytest.param(
+            [(1, S.FAILED), (2, S.BUSY), (3, S.FAILED)], [P.READY, P.SUSPECT], id="who-is-full-is-alive"
+        ),
+        pytest.param(
+            [(1, S.LOADING), (2, S.SILENT), (3, S.LOADING), (4, S.SILENT), (5, S.ANSWERED)],
+            [P.READY, P.LOADING, P.WARMING],
+            id="a-loader-that-stalls-now-and-then",
         ),
         pytest.param([(1, S.FAILED), (7, S.ANSWERED)], [P.READY, P.SUSPECT, P.READY], id="no-further-news"),
         pytest.param([(1, S.LOADING), (2, S.ANSWERED)], [P.READY, P.LOADING, P.WARMING], id="restart"),
@@ -147,6 +160,16 @@ def test_it_warms_up_in_steps() -> None:
     assert life.since == pytest.approx(SETTINGS.warm_up)
 
 
+def test_a_hiccup_does_not_end_the_warm_up() -> None:
+    life = Lifecycle(SETTINGS, 0.0)
+    told(life, (0.0, S.ANSWERED), (2.0, S.SILENT))
+    steps = life.steps
+    assert told(life, (2.1, S.ANSWERED)) == [P.SUSPECT, P.WARMING]
+    assert life.steps == steps > 0 and life.allowance == 2 << steps
+    life.advance(20.0)
+    assert told(life, (20.0, S.SILENT), (20.1, S.ANSWERED)) == [P.READY, P.SUSPECT, P.READY]
+
+
 def test_a_warning_holds_through_other_phases() -> None:
     life = living()
     life.managed(1.0, hold="", leaving="", pressure="memory")
@@ -189,7 +212,7 @@ def test_what_a_manager_says_outweighs_what_is_seen() -> None:
         pytest.param([S.ANSWERED, S.FAILED, S.FAILED], False, id="failing"),
         pytest.param([S.LOADING], True, id="loading"),
         pytest.param([S.ABSENT], True, id="absent"),
-        pytest.param([S.ANSWERED, S.QUITTING], True, id="quitting"),
+        pytest.param([S.ANSWERED, S.QUITTING], False, id="words-that-may-be-misread"),
         pytest.param([S.REFUSED, S.ANSWERED], False, id="answers-during-its-back-off"),
         pytest.param([S.ANSWERED], False, id="well"),
     ],
@@ -206,6 +229,34 @@ def test_what_is_known_and_what_is_suspected(signals: list[Signal], is_known: bo
 def test_thresholds_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="^" + next(iter(wrong))):
         HealthSettings(**wrong)
+
+
+def test_a_request_on_its_way_keeps_the_proof_open() -> None:
+    life = living()
+    told(life, (1.0, S.REFUSED), (2.0, S.ANSWERED))
+    life.is_tried = True
+    assert told(life, (4.0, S.ANSWERED)) == [P.PROBING], "its answer takes longer than half a second"
+    assert told(life, (4.1, S.FAILED)) == [P.PROBING, P.EJECTED]
+    told(life, (5.2, S.ANSWERED))
+    life.is_tried = True
+    phases = told(life, (5.2 + 2 * SETTINGS.first_token + SETTINGS.probation, S.ANSWERED))
+    assert phases == [P.PROBING, P.WARMING], "but not for ever"
+
+
+def test_who_is_held_while_it_drains_stays_out_until_it_is_freed() -> None:
+    life = living()
+    told(life, (1.0, S.QUITTING))
+    life.managed(2.0, hold="the pod is not ready", leaving="", pressure="")
+    assert told(life, (3.0, S.REFUSED), (40.0, S.ANSWERED), (80.0, S.SERVED)) == [P.PENDING]
+    life.managed(81.0, hold="", leaving="", pressure="")
+    assert life.phase is P.WARMING
+
+
+def test_a_model_that_has_loaded_during_its_back_off_serves_when_that_is_over() -> None:
+    life = living()
+    told(life, (1.0, S.REFUSED), (1.1, S.LOADING), (1.2, S.ANSWERED))
+    assert life.phase is P.LOADING and not life.is_known_dead
+    assert told(life, (1.5, S.ANSWERED)) == [P.LOADING, P.WARMING]
 
 
 def test_every_guard_belongs_to_a_row() -> None:
@@ -268,11 +319,14 @@ def test_changes_follow_one_another(settings: HealthSettings, steps: list[tuple[
     phase = P.PENDING
     for change in changes:
         assert change.before is phase and change.after is not phase and change.reason
-        assert TRANSITIONS[change.before, change.signal] is change.after
+        row = TRANSITIONS[change.before, change.signal]
+        resumes = (change.before, row, change.after) == (P.SUSPECT, P.READY, P.WARMING)
+        assert change.after is row or resumes
         phase = change.after
     assert life.phase is phase
     assert [c.at for c in changes] == sorted(c.at for c in changes)
-    assert 0.0 <= life.score <= 1.0 and 0 <= life.steps < WARM_STEPS
+    assert not (life.is_serving and (life.hold or life.leaving))
+    assert 0.0 <= life.score <= 1.0 and 0 <= life.steps <= WARM_STEPS
 
 
 @given(settings=THRESHOLDS, steps=STEPS)

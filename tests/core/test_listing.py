@@ -1,9 +1,11 @@
 """Several lists of endpoints as one."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.core.fleet import EndpointSpec
+from epp.core.fleet import EndpointSpec, Fleet, Replaced
 from epp.core.listing import merge, named_apart
 
 
@@ -17,9 +19,26 @@ def test_the_first_list_that_has_an_address_counts() -> None:
     assert twins == {"10.0.0.1:8000": "models/desk and models/mac"}
 
 
-def test_who_is_called_as_another_is_gets_its_address_behind_the_name() -> None:
-    apart = named_apart([spec("a", "10.0.0.1"), spec("a", "10.0.0.2"), spec("b", "10.0.0.3")])
-    assert [one.name for one in apart] == ["a", "a@10.0.0.2", "b"]
+def test_who_is_called_as_another_is_gets_a_number() -> None:
+    apart = named_apart([spec(name, f"10.0.0.{n}") for n, name in enumerate(["a", "a", "b", "a"])])
+    assert [one.name for one in apart] == ["a", "a@2", "b", "a@3"]
+
+
+def test_a_number_that_is_a_name_already_is_left_out() -> None:
+    apart = named_apart([spec("a@2", "10.0.0.1"), spec("a", "10.0.0.2"), spec("a", "10.0.0.3")])
+    assert [one.name for one in apart] == ["a@2", "a", "a@3"]
+
+
+def test_a_server_with_a_new_address_stays_itself_beside_one_of_the_same_name() -> None:
+    fleet, desk = Fleet(), spec("studio", "10.0.0.1")
+
+    def listed(ip: str) -> Replaced:
+        mac = replace(spec("studio", ip), identity="studio/http")
+        return fleet.replace(merge([[desk], [mac]])[0], 0.0)
+
+    assert [one.address for one in listed("10.0.0.2").added] == ["10.0.0.1:8000", "10.0.0.2:8000"]
+    added, changed, removed = listed("10.0.0.9")
+    assert ([one.address for one in changed], added, removed) == (["10.0.0.9:8000"], [], [])
 
 
 specs = st.lists(

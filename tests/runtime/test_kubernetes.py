@@ -80,6 +80,7 @@ class Api:
         yield []
         while True:
             fresh = [one for one in self._history if one[0] > since and one[1] == path]
+            fresh = fresh if self._era == era else []  # a watch that has ended skips no event
             lines, own[:] = [*(line for _, _, line in fresh), *own], []
             since = fresh[-1][0] if fresh else since
             if lines:
@@ -506,14 +507,14 @@ def test_whatever_happens_in_the_end_it_is_as_the_api_has_it(steps: Sequence[str
 class World:
     """An API, a clock, and all that discovery has told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience: float = 10.0) -> None:
         self.api = Api()
         self.now = 1_763_719_200.0  # 2025-11-21T10:00:00Z
         self.told: list[dict[str, str]] = []
         self.specs: dict[str, EndpointSpec] = {}
         self.discovery = KubernetesDiscovery(
             self.api,  # type: ignore[arg-type]
-            KubernetesSettings(pool="qwen", namespace="models", start_timeout=10.0),
+            KubernetesSettings(pool="qwen", namespace="models", start_timeout=patience),
             self._take,
             clock=asyncio.get_running_loop().time,
             unix_clock=lambda: self.now,
@@ -571,7 +572,41 @@ async def test_an_empty_pool_is_one(world: World) -> None:
     assert world.told == [{}]
 
 
-async def test_a_start_without_the_api_is_made_up_for(world: World) -> None:
+@pytest.mark.parametrize("missed", [POOLS, PODS, SLICES], ids=lambda one: one.plural)
+async def test_a_start_has_patience_with_an_api_that_is_away(world: World, missed: Resource) -> None:
+    """Half a pool would take the load of the whole."""
+    world.api.change(POOLS, pool(slices="fleet=macs"))
+    world.api.change(PODS, pod("a"))
+    world.api.change(SLICES, mac())
+    world.api.faults[missed.path("models")] = AWAY
+    async with asyncio.TaskGroup() as group:
+        start = group.create_task(world.discovery.start())
+        await eventually(lambda: world.api.count("list", missed) >= 3)
+        assert not start.done() and world.told == []
+        world.api.faults.clear()
+    assert world.told == [{"a-rank-0": "10.0.0.1:8000", "phi": "192.168.1.20:50123"}]
+    assert world.discovery.detail() == ""
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+async def test_a_start_does_not_wait_for_people(world: World, status: int) -> None:
+    world.api.faults[POOLS.path("models")] = ApiFault(status, "no")
+    await world.discovery.start()
+    assert world.told == []
+    assert world.api.count("list", POOLS) == 1
+
+
+async def test_a_start_has_no_more_patience_than_it_is_given() -> None:
+    world = World(patience=0.05)
+    world.api.fault = AWAY
+    await world.discovery.start()
+    assert world.told == []
+    said = "Kubernetes API: no answer from https://kubernetes.test: Connection refused"
+    assert world.discovery.detail() == said
+
+
+async def test_a_start_without_the_api_is_made_up_for() -> None:
+    world = World(patience=0.0)
     world.api.fault = AWAY
     async with world.running():
         assert world.told == []
@@ -692,7 +727,8 @@ async def test_sighup_asks_for_everything_again(world: World) -> None:
         world.discovery.recheck("studio.local")
 
 
-async def test_what_it_tells_prometheus(world: World) -> None:
+async def test_what_it_tells_prometheus() -> None:
+    world = World(patience=0.0)
     world.api.change(POOLS, pool())
     waiting = pod("a")
     del waiting["status"]["podIP"]

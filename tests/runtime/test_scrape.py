@@ -187,7 +187,7 @@ KEYS = {"client_cert_path": "/c.pem", "client_key_path": "/k.pem"}
         pytest.param(
             {},
             {"engine_label_key": ENGINE_LABELS[1]},
-            {"engine_labels": (ENGINE_LABELS[1], ENGINE_LABELS[0])},
+            {"engine_labels": (ENGINE_LABELS[1], ENGINE_LABELS[0], ENGINE_LABELS[2])},
             id="the-other-known-label",
         ),
         pytest.param({}, {"default_engine": "sglang"}, {"default_engine": "sglang"}, id="default-engine"),
@@ -212,7 +212,7 @@ def test_every_field_of_the_configuration_reaches_the_scraper(
         "ca_file": None,
         "client_certificate": None,
         "engines": ENGINES,
-        "engine_labels": ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"),
+        "engine_labels": ENGINE_LABELS,
         "default_engine": None,
     }
     made = scrape_settings(MetricsDataSource(**source), CoreMetricsExtractor(**extractor), pace)
@@ -1013,6 +1013,18 @@ async def test_metrics_that_hang_cost_an_endpoint_its_load_and_nothing_else(
     assert sum("its metrics cannot be read" in line for line in said(caplog)) == 1
 
 
+async def test_one_that_comes_back_with_metrics_that_hang_serves() -> None:
+    server = await RawServer(answering(answer(VLLM))).start()
+    async with watching(spec(server), silence=0.3) as scene:
+        await eventually(lambda: scene.endpoint.engine == "vllm")
+        await server.kill()
+        await scene.until({Phase.EJECTED})
+        server.serve = hangs_on_metrics
+        await server.start()
+        await scene.until({Phase.WARMING})
+        await server.kill()
+
+
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Busy", "404 Not Found", "401 No"])
 async def test_metrics_that_are_refused_cost_nothing_else_where_the_server_says_that_it_is_well(
     status: str,
@@ -1052,6 +1064,16 @@ async def test_a_server_that_says_that_it_is_not_ready_is_believed_over_its_metr
         pages[path] = answer(b"")
         await scene.until(UP)
         await eventually(lambda: endpoint.load_at)
+        asked, read = paths(server).count(path), scene.results["ok"]
+        await eventually(lambda: scene.results["ok"] >= read + 2)
+        assert paths(server).count(path) == asked, "it has proved to be well"
+
+
+async def test_metrics_that_fail_are_no_excuse_for_a_server_that_is_not_ready() -> None:
+    pages = {"/metrics": answer(b"", "503 Busy"), "/health": answer(b"", "503 Busy")}
+    async with serving(routes(pages)) as server, watching(spec(server, labels=VLLM_LABEL)) as scene:
+        endpoint = await scene.until({Phase.LOADING})
+        assert phases(scene) == [Phase.LOADING] and endpoint.lifecycle.reason == "it answers 503 to /health"
 
 
 async def test_a_sleeping_engine_is_not_ready() -> None:
@@ -1098,6 +1120,17 @@ async def test_resets_are_suspicion_and_two_in_a_row_eject() -> None:
         assert not endpoint.lifecycle.is_known_dead and server.connections >= 2
 
 
+async def test_one_that_dies_between_two_questions_is_lost_at_once() -> None:
+    async def dies(peer: Peer) -> None:
+        await peer.request()
+        peer.server.close_port()
+        await peer.send(answer(LLAMA, Connection="close"))
+
+    async with serving(dies) as server, watching(spec(server)) as scene:
+        endpoint = await scene.until({Phase.EJECTED})
+        assert phases(scene) == [Phase.EJECTED] and "refuses" in endpoint.lifecycle.reason
+
+
 async def test_one_reset_is_asked_about_and_forgiven() -> None:
     async def resets_the_second(peer: Peer) -> None:
         while await peer.request() is not None:
@@ -1109,6 +1142,27 @@ async def test_one_reset_is_asked_about_and_forgiven() -> None:
     async with serving(resets_the_second) as server, watching(spec(server), pace=Pace(rest=0.1)) as scene:
         await eventually(lambda: scene.results["ok"] >= 4)
         assert phases(scene) == [Phase.READY, Phase.SUSPECT, Phase.READY] and scene.endpoint.life == 0
+
+
+async def test_one_silence_is_counted_once() -> None:
+    """The first question breaks off shortly before its time is up, the second is answered within its own."""
+
+    async def breaks_off_late(peer: Peer) -> None:
+        while await peer.request() is not None:
+            match len(peer.server.requests):
+                case 2 | 3:  # a kept connection's loss is made good once
+                    await asyncio.sleep(0.4 if len(peer.server.requests) == 3 else 0.0)
+                    peer.reset()
+                case 4:
+                    await asyncio.sleep(0.3)
+            await peer.send(answer(VLLM))
+
+    async with (
+        serving(breaks_off_late) as server,
+        watching(spec(server), pace=Pace(rest=0.1), silence=0.5) as scene,
+    ):
+        await eventually(lambda: len(server.requests) >= 6)
+        assert phases(scene) == [Phase.READY, Phase.SUSPECT, Phase.READY]
 
 
 async def test_what_we_lack_ourselves_says_nothing_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1205,19 +1259,30 @@ async def test_one_without_load_is_watched_more_closely_while_requests_are_there
 # --- first tokens that do not come
 
 
-@pytest.mark.parametrize("waiting, blamed", [(0, True), (2, False)], ids=["idle", "says-that-it-queues"])
-async def test_a_first_token_that_does_not_come_is_a_failure_told_once(waiting: int, blamed: bool) -> None:
+@pytest.mark.parametrize(
+    "waiting, serves_others, blamed",
+    [
+        pytest.param(0, False, True, id="idle"),
+        pytest.param(2, False, False, id="says-that-it-queues"),
+        pytest.param(0, True, False, id="serves-others"),
+    ],
+)
+async def test_a_first_token_that_does_not_come_is_a_failure_told_once(
+    waiting: int, serves_others: bool, blamed: bool
+) -> None:
     page = answer(VLLM.replace(b"waiting 2", b"waiting %d" % waiting))
     async with serving(answering(page)) as server, watching(spec(server), pace=Pace(rest=0.05)) as scene:
+        scene.fleet.health = replace(scene.fleet.health, first_token=0.2)
         await eventually(lambda: scene.endpoint.load_at)
-        now = time.monotonic()
-        requests = [Reservation(scene.endpoint, 1, at=now - age, is_streamed=True) for age in (31.0, 30.5)]
+        requests = [Reservation(scene.endpoint, 1, at=time.monotonic(), is_streamed=True) for _ in range(2)]
+        if serves_others:
+            scene.fleet.served(scene.endpoint, time.monotonic())
+        late = requests[1].at + 0.2
+        await eventually(lambda: time.monotonic() > late)
         looked = scene.results["ok"]
         await eventually(lambda: scene.results["ok"] >= looked + 3)
         assert phases(scene) == [Phase.READY, *([Phase.SUSPECT] if blamed else [])]
         assert scene.endpoint.lifecycle.failures == blamed
-        if blamed:
-            assert scene.endpoint.lifecycle.reason == "no first token for 31 s"
         for each in requests:
             each.release()
 

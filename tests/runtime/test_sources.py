@@ -1,6 +1,7 @@
 """A file and a pool as one list."""
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -80,10 +81,25 @@ async def test_nothing_is_told_before_all_have_started() -> None:
     assert both.told == [["desk", "pod"]]
 
 
-async def test_one_that_has_nothing_yet_holds_up_nobody() -> None:
+async def test_one_that_has_nothing_after_its_start_holds_up_nobody_and_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "epp.discovery")
     both = Both([spec("desk", "10.0.0.1")])
     await both.sources.start()
     assert both.told == [["desk"]]
+    assert both.sources.detail() == "pool: no endpoints told yet, file serves alone; file; pool"
+    both.tells["file"]([spec("desk", "10.0.0.1"), spec("lap", "10.0.0.3")])
+    both.tells["file"]([spec("desk", "10.0.0.1")])
+    assert [record.msg for record in caplog.records] == ["a source has told no endpoints yet"], "once"
+    both.tells["pool"]([])
+    assert both.sources.detail() == "file; pool", "none is an answer"
+    assert caplog.records[-1].msg == "a source has told its endpoints"
+
+
+async def test_one_that_tells_later_is_taken_in() -> None:
+    both = Both([spec("desk", "10.0.0.1")])
+    await both.sources.start()
     both.tells["pool"]([spec("pod", "10.0.0.2")])
     both.tells["file"]([])
     assert both.told == [["desk"], ["desk", "pod"], ["pod"]]
@@ -93,6 +109,7 @@ async def test_where_nobody_knows_anything_nothing_is_told() -> None:
     both = Both()
     await both.sources.start()
     assert both.told == []
+    assert both.sources.detail() == "file; pool", "each says for itself what is missing"
 
 
 async def test_one_that_cannot_start_stops_the_start() -> None:

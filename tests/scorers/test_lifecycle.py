@@ -53,6 +53,10 @@ def kept(text: str, about: Cycle | None = None) -> str:
         pytest.param("probing ready", "probing ready", id="probing-with-none"),
         pytest.param("probing:1 ready", "ready", id="probing-with-its-one"),
         pytest.param("suspect refusing", "suspect", id="a-suspect-is-in-service"),
+        pytest.param("ready waiting", "ready", id="half-of-them-are-fit-who-waits-waits"),
+        pytest.param("ready waiting silent", "ready waiting", id="too-few-are-fit-who-only-waits-helps"),
+        pytest.param("ready failing refusing held", "ready", id="whose-requests-fail-helps-nobody"),
+        pytest.param("waiting", "waiting", id="nobody-is-fit-and-one-only-waits"),
         pytest.param("", "", id="nobody"),
     ],
 )
@@ -89,6 +93,12 @@ def test_those_are_kept_that_can_be_expected_to_answer(there: str, left: str) ->
             "nobody is fit, so 1 of 4 were kept: not looked at yet",
             id="nobody-has-looked",
         ),
+        pytest.param(
+            "loading held draining",
+            "draining",
+            "nobody is fit, so 1 of 3 were kept: said to shut down, in an answer",
+            id="words-may-be-misread",
+        ),
     ],
 )
 def test_when_nobody_is_fit_the_least_bad_are_kept_and_it_is_said(there: str, left: str, said: str) -> None:
@@ -109,7 +119,7 @@ def test_when_nobody_is_fit_the_least_bad_are_kept_and_it_is_said(there: str, le
         ),
         pytest.param("loading", NOW, "the only endpoint is down: 1 loading", "5", id="loading"),
         pytest.param(
-            "draining held loading loading gone",
+            "leaving held loading loading gone",
             NOW,
             "all 5 endpoints are down: 1 draining, 1 pending, 2 loading, 1 gone",
             "5",
@@ -177,7 +187,10 @@ def test_it_keeps_somebody_unless_all_are_known_to_be_dead_and_the_order_always(
     assert not endpoints or not is_hopeless
     assert left == [endpoint for endpoint in endpoints if endpoint in left]
     assert not any(endpoint.lifecycle.is_known_dead for endpoint in left)
-    if any(how == "ready" for how, _ in them):
+    ready = sum(how == "ready" for how, _ in them)
+    if ready:
+        assert all(endpoint.lifecycle.is_serving or endpoint.lifecycle.only_waits for endpoint in left)
+    if 2 * ready >= len(them):
         assert all(endpoint.lifecycle.is_serving for endpoint in left)
 
 

@@ -565,6 +565,22 @@ def test_the_last_list_serves_while_the_api_is_away(stage: Stage) -> None:
         assert "Traceback" not in picker.log.read_text()
 
 
+def test_a_file_serves_alone_where_a_picker_starts_without_the_api(stage: Stage) -> None:
+    stage.server("127.0.0.21")
+    beside = stage.server("127.0.0.22")
+    stage.apply(stage.pool(), stage.pod("inside", "127.0.0.21"))
+    api = stage.plane.api
+    api.kill()
+    with stage.picker(beside={"desk": beside.address}) as picker:
+        wait_serving(picker, "desk")
+        assert detail(picker).startswith("Kubernetes: no endpoints told yet, endpoints file serves alone; ")
+        assert "Kubernetes API: no answer from" in detail(picker)
+        assert said(picker, "endpoints file serves alone") == 1
+        api.start(timeout=60)
+        wait_serving(picker, "inside-rank-0", "desk")
+        wait_until(lambda: detail(picker) == "", what="the API back")
+
+
 def test_a_version_that_the_api_has_forgotten_leads_to_a_new_list(stage: Stage) -> None:
     """410 Gone: an API that came up after the changes knows none of them, only their result."""
     stage.server("127.0.0.17")

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from epp.config.claims import Claims
 from epp.config.cluster import (
     SLICES_ANNOTATION,
-    Claims,
     Cluster,
     InferenceService,
     Model,
@@ -28,7 +28,7 @@ from epp.config.cluster import (
 )
 from epp.core.fleet import EndpointSpec
 from epp.runtime.kubernetes.api import KubernetesApi, Resource
-from epp.runtime.kubernetes.following import Following
+from epp.runtime.kubernetes.following import Following, Pauses
 from epp.runtime.kubernetes.store import ApiFault, T
 from epp.runtime.metrics import Family, Numbers, Values
 from epp.runtime.supervise import told_or_after
@@ -54,7 +54,8 @@ class KubernetesSettings:
     engines: Collection[str] = ()
     """Names that an engine may have; empty: any."""
     start_timeout: float = 5.0
-    """For the lists of ``start``, which others wait for."""
+    """For the lists of ``start``, which others wait for: longer than a connection is broken by a restart of
+    the API, shorter than a server outside the cluster should wait for it."""
 
 
 class KubernetesDiscovery:
@@ -78,6 +79,7 @@ class KubernetesDiscovery:
         self._on_change = on_change
         self._clock = clock
         self._unix_clock = unix_clock
+        self._chance = chance
         self._changed = asyncio.Event()
 
         def follow(resource: Resource, kind: type[T]) -> Following[T]:
@@ -104,14 +106,13 @@ class KubernetesDiscovery:
     async def start(self) -> None:
         """Find the API and tell the pool's endpoints; StartError if nothing says where the API is.
 
-        What the API does not answer in time, or refuses, is logged and tried again by ``run``.
+        An API that is away is asked again for as long as the timeout lasts. What it has not told by then, or
+        refuses, is logged and tried again by ``run``.
         """
         await self._api.open()
         try:
             async with asyncio.timeout(self._settings.start_timeout):
-                for stage in ((self._pools,), (self._pods, self._slices), (self._services, self._models)):
-                    await asyncio.gather(*(following.first() for following in stage))
-                    self._select()
+                await self._first_lists()
         except TimeoutError:
             pass  # run goes on, and says what is wrong
         self._take_over()
@@ -157,6 +158,18 @@ class KubernetesDiscovery:
         help_text = "Pods of the pool that have no address yet."
         waiting = float(len(self._now.waiting))
         yield Values("fleet_epp_kubernetes_pods_without_address", "gauge", help_text, (), {(): waiting})
+
+    async def _first_lists(self) -> None:
+        """Ask for everything until nothing is missed: half a pool would take the whole load."""
+        pauses = Pauses(self._chance)
+        while True:
+            for stage in ((self._pools,), (self._pods, self._slices), (self._services, self._models)):
+                await asyncio.gather(*(following.first() for following in stage))
+                self._select()
+            missed = [one for one in (self._pools, self._pods, self._slices) if one.is_missed]
+            if not missed:
+                return
+            await asyncio.sleep(pauses.after(missed[0].fault, lasted=0.0))
 
     # --- from objects to the list
 

@@ -30,6 +30,10 @@ FIRST_RECHECK, LONGEST_RECHECK = 1.0, 30.0
 """[s] Between tries when it has no such resource, or does not let us see it: people will have to act."""
 
 
+REFUSALS = frozenset({400, 401, 403, 404})
+"""Answers that stay until people act."""
+
+
 class Pauses:
     """How long to wait between tries: longer with each failure of a kind, anew with another kind.
 
@@ -43,7 +47,7 @@ class Pauses:
 
     def after(self, fault: Exception | None, *, lasted: float) -> float:
         """What a try of ``lasted`` [s] has to be followed by [s]; ``fault``: None: it ended in good order."""
-        is_refused = isinstance(fault, ApiFault) and fault.status in {400, 401, 403, 404}
+        is_refused = isinstance(fault, ApiFault) and fault.status in REFUSALS
         if lasted >= STEADY or is_refused is not self._is_refused:
             self._tries = 0
         self._is_refused = is_refused
@@ -101,6 +105,12 @@ class Following(Generic[T]):
         """There is an answer: objects, or a fault; or nobody asks."""
         return self._query is None or self.is_listed or self.fault is not None
 
+    @property
+    def is_missed(self) -> bool:
+        """Asked for, and neither listed nor refused: the API is away."""
+        is_refused = self.fault is not None and self.fault.status in REFUSALS
+        return self._query is not None and not self.is_listed and not is_refused
+
     def select(self, query: dict[str, str] | None) -> None:
         """Follow those that ``query`` selects; None: none. The ones before stay until these are listed."""
         if query == self._query:
@@ -118,9 +128,10 @@ class Following(Generic[T]):
 
     async def first(self) -> None:
         """One try to list, by whoever cannot wait for ``run``."""
-        if self._query is not None:
+        if self._query is not None and not self.is_listed:
             try:
                 await self._list(self._query)
+                self.fault = None
             except (ApiFault, Expired) as fault:
                 self._failed(fault)
 
