@@ -446,10 +446,10 @@ class Stream:
             self._response_left = _announced_bytes(headers)
         added = self._added_to_response()
         if event.ended:
-            return (AnswerResponseHeaders(None, added), *moves, *self._complete_response(now))
+            return (AnswerResponseHeaders(headers=added), *moves, *self._complete_response(now))
         if self._settings.response_phase is ResponsePhase.NONE and self._response_mode is not _NONE:
             self._leave()
-        answer = AnswerResponseHeaders(self._ask(ResponsePhase.HEADERS), added)
+        answer = AnswerResponseHeaders(self._ask(ResponsePhase.HEADERS), headers=added)
         if self._response_mode is _NONE or self._asked is not None:  # no first token will be shown
             return (answer, *moves, *self._prefilled(), *self._served())  # this is the nearest thing
         if self._unserved is None or (reader.streaming and not self.is_over):

@@ -272,7 +272,7 @@ def test_a_request_gets_further_headers_and_loses_others(answer: Answer, part: s
 def test_a_response_gets_further_headers() -> None:
     override = Override(BodyMode.STREAMED, True)
     for asked in (None, override):
-        response = told(AnswerResponseHeaders(asked, {"x-session-token": "abc"}))
+        response = told(AnswerResponseHeaders(asked, headers={"x-session-token": "abc"}))
         mutation = response.response_headers.response.header_mutation
         assert set_headers(mutation) == {"x-went-into-resp-headers": b"true", "x-session-token": b"abc"}
         assert response.HasField("mode_override") == (asked is not None)
