@@ -476,7 +476,7 @@ class Stream:
         if self._settings.response_phase is ResponsePhase.NONE and self._response_mode is not _NONE:
             self._leave()
         asked = self._ask(ResponsePhase.HEADERS)
-        answer = AnswerResponseHeaders(asked, self._renamer is not None, added)
+        answer = AnswerResponseHeaders(asked, self._renamer is not None, headers=added)
         if self._response_mode is _NONE or self._asked is not None:  # no first token will be shown
             return (answer, *moves, *self._prefilled(), *self._served())  # this is the nearest thing
         if self._unserved is None or (reader.streaming and not self.is_over):

@@ -278,11 +278,6 @@ def test_a_ready_pod_is_an_endpoint_for_each_port() -> None:
     assert (first.hold, first.leaving, first.pressure, first.note) == ("", "", "", "")
 
 
-def test_a_port_that_a_pool_names_twice_is_one() -> None:
-    found = run(pod(), pool=pool(8000, 8000, 8001))
-    assert [spec.name for spec in found.specs] == ["qwen-0-rank-0", "qwen-0-rank-1"]
-
-
 def test_an_ipv6_pod_is_written_as_a_gateway_wants_it() -> None:
     assert only(run(pod(ip="fd00::1"))).address == "[fd00::1]:8000"
 
