@@ -167,9 +167,9 @@ class Served(_Said, frozen=True):
     endpoint: Endpoint
 
 
-class Failed(_Said, frozen=True):
-    """The endpoint did not do what was asked of it. At most one of Failed, Late, Quitting and Busy is said of
-    an endpoint in a request; it may come behind a Served, never before one."""
+class _Blame(_Said, frozen=True):
+    """An answer says something bad about its endpoint: at most one of these of an endpoint in a request. It
+    may come behind a Served, never before one."""
 
     endpoint: Endpoint
     reason: str
@@ -177,28 +177,20 @@ class Failed(_Said, frozen=True):
     """When the request was picked [s]."""
 
 
-class Late(_Said, frozen=True):
+class Failed(_Blame, frozen=True):
+    """The endpoint did not do what was asked of it."""
+
+
+class Late(_Blame, frozen=True):
     """The gateway gave up waiting for the endpoint's answer, which may only be long."""
 
-    endpoint: Endpoint
-    reason: str
-    sent_at: float
 
-
-class Quitting(_Said, frozen=True):
+class Quitting(_Blame, frozen=True):
     """The endpoint said that it shuts down."""
 
-    endpoint: Endpoint
-    reason: str
-    sent_at: float
 
-
-class Busy(_Said, frozen=True):
+class Busy(_Blame, frozen=True):
     """The endpoint refused the request because its queue is full: it is well."""
-
-    endpoint: Endpoint
-    reason: str
-    sent_at: float
 
 
 class Finished(_Said, frozen=True):

@@ -52,8 +52,8 @@ class Pace:
     """Looks at endpoints without traffic happen at multiples of this, and looks at busy ones that cannot
     have the floor at multiples of the floor. A look costs 0.16 ms in a row with others, 0.26 ms on its own
     and 0.4 ms if the process has to wake for it."""
-    loading: float = 0.5
-    """While it says that it is not ready: half a second until it is used is little beside its loading."""
+    loading: float = 0.25
+    """While it says that it is not ready: it should have its first request within a second after it is."""
     retry: float = 0.25
     """While it does not answer. With the 0.7 s after which a look without an answer ends, one that comes
     back is seen within a second."""

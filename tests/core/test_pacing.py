@@ -27,7 +27,7 @@ PACE = Pace()
         pytest.param(Standing.UNTOLD, Shares(quiet=1), 0.0, 4.0, id="untold"),
         pytest.param(Standing.UNTOLD_BUSY, Shares(busy=1), 0.0, 0.25, id="untold-and-busy"),
         pytest.param(Standing.UNTOLD_BUSY, Shares(busy=100), 0.0, 2 / 3, id="untold-and-100-busy"),
-        pytest.param(Standing.LOADING, Shares(absent=1), 1e9, 0.5, id="loading-however-long"),
+        pytest.param(Standing.LOADING, Shares(absent=1), 1e9, 0.25, id="loading-however-long"),
         pytest.param(Standing.LOADING, Shares(absent=100), 0.0, 1.0, id="100-loading"),
         pytest.param(Standing.LOST, Shares(absent=1), 0.0, 0.25, id="lost"),
         pytest.param(Standing.LOST, Shares(absent=25), 299.9, 0.25, id="25-lost-for-minutes"),
