@@ -75,8 +75,15 @@ format: $(STAMP)  ## rewrite the sources in the project's format
 lock: $(STAMP)  ## resolve the lock files again [UPGRADE=1 for newer versions]
 	@echo uv | $(COMPILE) $(if $(UPGRADE),--upgrade) - --output-file requirements/uv.lock
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --output-file requirements/run.lock
-	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra bench --group dev \
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra bench --extra otel --group dev \
 		--constraints requirements/run.lock --output-file requirements/dev.lock
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra otel \
+		--constraints requirements/dev.lock --output-file requirements/image.lock
+	@echo hatchling | $(COMPILE) $(if $(UPGRADE),--upgrade) - \
+		--constraints requirements/dev.lock --output-file requirements/build.lock
+
+manifests: $(STAMP)  ## render deploy/kubernetes from the chart (needs Go the first time, for helm)
+	@$(BIN)/python -m tests.system.helm
 
 clean:  ## remove the environment and everything built
 	@rm -rf $(VENV) .build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -92,4 +99,4 @@ $(STAMP): $(BIN)/uv requirements/uv.lock requirements/dev.lock pyproject.toml
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help setup demo check test unit system bench profile failover soak chaos proto format lock clean
+.PHONY: help setup demo check test unit system bench profile failover soak chaos proto format lock manifests clean

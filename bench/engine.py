@@ -337,7 +337,7 @@ class Server(asyncio.Protocol):
             self._transport.abort()
 
 
-async def serve(ports: Sequence[int], behaviour: Behaviour) -> None:
+async def serve(ports: Sequence[int], behaviour: Behaviour, host: str = "127.0.0.1") -> None:
     """Listen on all ports, say so on standard output, stop on SIGTERM or SIGINT."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a port and some connections for each endpoint
@@ -348,7 +348,7 @@ async def serve(ports: Sequence[int], behaviour: Behaviour) -> None:
     servers = []
     for port in ports:
         connected = partial(Server, Endpoint(port, behaviour))
-        servers.append(await loop.create_server(connected, "127.0.0.1", port, backlog=1_024))
+        servers.append(await loop.create_server(connected, host, port, backlog=1_024))
     print(json.dumps({"ready": list(ports)}), flush=True)
     await stop.wait()
     for server in servers:
@@ -358,6 +358,7 @@ async def serve(ports: Sequence[int], behaviour: Behaviour) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.engine", description=__doc__.partition("\n")[0])
     parser.add_argument("--port", type=int, action="append", required=True, help="repeat for more endpoints")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: all of 127.0.0.0/8 serves")
     parser.add_argument("--answer-bytes", type=int, default=1_024, help="size of a JSON answer")
     parser.add_argument("--sse-chunks", type=int, default=32, help="events with text in a streamed answer")
     parser.add_argument("--chunk-interval", type=float, default=0.01, help="seconds between two of them")
@@ -374,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.chunk_interval,
             page or synthetic_page(options.metrics_bytes),
         )
-        uvloop.run(serve(options.port, behaviour))
+        uvloop.run(serve(options.port, behaviour, options.host))
     except (OSError, ValueError) as problem:
         parser.exit(1, f"bench.engine: {problem}\n")
 

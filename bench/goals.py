@@ -287,3 +287,28 @@ FIGURES: Sequence[Figure] = (
     ),
     Figure(what="start to first answer", unit="s", goal=0.4, value=_start, upstream=0.045),
 )
+
+
+# --- promises about one number ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a figure of the shorter benches may come to at most; there is nothing to compare it with."""
+
+    what: str
+    most: float
+    unit: str
+
+
+def pick_bound(endpoints: int, where: str) -> Bound:
+    """What a pick over so many endpoints may add to a request over ``SOME``."""
+    return Bound(f"{endpoints:,} endpoints, {where}: CPU more than with {SOME}", PICK_MORE[endpoints], "µs")
+
+
+SOME = 3
+PICK_MORE = {100: 300.0, 1_000: 2_000.0}
+"""By endpoints [µs of CPU]."""
+REST_CORES = Bound("1,000 pods of 100 pools at rest: CPU", 0.25, "cores")
+READY_SECONDS = Bound("a pod that becomes Ready: first pick after the event, the slowest", 0.1, "s")
+LATE_PICKS = Bound("a pod that terminates: picks after the event", 0, "picks")

@@ -35,7 +35,7 @@ from bench.measure import one_round
 from bench.overhead import machine
 from bench.recording import Recording, proxy
 from bench.replay import Replay
-from bench.report import Table, paste
+from bench.report import Table, headed, paste
 from bench.rig.envoy import Envoy, Listener, Route
 from bench.rig.picker import OURS, Picker
 from bench.rig.process import RigError, free_port
@@ -252,10 +252,8 @@ def profile(out: Path, *, again: bool, repetitions: int, seconds: float) -> str:
     for talk, path in paths.items():
         _progress(f"instructions of {talk.name}")
         counted[talk] = instructions(talk, path)
-    head = "; ".join(f"{name} {value}" for name, value in machine().items())
     tables = [stage_table(costs, wide), instruction_table(counted), share_table(root)]
-    date = f"{datetime.now(UTC):%Y-%m-%d}"
-    text = "\n".join([f"`make profile`, {date}; {head}.\n", *(table.markdown() for table in tables)])
+    text = headed("make profile", f"{datetime.now(UTC):%Y-%m-%d}", machine(), tables)
     (out / "profile.md").write_text(text)
     return text
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.recording import Recording
-from epp.config.picker_config import build, load_default
+from epp.config.picker_config import Assembly, build, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.fleet import EndpointSpec, Fleet, Load
@@ -43,16 +43,22 @@ class _NoTimer:
     def cancel(self) -> None: ...
 
 
-def pool(endpoints: int, log_fd: int) -> Services:
-    """The default profile over endpoints that answer, as one process serves it."""
+def scheduled(endpoints: int) -> tuple[Fleet, Scheduler, Assembly]:
+    """The default profile over endpoints that answer."""
     assembly = build(load_default(), load_types())
     fleet = Fleet(stale_after=1e9)
     fleet.replace(
         (EndpointSpec(name=f"engine-{n}", ip="127.0.0.1", port=8_000 + n) for n in range(endpoints)), 0.0
     )
     for number, endpoint in enumerate(fleet.endpoints):
-        fleet.reading(endpoint, _load(number), 0.0)
+        fleet.reading(endpoint, load_of(number), 0.0)
     scheduler = Scheduler(fleet, assembly.profile, assembly.producers, chance=random.Random(1))
+    return fleet, scheduler, assembly
+
+
+def pool(endpoints: int, log_fd: int) -> Services:
+    """The same as one process serves it."""
+    fleet, scheduler, assembly = scheduled(endpoints)
     log = RequestLog(LogSettings(), log_fd, later=lambda seconds, flush: None)
     return ExtProc(
         scheduler=scheduler,
@@ -63,7 +69,7 @@ def pool(endpoints: int, log_fd: int) -> Services:
     ).services()
 
 
-def _load(number: int) -> Load:
+def load_of(number: int) -> Load:
     """What one endpoint says of itself: each something else, as the bench's engine says it."""
     return Load(
         waiting=number % 3,

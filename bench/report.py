@@ -32,7 +32,7 @@ from bench.findings import (
     throughput_ratio,
     unit,
 )
-from bench.goals import FEW, FIGURES, Figure, Verdict, verdicts
+from bench.goals import FEW, FIGURES, Bound, Figure, Verdict, verdicts
 
 UNKNOWN = "n/a"
 NOTHING = "-"
@@ -94,6 +94,16 @@ def _goal_row(verdict: Verdict) -> list[str]:
         UNKNOWN if value is None else f"{value:.2f}",
         _REACHED[verdict.relative_is_met],
     ]
+
+
+def kept(bounds: Sequence[tuple[Bound, float | None]]) -> Table:
+    """What the shorter benches promise and found."""
+    rows = []
+    for bound, value in bounds:
+        measured = UNKNOWN if value is None else f"{_number(value)} {bound.unit}"
+        reached = _REACHED[None if value is None else value <= bound.most]
+        rows.append([bound.what, f"≤ {bound.most:,g} {bound.unit}", measured, reached])
+    return Table("Goals", ["figure", "goal", "measured", "reached"], rows)
 
 
 def _bound_sign(figure: Figure) -> str:
@@ -270,9 +280,13 @@ def _number(value: float) -> str:
 
 def markdown(report: Report) -> str:
     """The whole report."""
-    machine = "; ".join(f"{name} {value}" for name, value in report.machine.items())
-    head = f"`{report.command}`, {report.date}; {machine}.\n"
-    return "\n".join([head, *(table.markdown() for table in tables(report))])
+    return headed(report.command, report.date, report.machine, tables(report))
+
+
+def headed(command: str, date: str, machine: Mapping[str, str], tables: Sequence[Table]) -> str:
+    """A report as Markdown: who measured what, when and where."""
+    about = "; ".join(f"{name} {value}" for name, value in machine.items())
+    return "\n".join([f"`{command}`, {date}; {about}.\n", *(table.markdown() for table in tables)])
 
 
 def paste(text: str, page: Path, part: str) -> None:

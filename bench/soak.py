@@ -28,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench import frames
 from bench.gateway import Call, Gateway, Gone, Stuck
+from bench.messages import body_message, headers_message
 from bench.rig.picker import Picker
 from bench.rig.process import RigError, wait_until
 from bench.stations import Engines
@@ -132,9 +133,9 @@ class Client:
         self._maybe_leave("headers sent")
         pieces = [body[at : at + 30_000] for at in range(0, len(body), 30_000)]
         for piece in pieces[:-1]:
-            await gateway.say(call, _body("request_body", piece, ended=False))
+            await gateway.say(call, body_message("request_body", piece, ended=False))
             self._maybe_leave("half a body sent")
-        await gateway.say(call, _body("request_body", pieces[-1], ended=True))
+        await gateway.say(call, body_message("request_body", pieces[-1], ended=True))
         self._maybe_leave("body sent")
         await self._pause()
         answers = -(-len(body) // 62_000)
@@ -146,12 +147,12 @@ class Client:
         self._maybe_leave("response headers")
         tokens = self._chance.randrange(1, 6)
         for number in range(tokens):
-            await gateway.say(call, _body("response_body", _TOKEN, ended=False))
+            await gateway.say(call, body_message("response_body", _TOKEN, ended=False))
             await self._pause()
             if number:
                 self._maybe_leave("half a response")
         await gateway.hear(call, 2 + answers + tokens)
-        await gateway.say(call, _body("response_body", _LAST, ended=True))
+        await gateway.say(call, body_message("response_body", _LAST, ended=True))
         self._maybe_leave("response sent")
         if len(heard := await gateway.hear(call, 3 + answers + tokens)) != 3 + answers + tokens:
             self._counts.complain(f"{len(heard)} answers instead of {3 + answers + tokens}")
@@ -174,22 +175,10 @@ class Client:
             self._counts.complain(f"a wrong answer to a body of {len(body)} bytes: {answers[:1]}")
 
 
-def _body(part: str, data: bytes, *, ended: bool) -> bytes:
-    request = pb.ProcessingRequest()
-    getattr(request, part).CopyFrom(pb.HttpBody(body=data, end_of_stream=ended))
-    return request.SerializeToString()
-
-
-def _headers(part: str, *pairs: tuple[str, str]) -> bytes:
-    values = [pb.HeaderValue(key=name, raw_value=value.encode()) for name, value in pairs]
-    headers = pb.HttpHeaders(headers=pb.HeaderMap(headers=values))
-    request = pb.ProcessingRequest()
-    getattr(request, part).CopyFrom(headers)
-    return request.SerializeToString()
-
-
-_HEADERS = _headers("request_headers", (":method", "POST"), (":path", "/v1/chat/completions"))
-_RESPONSE_HEADERS = _headers("response_headers", (":status", "200"), ("content-type", "text/event-stream"))
+_HEADERS = headers_message("request_headers", (":method", "POST"), (":path", "/v1/chat/completions"))
+_RESPONSE_HEADERS = headers_message(
+    "response_headers", (":status", "200"), ("content-type", "text/event-stream")
+)
 _TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":" token"}}]}\n\n'
 _LAST = b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":5}}\n\ndata: [DONE]\n\n'
 

@@ -13,18 +13,19 @@ import importlib.util
 import logging
 import os
 import random
+import signal
 import ssl
 import sys
 import time
-import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from epp.config.cluster.wishes import PoolName
 from epp.config.decode import ConfigError
 from epp.config.flags import (
     HelpRequested,
@@ -32,35 +33,36 @@ from epp.config.flags import (
     UsageError,
     check_discovery,
     follows_kubernetes,
+    has_own_pool,
+    lease,
     parse,
     without_effect,
 )
+from epp.config.operation import Drain, drain, metrics_source
 from epp.config.picker_config import Assembly, build, load, load_default
-from epp.core.apis import Parsers
 from epp.core.budget import Budget
-from epp.core.directives import Directives
-from epp.core.events import ResponsePhase
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet
-from epp.core.flow.objectives import Objectives
-from epp.core.flow.shedding import Shedding
+from epp.core.fleet import Endpoint, Fleet
 from epp.core.lifecycle import Change, Signal
-from epp.core.scheduling import Scheduler
-from epp.core.stream import StreamSettings
-from epp.runtime import admin, files, logs, memory, ports, serving, tls
-from epp.runtime.discovery import DiscoverySettings, FileDiscovery
+from epp.core.members import Pools
+from epp.pool import Pool, Shared
+from epp.runtime import admin, files, logs, memory, ports, serving, tls, tracing
 from epp.runtime.errors import StartError
-from epp.runtime.ext_proc import ExtProc
 from epp.runtime.files import FileFault
-from epp.runtime.flow import queued
 from epp.runtime.health import HealthService, Readiness
+from epp.runtime.keeper import Keeper
+from epp.runtime.measuring import Measuring, stages_of
 from epp.runtime.metrics import BufferMetrics, FleetMetrics, Metrics, ScrapeMetrics, Single
 from epp.runtime.plugins import load_types
 from epp.runtime.probe import check_files
-from epp.runtime.reporting import Reporter
-from epp.runtime.scrape import Scraper, scrape_settings
-from epp.runtime.sources import Discovery, OnChange, Sources
+from epp.runtime.scrape import Scraper, ScrapeSettings, scrape_settings
+from epp.runtime.side_scrape import SideScraper, SideSource
 from epp.runtime.supervise import forever, on_hangup, told_to_stop
 from epp.runtime.transitions import Transitions
+
+if TYPE_CHECKING:
+    from epp.runtime.kubernetes.lease import Leadership
+    from epp.runtime.kubernetes.namespace import Namespaces
+    from epp.runtime.kubernetes.references import References
 
 logger = logging.getLogger("epp.main")
 
@@ -75,14 +77,10 @@ commands:
 
 epp --flag ... is epp serve --flag ..., so the arguments of the upstream picker work unchanged.
 """
-ORDERED_DESTINATIONS = 3
-"""As many as a request is usually tried: Envoy's default is one retry, Istio's two."""
 FIRST_LOOK_SECONDS = 0.25
 """How long the first request may wait for the first look at every endpoint: dead ones refuse in
 milliseconds, and a silent one should not delay the start."""
-
-LAST_CALL_SECONDS = 1.0
-"""So long before the end of a drain those are refused that still wait for a server."""
+_KUBERNETES_FLAGS = ("pool-name", "endpoint-selector", "kubernetes")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -137,23 +135,8 @@ def _fault(fault: Exception, status: int) -> int:
     return status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """One pool's parts, ready to run."""
-
-    fleet: Fleet
-    transitions: Transitions
-    scheduler: Scheduler
-    scraper: Scraper
-    discovery: Discovery
-    directives: Directives
-    parsers: Parsers
-    objectives: Objectives
-    """Nobody fills them in yet: every request has priority 0."""
-
-
-def _configured(flags: ServeFlags) -> Assembly:
-    """The plugins that the configuration asks for."""
+def _assembler(flags: ServeFlags) -> Callable[[], Assembly]:
+    """Makes the plugins that the configuration asks for."""
     if flags.config_file:
         try:
             text = files.read_text(Path(flags.config_file), pipes=True)
@@ -162,118 +145,7 @@ def _configured(flags: ServeFlags) -> Assembly:
         config = load(text, flags.config_file)
     else:
         config = load(flags.config_text, "--config-text") if flags.config_text else load_default()
-    assembly = build(config, load_types(), allow_experimental=flags.allow_experimental_plugins)
-    check_discovery(flags, config_has_discovery=assembly.discovery is not None)
-    return assembly
-
-
-def _discovery(
-    flags: ServeFlags,
-    assembly: Assembly,
-    engines: Collection[str],
-    take_over: OnChange,
-    directives: Directives,
-) -> Discovery:
-    """Where the endpoints come from: a list in a file, an InferencePool, or both."""
-    listed, clock = assembly.discovery, time.monotonic
-    sources: dict[str, Callable[[OnChange], Discovery]] = {}
-    if listed or flags.endpoints_file:
-        settings = DiscoverySettings(
-            named_by=assembly.discovery_at.at("parameters", "path").place if listed else "--endpoints-file",
-            watch=listed.watch_file if listed else True,
-            default_namespace=flags.pool_namespace,
-            engines=engines,
-        )
-        file = Path(listed.path if listed else flags.endpoints_file)
-        sources["endpoints file"] = lambda tell: FileDiscovery(file, settings, tell, clock=clock)
-    if follows_kubernetes(flags, config_has_discovery=listed is not None):
-        # imported here: whoever lists the servers should not wait for it
-        from epp.runtime.kubernetes.api import KubernetesApi  # noqa: PLC0415
-        from epp.runtime.kubernetes.discovery import (  # noqa: PLC0415
-            KubernetesDiscovery,
-            KubernetesSettings,
-            selected,
-        )
-
-        flag = "endpoint-selector" if flags.endpoint_selector else "pool-name"
-        pool = KubernetesSettings(
-            pool=flags.pool_name,
-            namespace=flags.pool_namespace,
-            group=flags.pool_group,
-            members=selected(flags.pool_namespace, flags.endpoint_selector, flags.endpoint_target_ports),
-            engines=engines,
-        )
-        sources["Kubernetes"] = lambda tell: KubernetesDiscovery(
-            *(KubernetesApi(os.environ, flag=flag), pool, tell),
-            directives=directives,
-            clock=clock,
-            unix_clock=time.time,  # noqa: TID251 (heartbeats carry unix times)
-            chance=random.Random(),
-        )
-    return Sources(sources, take_over)
-
-
-def _pool(flags: ServeFlags, assembly: Assembly, readiness: Readiness) -> Pool:
-    chance, clock = random.Random(), time.monotonic
-    transitions = Transitions()
-
-    def changed(endpoint: Endpoint, change: Change) -> None:
-        transitions.changed(endpoint, change)
-        if change.signal in (Signal.FAILED, Signal.QUITTING):
-            scraper.doubt(endpoint)
-
-    fleet = Fleet(
-        stale_after=flags.metrics_staleness_threshold,
-        health=assembly.health,
-        on_change=changed,
-    )
-    pace = assembly.pace(floor=flags.refresh_metrics_interval, stale_after=flags.metrics_staleness_threshold)
-    settings = scrape_settings(assembly.metrics_source, assembly.extractor, pace)
-    try:
-        check_files(settings.probe)
-    except FileFault as fault:
-        raise assembly.metrics_source_at.error(str(fault)) from fault
-    scraper = Scraper(
-        fleet,
-        settings,
-        clock=clock,
-        unix_clock=time.time,  # noqa: TID251 (LoRA readings carry unix times)
-        chance=chance,
-        on_lost=lambda endpoint: discovery.recheck(endpoint.spec.host_name),
-    )
-    scheduler = Scheduler(
-        fleet,
-        assembly.profile,
-        assembly.producers,
-        chance=chance,
-        others=assembly.others,
-        handler=assembly.handler,
-        honour_subset=not flags.disable_endpoint_subset_filter,
-        destinations=ORDERED_DESTINATIONS if flags.destinations == "ordered" else 1,
-    )
-
-    @functools.cache
-    def tell_of_tiers() -> None:
-        logs.warn_of(["endpoints have tiers, and nothing heeds them: add a tier-preference filter"])
-
-    def take_over(specs: Sequence[EndpointSpec]) -> None:
-        if any(spec.tier for spec in specs) and not assembly.heeds_tiers:
-            tell_of_tiers()
-        scraper.update(*fleet.replace(specs, clock()))
-        readiness.is_synced = True
-
-    directives = Directives(chance)
-    discovery = _discovery(flags, assembly, settings.probe.engines, take_over, directives)
-    return Pool(
-        fleet=fleet,
-        transitions=transitions,
-        scheduler=scheduler,
-        scraper=scraper,
-        discovery=discovery,
-        directives=directives,
-        parsers=Parsers(assembly.parsers),
-        objectives=Objectives(),
-    )
+    return functools.partial(build, config, load_types(), allow_experimental=flags.allow_experimental_plugins)
 
 
 def _now() -> dt.datetime:
@@ -281,7 +153,8 @@ def _now() -> dt.datetime:
 
 
 def _oldest_tls(flags: ServeFlags) -> ssl.TLSVersion:
-    return ssl.TLSVersion.TLSv1_3 if flags.tls_min_version == "VersionTLS13" else ssl.TLSVersion.TLSv1_2
+    only_tls13 = flags.tls_min_version == "VersionTLS13" or flags.tls_cipher_suites.only_tls13
+    return ssl.TLSVersion.TLSv1_3 if only_tls13 else ssl.TLSVersion.TLSv1_2
 
 
 def _certificates(flags: ServeFlags) -> dict[str, tls.Certificates]:
@@ -295,6 +168,7 @@ def _certificates(flags: ServeFlags) -> dict[str, tls.Certificates]:
             flag=flag,
             today=_now,
             oldest=_oldest_tls(flags),
+            ciphers=flags.tls_cipher_suites.openssl,
             follow=flags.enable_cert_reload,
         )
         for flag, directory in directories.items()
@@ -304,42 +178,204 @@ def _certificates(flags: ServeFlags) -> dict[str, tls.Certificates]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """Everything that one process is made of, nothing of it running yet."""
+    """Everything that one process has once, nothing of it running yet."""
 
-    pool: Pool
+    fleet: Fleet
+    scraper: Scraper
+    side_scraper: SideScraper | None
+    """None: nothing is read beside the metrics."""
+    keeper: Keeper[Pool]
+    first: Mapping[PoolName, int]
+    """The pools that there are in any case, and their ports."""
+    namespaces: "Namespaces | None"
+    """None: nobody looks at Kubernetes."""
+    leadership: "Leadership | None"
+    """None: every replica serves."""
     readiness: Readiness
-    ext_proc: ExtProc
     pages: admin.AdminState
+    tracing: tracing.Tracing | None
+    """None: nobody wants spans."""
     certificates: Mapping[str, tls.Certificates]
-    refuse_waiting: Callable[[], None]
-    """The end is near: tell the clients whose requests still wait."""
 
     def reread(self) -> None:
         """What SIGHUP asks for."""
         logger.info("SIGHUP: endpoints and certificates are read again")
-        self.pool.discovery.reread()
+        if self.namespaces is not None:
+            self.namespaces.reread()
+        for pool in self.keeper.pools.values():
+            pool.discovery.reread()
         for certificates in self.certificates.values():
             certificates.reread()
 
+    def recheck(self, endpoint: Endpoint) -> None:
+        """A connection to it was lost: its name may lead elsewhere now."""
+        for pool in self.keeper.pools.values():
+            pool.discovery.recheck(endpoint.spec.host_name)
+
+    def refuse_waiting(self) -> None:
+        """The end is near: tell the clients whose requests still wait."""
+        for pool in self.keeper.pools.values():
+            pool.refuse_waiting()
+
+
+def _namespaces(flags: ServeFlags, *, config_has_discovery: bool) -> "Namespaces | None":
+    if not (flags.wishes or follows_kubernetes(flags, config_has_discovery=config_has_discovery)):
+        return None
+    # imported here: whoever lists the servers should not wait for it
+    from epp.runtime.kubernetes.api import KubernetesApi  # noqa: PLC0415
+    from epp.runtime.kubernetes.namespace import Namespaces  # noqa: PLC0415
+
+    flag = next((name for name in _KUBERNETES_FLAGS if getattr(flags, name.replace("-", "_"))), "pool")
+    return Namespaces(
+        KubernetesApi(os.environ, flag=flag),
+        group=flags.pool_group,
+        clock=time.monotonic,
+        chance=random.Random(),
+    )
+
+
+def _leadership(flags: ServeFlags, namespaces: "Namespaces | None") -> "Leadership | None":
+    """Who finds out whether this replica is the one to get the traffic."""
+    if namespaces is None or not flags.ha_enable_leader_election:
+        return None
+    from epp.runtime.kubernetes.lease import Leadership, own_identity  # noqa: PLC0415 (as in _namespaces)
+
+    namespace, name = lease(flags)
+    return Leadership(
+        namespaces.api,
+        namespace=namespace,
+        name=name,
+        identity=own_identity(),
+        clock=time.monotonic,
+        today=_now,
+        chance=random.Random(),
+    )
+
+
+def _access(flags: ServeFlags, namespaces: "Namespaces | None") -> admin.Access | None:
+    """Who says who may see the pages; None: everybody may."""
+    if namespaces is None or flags.metrics_endpoint_auth is False:
+        return None
+    from epp.runtime.kubernetes.access import Access  # noqa: PLC0415 (as in _namespaces)
+
+    return Access(namespaces.api, clock=time.monotonic)
+
+
+def _titles(flags: ServeFlags) -> Callable[[PoolName], str]:
+    """What metrics call pools: as upstream does; with the namespace where there are several of these."""
+    namespaces = {flags.pool_namespace, *(wish.namespace for wish in flags.wishes)}
+    is_told_apart = len(namespaces) > 1 and bool(flags.wishes)
+
+    def title(name: PoolName) -> str:
+        return str(name) if is_told_apart else name.name
+
+    return title
+
+
+def _scrape_settings(flags: ServeFlags, assembly: Assembly) -> ScrapeSettings:
+    pace = assembly.pace(floor=flags.refresh_metrics_interval, stale_after=flags.metrics_staleness_threshold)
+    source = metrics_source(flags, assembly.metrics_source)
+    settings = scrape_settings(source, assembly.extractor, pace)
+    try:
+        check_files(settings.probe)
+    except FileFault as fault:
+        raise assembly.metrics_source_at.error(str(fault)) from fault
+    return settings
+
+
+def _side_sources(assembly: Assembly, fleet: Fleet) -> list[SideSource]:
+    """What is read of the servers beside their metrics."""
+    sources = []
+    for settings, at in assembly.side_sources:
+        try:
+            sources.append(SideSource(fleet, settings))
+        except FileFault as fault:
+            raise at.error(str(fault)) from fault
+    return sources
+
+
+def _tracing(flags: ServeFlags) -> tracing.Tracing | None:
+    """Who makes spans, if the environment says where they go."""
+    settings = tracing.settings_of(os.environ) if flags.tracing else None
+    if settings is None:
+        return None
+    return tracing.start(
+        *(settings, os.environ),
+        version=version("fleet-epp"),
+        chance=random.Random(),
+        clock=time.monotonic,
+        unix_clock=time.time,  # noqa: TID251 (spans carry unix times)
+    )
+
 
 def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
-    assembly = _configured(flags)
-    logs.warn_of((*without_effect(flags), *assembly.warnings))
+    assemble = _assembler(flags)
+    assembly = assemble()  # of the process: how servers are looked at, and what is wrong with the file
+    has_discovery = assembly.discovery is not None
+    check_discovery(flags, config_has_discovery=has_discovery)
+    namespaces = _namespaces(flags, config_has_discovery=has_discovery)
+    told = without_effect(flags, in_kubernetes=namespaces is not None)
+    logs.warn_of((*told, *assembly.warnings))
     if assembly.stamps_responses and flags.response_phase == "none":
         logs.warn_of(["--response-phase=none: plugins cannot add their headers to responses"])
-    readiness = Readiness()
-    pool = _pool(flags, assembly, readiness)
-    readiness.explain("endpoints", pool.discovery.detail)
+    readiness, transitions = Readiness(), Transitions()
+
+    def changed(endpoint: Endpoint, change: Change) -> None:
+        transitions.changed(endpoint, change)
+        if change.signal in (Signal.FAILED, Signal.QUITTING):
+            scraper.doubt(endpoint)
+
+    fleet = Fleet(stale_after=flags.metrics_staleness_threshold, health=assembly.health, on_change=changed)
+    settings = _scrape_settings(flags, assembly)
+    scraper = Scraper(
+        fleet,
+        settings,
+        clock=time.monotonic,
+        unix_clock=time.time,  # noqa: TID251 (LoRA readings carry unix times)
+        chance=random.Random(),
+        on_lost=lambda endpoint: process.recheck(endpoint),  # noqa: PLW0108 (it is not there yet)
+    )
+    side_sources = _side_sources(assembly, fleet)
     certificates = _certificates(flags)
     readiness.explain("certificate", lambda: "; ".join(c.error for c in certificates.values() if c.error))
     budget = Budget(flags.max_buffered_bytes)
-    metrics = Metrics(version=version("fleet-epp"))
+    metrics = Metrics(version=version("fleet-epp"), times_streams=flags.enable_grpc_stream_metrics)
+    metrics.requests.stages = stages_of(assembly.handler)
+    tracer = _tracing(flags)
+    measuring = Measuring(metrics.requests, time.monotonic, traces=tracer)
+    own = PoolName(flags.pool_namespace, flags.pool_title)
+    has_own = has_own_pool(flags, config_has_discovery=has_discovery)
+    shared = Shared(
+        flags=flags,
+        main=own if has_own else None,
+        titles=_titles(flags),
+        assemble=assemble,
+        fleet=fleet,
+        pools=Pools(fleet),
+        scraper=scraper,
+        engines=settings.probe.engines,
+        metrics=metrics,
+        measuring=measuring,
+        tracing=tracer,
+        request_log=request_log,
+        budget=budget,
+        pieces=Budget(flags.max_buffered_bytes),
+        readiness=readiness,
+        pairs=_pairs(flags, certificates),
+        namespaces=namespaces,
+    )
+    keeper = Keeper(
+        functools.partial(Pool, shared),
+        first_look=lambda: scraper.first_look(FIRST_LOOK_SECONDS),
+        grace=flags.drain_timeout,
+    )
+    readiness.explain("ports", keeper.detail)
     metrics.add(
-        FleetMetrics(pool.fleet, pool=flags.pool_title, clock=time.monotonic),
-        pool.transitions,
-        ScrapeMetrics(pool.scraper.stats),
+        FleetMetrics(lambda: [(p.title, p.members) for p in keeper.pools.values()], clock=time.monotonic),
+        transitions,
+        measuring,
+        ScrapeMetrics(scraper.stats, side_sources),
         BufferMetrics(budget),
-        pool.discovery,
         Single(
             "fleet_epp_log_lines_lost_total",
             "Request lines that the log did not take.",
@@ -347,86 +383,63 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
             kind="counter",
         ),
     )
-    ext_proc = ExtProc(
-        scheduler=pool.scheduler,
-        health=pool.fleet,
-        settings=StreamSettings(
-            pool.parsers,
-            budget,
-            new_id=lambda: str(uuid.uuid4()),
-            directives=pool.directives,
-            response_phase=ResponsePhase(flags.response_phase),
-            endpoint_at=pool.fleet.endpoint_at,
-            identify=assembly.identify,
-        ),
-        observer=Reporter(metrics, request_log, pool.scraper.kick),
-        clock=time.monotonic,
-    )
-    refuse_waiting: Callable[[], None] = _nothing
-    if assembly.flow is not None:
-        # bodies that wait must leave room for those that come
-        flow = dataclasses.replace(assembly.flow, max_bytes=min(assembly.flow.max_bytes, budget.limit / 2))
-        queues = queued(
-            *(flow, ext_proc),
-            fleet=pool.fleet,
-            objectives=pool.objectives,
-            pool_name=flags.pool_name,
-            loop=asyncio.get_running_loop,
-        )
-        ext_proc, refuse_waiting = queues.service, queues.gate.close
-        metrics.add(queues.metrics)
-    elif follows_kubernetes(flags, config_has_discovery=assembly.discovery is not None):
-        sheds = Shedding(pool.scheduler, pool.fleet, assembly.detector, pool.objectives)
-        ext_proc = dataclasses.replace(ext_proc, scheduler=sheds)
+    if namespaces is not None:
+        metrics.add(namespaces)
+    leadership = _leadership(flags, namespaces)
+    if leadership is not None:
+        readiness.follows = lambda: leadership.reason
+        readiness.explain("leader election", leadership.detail)
+        metrics.add(leadership)
     pages = admin.AdminState(
         metrics=metrics,
         readiness=readiness,
-        fleet=pool.fleet,
-        scheduler=pool.scheduler,
+        fleet=fleet,
+        pools=keeper.pools.values,
         clock=time.monotonic,
         wall_clock=time.time,  # noqa: TID251 (people read it)
     )
-    return Process(
-        pool=pool,
+    process = Process(
+        fleet=fleet,
+        scraper=scraper,
+        side_scraper=SideScraper(fleet, side_sources, clock=time.monotonic) if side_sources else None,
+        keeper=keeper,
+        first={own: flags.grpc_port} if has_own else {},
+        namespaces=namespaces,
+        leadership=leadership,
         readiness=readiness,
-        ext_proc=ext_proc,
-        refuse_waiting=refuse_waiting,
         pages=pages,
+        tracing=tracer,
         certificates=certificates,
     )
+    return process
 
 
-def _nothing() -> None:
-    """Nobody waits."""
-
-
-def _pairs(flags: ServeFlags, process: Process) -> Callable[[], tls.KeyPair] | None:
+def _pairs(
+    flags: ServeFlags, certificates: Mapping[str, tls.Certificates]
+) -> Callable[[], tls.KeyPair] | None:
     """Where a new connection's certificate comes from; None without TLS."""
     if not flags.secure_serving:
         return None
-    if own := process.certificates.get("cert-path"):
+    if own := certificates.get("cert-path"):
         return own.current
-    pair = dataclasses.replace(tls.self_signed(_now()), oldest=_oldest_tls(flags))
+    pair = dataclasses.replace(
+        tls.self_signed(_now()), oldest=_oldest_tls(flags), ciphers=flags.tls_cipher_suites.openssl
+    )
     return lambda: pair
 
 
-def _servers(flags: ServeFlags, process: Process) -> tuple[serving.Server, serving.Server]:
-    """The one for gateways and the one for health checks, on their ports."""
-    health = HealthService(process.readiness).services()
-    # As much again as for bodies: a client is told what is refused there, here its stream breaks.
-    pieces = Budget(flags.max_buffered_bytes)
-    gateways = serving.make_server(
-        flags.server,
-        {**process.ext_proc.services(), **(health if flags.health_checking else {})},
-        budget=pieces,
-        pairs=_pairs(flags, process),
-        max_receive_bytes=flags.grpc_max_recv_msg_size,
-        max_send_bytes=flags.grpc_max_send_msg_size,
-    )
-    gateways.bind(flags.grpc_port, flag="grpc-port")
-    checks = serving.make_server(flags.server, health, budget=pieces)
+def _checks(flags: ServeFlags, process: Process) -> serving.Server:
+    """The server for health checks, on its port: of the process, and by ``namespace/name`` of each pool."""
+
+    def pool(name: str) -> Readiness | None:
+        namespace, _, own = name.rpartition("/")
+        found = process.keeper.pools.get(PoolName(namespace, own))
+        return None if found is None else found.readiness
+
+    health = HealthService(process.readiness, pool).services()
+    checks = serving.make_server(flags.server, health, budget=Budget(flags.max_buffered_bytes))
     checks.bind(flags.grpc_health_port, flag="grpc-health-port")
-    return gateways, checks
+    return checks
 
 
 def _pages_tls(flags: ServeFlags, process: Process) -> ssl.SSLContext | None:
@@ -439,15 +452,48 @@ def _pages_tls(flags: ServeFlags, process: Process) -> ssl.SSLContext | None:
     return context
 
 
-def _what_is_served(flags: ServeFlags, pool: Pool, taken: Sequence[int]) -> dict[str, Any]:
+def _references(flags: ServeFlags, process: Process) -> "References | None":
+    """Who finds out which pools there are beside the own one; None: there are none."""
+    if process.namespaces is None or not flags.wishes:
+        return None
+    from epp.runtime.kubernetes.references import References  # noqa: PLC0415 (as in _namespaces)
+
+    taken = {flags.grpc_health_port: "--grpc-health-port", flags.metrics_port: "--metrics-port"}
+    if process.first:
+        taken[flags.grpc_port] = "--grpc-port"
+    references = References(process.namespaces, flags.wishes, taken)
+    process.readiness.explain("pools", references.detail)
+    process.pages.metrics.add(references)
+    return references
+
+
+def _what_is_served(flags: ServeFlags, process: Process, taken: Sequence[int]) -> dict[str, Any]:
+    pools = process.keeper.pools.values()
     return {
         "version": version("fleet-epp"),
         "server": flags.server,
         "tls": flags.secure_serving,
-        **dict(zip(("port", "health_port", "metrics_port"), taken, strict=True)),
-        "endpoints": len(pool.fleet.endpoints),
-        "serving": sum(e.lifecycle.is_serving for e in pool.fleet.endpoints),
+        "port": next((pool.port for pool in pools), None),
+        **dict(zip(("health_port", "metrics_port"), taken, strict=True)),
+        **({"pools": {pool.title: pool.port for pool in pools}} if flags.wishes else {}),
+        "endpoints": len(process.fleet.endpoints),
+        "serving": sum(e.lifecycle.is_serving for e in process.fleet.endpoints),
     }
+
+
+async def _leave(process: Process, plan: Drain) -> None:
+    """From the signal to the last answer."""
+    process.readiness.is_draining = True
+    streams = process.pages.metrics.streams
+    async with asyncio.TaskGroup() as group:
+        if process.leadership is not None:
+            group.create_task(process.leadership.release(), name="leader election: release")
+        if plan.serve_for:
+            fields = {"seconds": plan.serve_for, "open_streams": streams.inflight}
+            logger.info("not ready any more, requests are still taken", extra={"fields": fields})
+            await asyncio.sleep(plan.serve_for)
+        asyncio.get_running_loop().call_later(plan.last_call, process.refuse_waiting)
+        await serving.stop(process.keeper.leave, plan.grace, open_streams=lambda: streams.inflight)
 
 
 async def serve(flags: ServeFlags) -> None:
@@ -455,31 +501,46 @@ async def serve(flags: ServeFlags) -> None:
     request_log = logs.configure(logs.LogSettings.of(flags), later=asyncio.get_running_loop().call_later)
     process = _build(flags, request_log)
     pages_tls = _pages_tls(flags, process)
-    pool, streams = process.pool, process.pages.metrics.streams
+    keeper, namespaces = process.keeper, process.namespaces
+    references = _references(flags, process)
+
+    def wanted() -> Mapping[PoolName, int]:
+        pools = {**process.first, **(references.ports() if references is not None else {})}
+        if not pools and references is not None and references.is_told:
+            process.readiness.is_synced = True  # there is nothing to wait for
+        return pools
+
     with ports.listen(flags.metrics_port, flag="metrics-port") as listener:
-        gateways, checks = _servers(flags, process)
-        await pool.discovery.start()
+        checks = _checks(flags, process)
+        if namespaces is not None:
+            await namespaces.api.open()
+        if references is not None:
+            await references.start()
+        await keeper.prepare(wanted())
+        changed = references.changed if references is not None else asyncio.Event()
         parts = {
-            "scraper": pool.scraper.run(),
-            "discovery": pool.discovery.run(),
-            "admin": admin.run(process.pages, listener, tls=pages_tls),
+            "scraper": process.scraper.run(),
+            **({"side scraper": process.side_scraper.run()} if process.side_scraper is not None else {}),
+            "pools": keeper.run(wanted, changed),
+            "admin": admin.run(process.pages, listener, tls=pages_tls, access=_access(flags, namespaces)),
+            **({"leader election": process.leadership.run()} if process.leadership is not None else {}),
+            **({"namespaces": namespaces.run()} if namespaces is not None else {}),
             **{f"--{flag}": certificates.run() for flag, certificates in process.certificates.items()},
         }
         on_hangup(process.reread)
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(forever(work, name), name=name) for name, work in parts.items()]
-            await pool.scraper.first_look(FIRST_LOOK_SECONDS)
-            await gateways.start()
+            await keeper.is_open.wait()
             await checks.start()
             gc.freeze()  # what has lived until here lives for ever: no need to look at it again
-            taken = (gateways.port, checks.port, listener.getsockname()[1])
-            logger.info("serving", extra={"fields": _what_is_served(flags, pool, taken)})
-            await told_to_stop()
-            process.readiness.is_draining = True
-            last_call = max(flags.drain_timeout - LAST_CALL_SECONDS, flags.drain_timeout / 2)
-            asyncio.get_running_loop().call_later(last_call, process.refuse_waiting)
-            await serving.stop(gateways, flags.drain_timeout, open_streams=lambda: streams.inflight)
+            taken = (checks.port, listener.getsockname()[1])
+            logger.info("serving", extra={"fields": _what_is_served(flags, process, taken)})
+            is_told = await told_to_stop()
+            by_kubelet = namespaces is not None and is_told is signal.SIGTERM
+            await _leave(process, drain(flags, in_kubernetes=by_kubelet))
             await checks.stop(0)
+            if process.tracing is not None:
+                await asyncio.to_thread(process.tracing.stop)
             request_log.flush()
             logger.info("stopped")
             for task in running:

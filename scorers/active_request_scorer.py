@@ -14,6 +14,8 @@ class ActiveRequestScorer:
     In:     n endpoints; ``requests_in_flight`` [requests], always known.
     Out:    1 up to ``idleThreshold``; above it (max - count) / max * ``maxBusyScore``, in [0, 1].
     Ties:   equal counts, equal score.
+    Better: the choice and its booking are one step, so that requests at one time do not all go to one
+            server.
     Source: upstream ``active-request-scorer``.
     """
 

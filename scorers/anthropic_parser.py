@@ -10,6 +10,7 @@ from epp.core.scoring import Kind
 class AnthropicParser:
     """Understands messages; without parameters.
 
+    Better: the bytes that came are forwarded, none is written anew.
     Source: upstream ``anthropic-parser``.
     """
 

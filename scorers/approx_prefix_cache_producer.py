@@ -23,6 +23,8 @@ class ApproxPrefixCacheProducer:
     Out:    a PrefixMatch in ``cycle.facts``, in blocks of ``blockSizeTokens`` (at least 64) tokens of
             4 bytes; after the pick the prompt counts as held by the picked endpoint.
     Forgets: an endpoint that restarted; what was used longest ago, when an endpoint's share is full.
+    Better: an unbroken prefix counts, as an engine can use nothing else; what is remembered is bounded in
+            the engine's own tokens; a restarted server holds nothing.
     Source: upstream ``approx-prefix-cache-producer``. Ours counts an unbroken prefix, as an engine can
             use nothing else, to within 1.6 % of its length; ``contiguousOnly: false`` counts as upstream
             does. Capacity from the engine is taken in tokens (upstream takes the engine's blocks for its

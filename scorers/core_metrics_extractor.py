@@ -96,6 +96,7 @@ def _only(found: tuple[Series, ...]) -> Series | None:
 class CoreMetricsExtractor:
     """How an endpoint's engine is known, and what its metrics are called.
 
+    Better: engines without a label are recognised by their metrics; llama.cpp and Ollama are known.
     Source: upstream ``core-metrics-extractor``.
     """
 

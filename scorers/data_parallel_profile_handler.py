@@ -16,6 +16,7 @@ class DataParallelProfileHandler:
     In:     the pick of the one scheduling profile there is.
     Out:    the destination ``ip:primaryPort``; the request header ``x-data-parallel-host-port`` with the
             picked endpoint's own ``ip:port``, whatever the client sent there.
+    Better: what clients send in its header never gets through.
     Source: upstream ``data-parallel-profile-handler``. Gateways that take each rank's own port need none.
     """
 

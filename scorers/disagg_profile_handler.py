@@ -42,6 +42,7 @@ class DisaggProfileHandler:
             their deciders say. ``prefill-first``: prefill (without a decider), encode, decode. An optional
             stage in which nobody can be picked is left out, and the request goes without.
     Load:   the prompt is booked where it is worked on, until the first token.
+    Better: what clients send in its headers never gets through.
     Source: upstream ``disagg-profile-handler``.
     """
 
@@ -51,6 +52,16 @@ class DisaggProfileHandler:
     """The scheduling profile of each stage."""
     deciders: StageDeciders = field(default_factory=StageDeciders)
     """Whether a stage is worth it."""
+    decode_profile: str = field(default="", metadata={"deprecated": "write profiles: {decode: ...}"})
+    prefill_profile: str = field(default="", metadata={"deprecated": "write profiles: {prefill: ...}"})
+    encode_profile: str = field(default="", metadata={"deprecated": "write profiles: {encode: ...}"})
+    decider_plugin_name: str = field(default="", metadata={"deprecated": "write deciders: {prefill: ...}"})
+    prefill_decider_plugin_name: str = field(
+        default="", metadata={"deprecated": "write deciders: {prefill: ...}"}
+    )
+    encode_decider_plugin_name: str = field(
+        default="", metadata={"deprecated": "write deciders: {encode: ...}"}
+    )
     prefill_decider: Decider | None = field(default=None, init=False, repr=False, compare=False)
     encode_decider: Decider | None = field(default=None, init=False, repr=False, compare=False)
     known: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -58,11 +69,33 @@ class DisaggProfileHandler:
     kind: ClassVar[Kind] = Kind.PROFILE_HANDLER
 
     def __post_init__(self) -> None:
+        self._take_former()
         names = (self.profiles.decode, self.profiles.prefill, self.profiles.encode)
         if len(set(names)) < len(names):
             raise ValueError("profiles: give each stage a profile of its own")
         if self.stage_order == "prefill-first" and self.deciders.prefill:
             raise ValueError("deciders: with prefill-first there is no decider for prefill, leave it out")
+
+    def _take_former(self) -> None:
+        """Profiles and deciders as they were written before; what is written now counts first."""
+        profiles, deciders = self.profiles, self.deciders
+        usual = StageProfiles()
+        former = {
+            "decode": self.decode_profile,
+            "prefill": self.prefill_profile,
+            "encode": self.encode_profile,
+        }
+        given = {
+            stage: name
+            for stage, name in former.items()
+            if name and getattr(profiles, stage) == getattr(usual, stage)
+        }
+        object.__setattr__(self, "profiles", replace(profiles, **given))
+        prefill = self.prefill_decider_plugin_name or self.decider_plugin_name
+        found = StageDeciders(
+            prefill=deciders.prefill or prefill, encode=deciders.encode or self.encode_decider_plugin_name
+        )
+        object.__setattr__(self, "deciders", found)
 
     def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "DisaggProfileHandler":
         """This handler, with its deciders; ValueError where it names something that is not there."""

@@ -2,10 +2,10 @@
 
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from epp.core.scoring import METRICS_EXTRACTOR, Cycle, Endpoint, check_attribute
+from epp.core.scoring import METRICS_EXTRACTOR, Cycle, Endpoint, find_attribute
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "LessThan": operator.lt,
@@ -39,16 +39,17 @@ class ThresholdAlgorithm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointAttributeFilter:
-    """Drop endpoints by one figure that ``customMetrics`` of ``core-metrics-extractor`` reads of them.
+    """Drop endpoints by one figure of them that an extractor reads.
 
-    In:     n endpoints; ``load.attributes``.
+    In:     n endpoints; the figure, as ``customMetrics`` of ``core-metrics-extractor`` or a
+            ``dcgm-extractor`` reads it. It may be written ``figure/producer`` as well.
     Out:    those whose figure is as ``algorithm.threshold`` says, in their order; those where it is missing
             or too old as ``onMissing`` says. Where nobody is left: nobody, or with ``fallbackOnEmpty`` all.
     Source: upstream ``endpoint-attribute-filter``.
     """
 
     attribute: str
-    """The figure: an ``attributeKey`` of ``customMetrics``."""
+    """The figure: an ``attributeKey`` of ``customMetrics``, or ``GPUUtilization`` of a ``dcgm-extractor``."""
     algorithm: ThresholdAlgorithm
     """Which are kept."""
     on_missing: Literal["Pass", "Fail"] = "Pass"
@@ -60,14 +61,15 @@ class EndpointAttributeFilter:
     from_readings: ClassVar[bool] = True
     is_experimental: ClassVar[bool] = True
     requires: ClassVar[Mapping[str, str]] = {"producer": METRICS_EXTRACTOR}
+    alternatives: ClassVar[Mapping[str, Sequence[str]]] = {"producer": ("dcgm-extractor",)}
 
     def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "EndpointAttributeFilter":
         """This filter; ValueError where nobody reads the figure."""
-        check_attribute("attribute", self.attribute, self.producer, plugins)
-        return self
+        found = find_attribute("attribute", self.attribute, self.producer, plugins)
+        return replace(self, attribute=found)
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-        kept = [each for each in endpoints if self._keeps(each.load.attribute(self.attribute))]
+        kept = [each for each in endpoints if self._keeps(each.attribute(self.attribute))]
         return kept or (endpoints if self.fallback_on_empty else kept)
 
     def _keeps(self, value: float | None) -> bool:

@@ -1,10 +1,10 @@
 """``endpoint-attribute-scorer``: the endpoints with the best value of a figure of one's own first."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from epp.core.scoring import METRICS_EXTRACTOR, Cycle, Endpoint, Scores, check_attribute
+from epp.core.scoring import METRICS_EXTRACTOR, Cycle, Endpoint, Scores, find_attribute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +52,19 @@ class Algorithm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointAttributeScorer:
-    """Prefer endpoints by one figure that ``customMetrics`` of ``core-metrics-extractor`` reads of them.
+    """Prefer endpoints by one figure of them that an extractor reads.
 
-    In:     n endpoints; ``load.attributes``.
+    In:     n endpoints; the figure, as ``customMetrics`` of ``core-metrics-extractor`` or a
+            ``dcgm-extractor`` reads it. It may be written ``figure/producer`` as well.
     Out:    (value - min) / (max - min), or 1 minus that if lower is better, in [0, 1]; None where the figure
             is missing or too old.
     Ties:   equal values, equal score; with ``adaptiveRange`` 1 for all if all are equal.
+    Better: a missing figure is unknown, not 0.
     Source: upstream ``endpoint-attribute-scorer``, where a missing figure scores 0.
     """
 
     attribute_key: str
-    """The figure: an ``attributeKey`` of ``customMetrics``."""
+    """The figure: an ``attributeKey`` of ``customMetrics``, or ``GPUUtilization`` of a ``dcgm-extractor``."""
     algorithm: Algorithm
     """How it becomes a score."""
     producer: str = METRICS_EXTRACTOR
@@ -70,14 +72,15 @@ class EndpointAttributeScorer:
     from_readings: ClassVar[bool] = True
     is_experimental: ClassVar[bool] = True
     requires: ClassVar[Mapping[str, str]] = {"producer": METRICS_EXTRACTOR}
+    alternatives: ClassVar[Mapping[str, Sequence[str]]] = {"producer": ("dcgm-extractor",)}
 
     def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "EndpointAttributeScorer":
         """This scorer; ValueError where nobody reads the figure."""
-        check_attribute("attributeKey", self.attribute_key, self.producer, plugins)
-        return self
+        found = find_attribute("attributeKey", self.attribute_key, self.producer, plugins)
+        return replace(self, attribute_key=found)
 
     def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
-        values = [endpoint.load.attribute(self.attribute_key) for endpoint in endpoints]
+        values = [endpoint.attribute(self.attribute_key) for endpoint in endpoints]
         known = [value for value in values if value is not None]
         if not known:
             return values

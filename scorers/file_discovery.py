@@ -10,6 +10,7 @@ from epp.core.scoring import Kind
 class FileDiscovery:
     """Where the list of endpoints is.
 
+    Better: host names, IPv6, TLS, keys and metrics elsewhere; a broken file changes nothing.
     Source: upstream ``file-discovery``.
     """
 

@@ -14,6 +14,8 @@ class KvCacheUtilizationScorer:
     In:     n endpoints; ``load.kv_usage`` [fraction in use], None when unknown or too old.
     Out:    1 - kv_usage, in [0, 1]; None where unknown.
     Ties:   equal usage, equal score; nothing is scaled to the pool.
+    Better: a figure that is not known is not taken for 0, so that a server whose metrics fail does not
+            win.
     Source: upstream ``kv-cache-utilization-scorer``.
     """
 

@@ -18,6 +18,8 @@ class LoadAwareScorer:
     Out:    0.5 * (1 - min(waiting, t) / t) with t = ``threshold``, in [0, 0.5]: an empty queue 0.5, one of
             t requests or more 0; None where unknown.
     Ties:   equal queues, equal score; nothing is scaled to the pool.
+    Better: a figure that is not known is not taken for 0, so that a server whose metrics fail does not
+            win.
     Source: upstream ``load-aware-scorer``.
     """
 

@@ -15,6 +15,7 @@ class LoraAffinityScorer:
     Out:    running 1.0; running + waiting adapters below the limit 0.8; waited for 0.6; else 0.0;
             None where the engine says nothing about adapters.
     Ties:   equal state, equal score.
+    Better: an engine that says nothing about adapters is unknown, not worst.
     Source: upstream ``lora-affinity-scorer``.
     """
 

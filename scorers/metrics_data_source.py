@@ -10,6 +10,7 @@ from epp.core.scoring import Kind, Seconds, read_target
 class MetricsDataSource:
     """Settings of the scraper, where an endpoint has none of its own.
 
+    Better: servers at rest are read less often, and one that dies is noticed at once.
     Source: upstream ``metrics-data-source``.
     """
 

@@ -12,6 +12,7 @@ class OpenaiParser:
 
     The reading itself is in epp.core.apis, as for every parser.
 
+    Better: the bytes that came are forwarded, none is written anew.
     Source: upstream ``openai-parser``.
     """
 

@@ -15,7 +15,9 @@ class PrefixCacheAffinityFilter:
     Out:    those with matched / total >= ``affinityThreshold``, in their order. All, if there are none, if
             the dice say so (``explorationProbability``), or if the least time to the first token among them
             is more than ``maxTTFTPenaltyMs`` above the least among the others; that time is tokens in flight
-            / ``peakPrefillThroughput`` * 1000 [ms].
+            / ``peakPrefillThroughput`` * 1000 [ms]. All as well, if the least tokens in flight among them are
+            more than ``maxTokensInFlightPenalty`` above the least among the others.
+    Lacks:  ``ttftSource: latencyPredictor``.
     Source: upstream ``prefix-cache-affinity-filter``.
     """
 
@@ -25,6 +27,8 @@ class PrefixCacheAffinityFilter:
     """How often all are kept whatever they hold, 0 to 1."""
     max_ttft_penalty_ms: float = field(default=18000.0, metadata={"yaml": "maxTTFTPenaltyMs"})
     """How much longer [ms] the first token may take at those kept; 0: any time."""
+    max_tokens_in_flight_penalty: int = 0
+    """How many more tokens may be in flight at those kept; 0: any number. Of upstream's later versions."""
     ttft_source: Literal["prefillThroughput", "latencyPredictor"] = "prefillThroughput"
     """Only ``prefillThroughput`` is taken: there is no latency predictor."""
     peak_prefill_throughput: float = 15928.0
@@ -46,6 +50,10 @@ class PrefixCacheAffinityFilter:
                 raise ValueError(f"{name}: must be from 0 to 1, got {value:g}")
         if self.max_ttft_penalty_ms < 0:
             raise ValueError(f"maxTTFTPenaltyMs: must be at least 0, got {self.max_ttft_penalty_ms:g}")
+        if self.max_tokens_in_flight_penalty < 0:
+            raise ValueError(
+                f"maxTokensInFlightPenalty: must be at least 0, got {self.max_tokens_in_flight_penalty}"
+            )
         if self.peak_prefill_throughput <= 0:
             raise ValueError(f"peakPrefillThroughput: must be above 0, got {self.peak_prefill_throughput:g}")
         if self.ttft_source != "prefillThroughput":
@@ -68,11 +76,11 @@ class PrefixCacheAffinityFilter:
         return holding
 
     def _take_too_long(self, holding: Sequence[Endpoint], endpoints: Sequence[Endpoint]) -> bool:
-        if not self.max_ttft_penalty_ms:
+        if not (self.max_ttft_penalty_ms or self.max_tokens_in_flight_penalty):
             return False
         kept = set(holding)
         others = [endpoint for endpoint in endpoints if endpoint not in kept]
-        return self._first_token_ms(holding) - self._first_token_ms(others) > self.max_ttft_penalty_ms
-
-    def _first_token_ms(self, endpoints: Sequence[Endpoint]) -> float:
-        return min(each.tokens_in_flight for each in endpoints) / self.peak_prefill_throughput * 1000.0
+        more = min(each.tokens_in_flight for each in holding) - min(each.tokens_in_flight for each in others)
+        if 0 < self.max_tokens_in_flight_penalty < more:
+            return True
+        return 0 < self.max_ttft_penalty_ms < more / self.peak_prefill_throughput * 1000.0

@@ -28,6 +28,17 @@ class PrefixCacheScorer:
     requires: ClassVar[Mapping[str, str]] = {
         "prefix_match_info_producer_name": "approx-prefix-cache-producer",
     }
+    moved: ClassVar[Mapping[str, Sequence[str]]] = {
+        "approx-prefix-cache-producer": (
+            "autoTune",
+            "blockSize",
+            "blockSizeTokens",
+            "lruCapacityPerServer",
+            "maxPrefixBlocksToMatch",
+            "maxPrefixTokensToMatch",
+        ),
+    }
+    """Parameters that were here once, and where they are now."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.match_length_weight <= 1.0:

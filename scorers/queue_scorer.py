@@ -14,6 +14,8 @@ class QueueScorer:
     In:     n endpoints; ``load.waiting`` [requests], None when unknown or too old.
     Out:    (max - waiting) / (max - min) over the known ones, in [0, 1]; None where unknown.
     Ties:   all queues equal score 1.0 everywhere.
+    Better: a figure that is not known is not taken for 0, so that a server whose metrics fail does not
+            win.
     Source: upstream ``queue-scorer``.
     """
 

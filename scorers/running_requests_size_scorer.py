@@ -14,6 +14,8 @@ class RunningRequestsSizeScorer:
     In:     n endpoints; ``load.running`` [requests], None when unknown or too old.
     Out:    (max - running) / (max - min) over the known ones, in [0, 1]; None where unknown.
     Ties:   all equal score 1.0 everywhere.
+    Better: a figure that is not known is not taken for 0, so that a server whose metrics fail does not
+            win.
     Source: upstream ``running-requests-size-scorer``.
     """
 

@@ -16,6 +16,8 @@ class TokenLoadScorer:
     Out:    1 - min(load, t) / t with load = tokens in flight + the request's uncached tokens and
             t = ``queueThresholdTokens``, in [0, 1].
     Ties:   equal loads, equal score; nothing is scaled to the pool.
+    Better: the choice and its booking are one step, so that requests at one time do not all go to one
+            server.
     Source: upstream ``token-load-scorer``.
     """
 

@@ -13,6 +13,7 @@ class TokenProducer:
 
     In:     the prompt [bytes].
     Out:    its length in ``cycle.facts`` [tokens], for plugins of one's own; others know it.
+    Lacks:  asking servers for tokens (``vllm``); settings of ``estimate``.
     Source: upstream ``token-producer`` with ``estimate``, its default.
     """
 

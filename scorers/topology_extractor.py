@@ -12,6 +12,7 @@ class TopologyExtractor:
 
     In:     the endpoints' labels: those of the endpoints file, or of the pods.
     Out:    settings of ``topology-affinity-filter`` and ``topology-affinity-scorer``.
+    Lacks:  a pod's ``spec.hostname``, which upstream takes where the label is missing.
     Source: upstream ``topology-extractor``, which takes a pod's ``spec.hostname`` where the label is missing;
             here that is an unknown host.
     """

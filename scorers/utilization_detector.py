@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-from epp.core.scoring import ENGINES, Cycle, Endpoint, Seconds
+from epp.core.scoring import Cycle, Endpoint, Seconds, is_stale
 
 
 class _Then(NamedTuple):
@@ -31,6 +31,7 @@ class UtilizationDetector:
            requests have doubled (or are 2 * `queueDepthThreshold` more).
     Filter: in a scheduling profile it drops endpoints that have no reading, or are at a threshold *
             (1 + `headroom`) or above; all of them stay if none would be left.
+    Better: requests that were sent after a reading count until the next one.
     Source: upstream ``utilization-detector``, which lets one request a millisecond pass between two readings.
     """
 
@@ -68,7 +69,7 @@ class UtilizationDetector:
 
     def stale(self, endpoints: Sequence[Endpoint]) -> int:
         """How many of them should have a reading and have none."""
-        return sum(_is_stale(endpoint) for endpoint in endpoints)
+        return sum(is_stale(endpoint) for endpoint in endpoints)
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         scale = 1 + self.headroom
@@ -76,7 +77,7 @@ class UtilizationDetector:
         kept = [
             endpoint
             for endpoint in endpoints
-            if not _is_stale(endpoint)
+            if not is_stale(endpoint)
             and (endpoint.load.waiting or 0) < most_waiting
             and (endpoint.load.kv_usage or 0.0) < most_kv
         ]
@@ -86,7 +87,7 @@ class UtilizationDetector:
         load = endpoint.load
         waiting, kv_usage = load.waiting, load.kv_usage
         if waiting is None and kv_usage is None:
-            return 1.0 if _is_stale(endpoint) else None
+            return 1.0 if is_stale(endpoint) else None
         in_flight = endpoint.requests_in_flight
         seen: _Then = endpoint.memory.get(self.last, _NEVER)
         if seen.read_at != endpoint.load_at:
@@ -95,11 +96,3 @@ class UtilizationDetector:
         threshold = self.queue_depth_threshold
         queue = (waiting + new) / threshold if waiting else new / max(2 * threshold, seen.requests)
         return max(queue, kv_usage / self.kv_cache_util_threshold) if kv_usage is not None else queue
-
-
-def _is_stale(endpoint: Endpoint) -> bool:
-    """Whether its load is unknown although its engine tells it."""
-    if endpoint.load_at is not None:
-        return False
-    adapter = ENGINES.get(endpoint.engine or "")
-    return adapter is None or bool(adapter.waiting or adapter.kv_usage)

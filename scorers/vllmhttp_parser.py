@@ -10,6 +10,7 @@ from epp.core.scoring import Kind
 class VllmhttpParser:
     """Understands ``inference/v1/generate``; without parameters.
 
+    Better: the bytes that came are forwarded, none is written anew.
     Source: upstream ``vllmhttp-parser``.
     """
 

@@ -85,11 +85,11 @@ class Listener:
 class Envoy(Process):
     """One Envoy with any number of listeners, all on 127.0.0.1.
 
-    ``servers`` and ``picker`` are ``ip:port``. ``url(name)`` is where a listener's clients connect.
-    ``idle_timeout`` is below that of llama.cpp (5 s): the side that sends must be the first to close,
-    or now and then a request meets a connection that is just being closed and gets 503. After a stream
-    llama.cpp closes at once, having promised the opposite; where that 503 matters,
-    ``requests_per_connection`` is 1.
+    ``servers`` and ``picker`` are ``ip:port``; several pickers are replicas of one. ``url(name)`` is where a
+    listener's clients connect. ``idle_timeout`` is below that of llama.cpp (5 s): the side that sends must be
+    the first to close, or now and then a request meets a connection that is just being closed and gets 503.
+    After a stream llama.cpp closes at once, having promised the opposite; where that 503 matters,
+    ``requests_per_connection`` is 1. ``http2``: the servers are spoken to in HTTP/2 without TLS.
     """
 
     def __init__(
@@ -98,13 +98,14 @@ class Envoy(Process):
         logs: Path,
         servers: Sequence[str],
         listeners: Mapping[str, Listener] | None = None,
-        picker: str | None = None,
+        picker: str | Sequence[str] | None = None,
         picker_tls: bool = True,
         name: str = "envoy",
         concurrency: int = 1,
         breaker_limit: int = BREAKER_LIMIT,
         idle_timeout: str = "3s",
         requests_per_connection: int | None = None,
+        http2: bool = False,
         log_level: str = "warning",
     ) -> None:
         self.listeners = dict(DIALECTS if listeners is None else listeners)
@@ -122,7 +123,7 @@ class Envoy(Process):
                 "listeners": [
                     _listener(key, self.ports[key], listener) for key, listener in self.listeners.items()
                 ],
-                "clusters": _clusters(servers, breaker_limit, common)
+                "clusters": _clusters(servers, breaker_limit, common, http2=http2)
                 + ([] if picker is None else [_picker_cluster(picker, breaker_limit, tls=picker_tls)]),
             },
         }
@@ -276,7 +277,7 @@ _METADATA = {
 }
 
 
-def _clusters(servers: Sequence[str], breaker_limit: int, common: Json) -> list[Json]:
+def _clusters(servers: Sequence[str], breaker_limit: int, common: Json, *, http2: bool) -> list[Json]:
     """The three ways to the servers."""
     original_dst = {
         "type": "ORIGINAL_DST",
@@ -288,25 +289,26 @@ def _clusters(servers: Sequence[str], breaker_limit: int, common: Json) -> list[
     override_host |= _members(Route.OVERRIDE_HOST.value, servers)
     round_robin = {"type": "STATIC", "lb_policy": "ROUND_ROBIN"}
     round_robin |= _members(Route.ROUND_ROBIN.value, servers)
-    http1 = _protocol({"http_protocol_options": {"enable_trailers": True}}, common)
+    http1: Json = {"http_protocol_options": {"enable_trailers": True}}
+    protocol = _protocol({"http2_protocol_options": {}} if http2 else http1, common)
     kinds: dict[Route, Json] = {
         Route.ORIGINAL_DST: original_dst,
         Route.OVERRIDE_HOST: override_host,
         Route.ROUND_ROBIN: round_robin,
     }
     return [
-        {"name": route.value, "connect_timeout": "10s", **_breakers(breaker_limit), **http1, **kind}
+        {"name": route.value, "connect_timeout": "10s", **_breakers(breaker_limit), **protocol, **kind}
         for route, kind in kinds.items()
     ]
 
 
-def _picker_cluster(picker: str, breaker_limit: int, *, tls: bool) -> Json:
+def _picker_cluster(picker: str | Sequence[str], breaker_limit: int, *, tls: bool) -> Json:
     cluster = {
         "name": "picker",
         "type": "STATIC",
         "lb_policy": "LEAST_REQUEST",
         "connect_timeout": "10s",
-        **_members("picker", [picker]),
+        **_members("picker", [picker] if isinstance(picker, str) else picker),
         **_breakers(breaker_limit),
         **_protocol({"http2_protocol_options": {}}),
     }

@@ -39,17 +39,17 @@ PROFILE: Mapping[str, Any] = {
 class Picker(Process):
     """One picker over a file of endpoints, which is watched: ``set_endpoints`` changes it.
 
-    ``endpoints`` are ``ip:port`` by name, or whole entries of the file. ``config`` is an
-    EndpointPickerConfig without its discovery part, which is added; None: the picker's own default, and the
-    file by its flag, which only ours has. ``driver`` is ours alone: who speaks HTTP/2 (``--server``); None:
-    the default.
+    ``endpoints`` are ``ip:port`` by name, or whole entries of the file; None: there is no file, ``flags`` say
+    what is picked from. ``config`` is an EndpointPickerConfig without its discovery part, which is added;
+    None: the picker's own default, and the file by its flag, which only ours has. ``driver`` is ours alone:
+    who speaks HTTP/2 (``--server``); None: the default.
     """
 
     def __init__(
         self,
         *,
         logs: Path,
-        endpoints: Mapping[str, str] | Sequence[Mapping[str, Any]],
+        endpoints: Mapping[str, str] | Sequence[Mapping[str, Any]] | None,
         config: Mapping[str, Any] | None = PROFILE,
         command: Sequence[str] = OURS,
         flags: Sequence[str] = (),
@@ -67,13 +67,10 @@ class Picker(Process):
         self.endpoints_file = (logs / f"{name}-endpoints.yaml").absolute()
         self.config_file = (logs / f"{name}-config.yaml").absolute()
         self.config_file.parent.mkdir(parents=True, exist_ok=True)
-        self.set_endpoints(endpoints)
-        given = ["--pool-name", "rig"]
-        if config is None:
-            given += ["--endpoints-file", str(self.endpoints_file)]
-        else:
-            self.config_file.write_text(json.dumps(_with_discovery(config, self.endpoints_file), indent=1))
-            given += ["--config-file", str(self.config_file)]
+        given: list[str] = []
+        if endpoints is not None:
+            self.set_endpoints(endpoints)
+            given += ["--pool-name", "rig", *self._sources(config)]
         given += ["--grpc-port", str(self.grpc_port), "--grpc-health-port", str(self.health_port)]
         given += ["--metrics-port", str(self.metrics_port), f"--secure-serving={str(tls).lower()}"]
         root = str(Path(__file__).resolve().parents[2])
@@ -83,6 +80,12 @@ class Picker(Process):
             log=logs / f"{name}.log",
             environment={"PYTHONPATH": root, **(environment or {})},
         )
+
+    def _sources(self, config: Mapping[str, Any] | None) -> list[str]:
+        if config is None:
+            return ["--endpoints-file", str(self.endpoints_file)]
+        self.config_file.write_text(json.dumps(_with_discovery(config, self.endpoints_file), indent=1))
+        return ["--config-file", str(self.config_file)]
 
     def set_endpoints(self, endpoints: Mapping[str, str] | Sequence[Mapping[str, Any]]) -> None:
         """Replace the endpoints file in one step."""

@@ -20,7 +20,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
@@ -90,6 +90,12 @@ class Section:
             for key, value in self.node.value
             if value.tag != _NULL
         }
+
+    def only(self, names: Collection[str], *, others: bool = False) -> "Section":
+        """This mapping with no fields but these; with ``others``, with all but these."""
+        fields = [pair for pair in self.node.value if (pair[0].value in names) is not others]
+        node = yaml.MappingNode(_MAP, fields, self.node.start_mark, self.node.end_mark)
+        return Section(node, self.file, self.path, self.key)
 
     def items(self) -> list["Section"]:
         """The items of a list; an error if this is none."""

@@ -2,8 +2,8 @@
 
 Place:   called by epp.main with the arguments; ``markdown`` writes docs/flags.md.
 Ignores: files and the environment (main passes the variables that count).
-Rule:    FLAGS is the only list. A flag is given effect or refused with a reason, never ignored; one that
-         would change nothing (its value describes what happens anyway) is accepted.
+Rule:    FLAGS is the only list. A flag is given effect or, if charts write it and nobody misses it, accepted
+         with a line in the log; never silently ignored. A value that cannot count is refused with the remedy.
 Source:  pkg/epp/server/options.go of llm-d-router v0.10 and the flags of GIE v1.5.
 
 argparse and not typer: it starts in a tenth of the time, and a picker is restarted under load.
@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
-from epp.config import decode
+from epp.config import decode, tls_suites
 from epp.config.cluster.groups import OLD_POOL_GROUP, POOL_GROUP
+from epp.config.cluster.wishes import Wish
 from epp.core.pacing import Pace
+from epp.core.scoring import read_target
 
 
 class UsageError(Exception):
@@ -33,12 +35,13 @@ class Works(enum.Enum):
     """What this version does with a flag."""
 
     YES = "works"
-    NO = "not supported"
+    IDLE = "accepted"
+    """It may be written, and a line in the log says that it does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag. ``note``: the reason or remedy if it is refused, else what upstream does not say."""
+    """One flag. ``note``: what upstream does not say; of one without effect: the remedy."""
 
     name: str
     read: Callable[[str], Any]
@@ -50,12 +53,14 @@ class Flag:
     """The default as people read it, where it is not simply ``default``."""
     note: str = ""
     harmless: tuple[Any, ...] = ()
-    """Values of a refused flag that ask for what happens anyway."""
+    """Values of a flag without effect that ask for what happens anyway."""
     least: str = ""
     """The smallest value, as people write it; empty: any."""
     most: str = ""
     works: Works = Works.YES
     group: str = ""
+    adds_up: bool = False
+    """Given several times it is all of them, where others are as given last."""
 
     @property
     def is_switch(self) -> bool:
@@ -119,6 +124,25 @@ def _target_ports(text: str) -> tuple[int, ...]:
     return ports
 
 
+def _pool(text: str) -> tuple[Wish, ...]:
+    name, equals, port = text.partition("=")
+    namespace, _, own = name.rpartition("/")
+    _check_names(namespace, own)
+    return (Wish(namespace=namespace, name=own, port=_port(port) if equals else None),)
+
+
+def _pool_service(text: str) -> tuple[Wish, ...]:
+    namespace, _, own = text.rpartition("/")
+    _check_names(namespace, own)
+    return (Wish(namespace=namespace, service=own),)
+
+
+def _check_names(namespace: str, name: str) -> None:
+    for each in (namespace, name) if namespace else (name,):
+        if not re.fullmatch(_OBJECT_NAME, each, re.ASCII):
+            raise ValueError(f"no object in Kubernetes can be called {each!a}: write NAMESPACE/NAME")
+
+
 def _duration(text: str) -> float:
     seconds = decode.duration(text)
     if seconds is None and re.fullmatch(r"\d{1,9}", text, re.ASCII):
@@ -135,6 +159,24 @@ def _size(text: str) -> int:
     if size is None or size <= 0:
         raise ValueError(f'"{text}" is no size: write, for example, 10MiB, 25MB or 4194304')
     return size
+
+
+def _suites(text: str) -> tls_suites.Suites:
+    return tls_suites.read(text)
+
+
+def _unquoted(text: str) -> str:
+    """Upstream's charts have quotes inside some values, where YAML does not take them away."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def _metrics_path(text: str) -> str:
+    path = _unquoted(text)
+    try:
+        read_target(path)
+    except ValueError as fault:
+        raise ValueError(f"{text!a} is no path of metrics: {fault}") from None
+    return path
 
 
 def _choice(*choices: str) -> Callable[[str], str]:
@@ -161,12 +203,15 @@ def _level(text: str) -> str:
 
 # --- the flags ---------------------------------------------------------------------------------------
 
-_METRICS_URL = "write metricsURL for each server in the endpoints file"
+_PORTS = ("grpc-port", "grpc-health-port", "metrics-port")
 _LEGACY_METRICS = (
     *("total-queued-requests-metric", "total-running-requests-metric", "kv-cache-usage-percentage-metric"),
     *("lora-info-metric", "cache-info-metric"),
 )
-_LEGACY = "rejected by upstream as well: name metrics in engineConfigs of core-metrics-extractor"
+_LEGACY = (
+    "as upstream's without the gate enableLegacyMetrics: an engine's metrics are found by looking, others are"
+    " named in engineConfigs of core-metrics-extractor"
+)
 _ENCODINGS = _zap("epoch", "millis", "nano", "iso8601", "rfc3339", "rfc3339nano")
 _TLS_VERSIONS = _choice("VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13")
 _MOST_TARGET_PORTS = 8
@@ -194,10 +239,22 @@ _SERVING = _group(
         " told to refuse that",
     ),
     Flag(
-        *("drain-timeout", _duration, 30.0, "how long open requests may go on after SIGTERM"),
+        *("tls-cipher-suites", _suites, tls_suites.Suites(), "what TLS 1.2 may be spoken with"),
+        metavar="SUITES",
+        shown="OpenSSL's own choice",
+        note="a comma list of Go's names; insecure ones are refused; those of TLS 1.3 are always on, and"
+        " where only they are named TLS 1.2 is off; grpcio cannot be told",
+    ),
+    Flag(
+        *("drain-timeout", _duration, 30.0, "how long to go on after SIGTERM"),
         shown="30s",
         least="0s",
         most="24h",
+        note="in Kubernetes how long requests are still taken, as upstream; else how long open ones may last",
+    ),
+    Flag(
+        *("ha-enable-leader-election", _boolean, False, "of several replicas only one is ready"),
+        note="needs Kubernetes; see kubernetes.md",
     ),
     Flag(
         *("grpc-max-recv-msg-size", _size, None, "largest message from the gateway"),
@@ -265,7 +322,22 @@ _POOL = _group(
     Flag(
         *("endpoint-target-ports", _target_ports, (), "on which ports those pods serve"),
         metavar="PORTS",
+        adds_up=True,
         note=f"up to {_MOST_TARGET_PORTS}, as 8000,8001",
+    ),
+    Flag(
+        *("pool", _pool, (), "serve this InferencePool as well; to be given once for each"),
+        metavar="[NAMESPACE/]NAME[=PORT]",
+        adds_up=True,
+        note="not an upstream flag; on PORT, else where its endpointPickerRef says that its picker is; see"
+        " kubernetes.md",
+    ),
+    Flag(
+        *("pool-service", _pool_service, (), "serve every InferencePool that names this Service as picker"),
+        metavar="[NAMESPACE/]NAME",
+        adds_up=True,
+        note="not an upstream flag; each on the port that its endpointPickerRef gives; they come and go"
+        " without a restart",
     ),
     Flag(
         *("kubernetes", _boolean, None, "follow the InferencePool --pool-name"),
@@ -278,6 +350,10 @@ _POOL = _group(
     ),
     Flag("disable-endpoint-subset-filter", _boolean, False, "ignore the gateway's subset hint"),
     Flag(
+        *("emit-endpoint-scores", _boolean, False, "tell the gateway what each endpoint scored"),
+        note="x-gateway-destination-endpoint-scores in dynamic metadata, namespace envoy.lb",
+    ),
+    Flag(
         *("destinations", _choice("single", "ordered"), "single", "how many endpoints an answer names"),
         metavar="HOW",
         note="not an upstream flag; single: one (or a picker's maxNumOfEndpoints); ordered: up to 3, best"
@@ -289,6 +365,16 @@ _OPERATION = _group(
     Flag("grpc-health-port", _port, 9003, "grpc.health.v1, plaintext"),
     Flag("health-checking", _boolean, False, "serve grpc.health.v1 on --grpc-port as well"),
     Flag("metrics-port", _port, 9090, "/metrics, /healthz, /readyz, /debug/endpoints, /debug/picks"),
+    Flag(
+        *("metrics-endpoint-auth", _boolean, None, "show pages to those only whom Kubernetes lets get them"),
+        shown="true with Kubernetes",
+        note="all but /healthz and /readyz: TokenReview, then SubjectAccessReview; without Kubernetes nobody"
+        " can be asked: see --metrics-client-ca-file",
+    ),
+    Flag(
+        *("enable-grpc-stream-metrics", _boolean, False, "count and time ext_proc streams"),
+        note="llm_d_epp_extproc_streams_total, llm_d_epp_extproc_stream_duration_seconds",
+    ),
     Flag(
         "metrics-cert-dir",
         _text,
@@ -363,51 +449,58 @@ _READING = _group(
         note="without effect: they are computed when /metrics is read",
     ),
 )
-_REFUSED = _group(
-    "Not supported",
-    *(
-        Flag(name, read, default, reason, note=reason, harmless=harmless, shown=shown)
-        for name, read, default, reason, harmless, shown in (
-            ("ha-enable-leader-election", _boolean, False, "every replica serves", (False,), ""),
-            (
-                *("metrics-endpoint-auth", _boolean, False),
-                *(
-                    "nobody is asked: see --metrics-client-ca-file",
-                    (False,),
-                    "true upstream, with Kubernetes",
-                ),
-            ),
-            ("emit-endpoint-scores", _boolean, False, "see the scores on /debug/picks", (False,), ""),
-            (
-                *("enable-grpc-stream-metrics", _boolean, False),
-                *("only llm_d_epp_extproc_streams_inflight is there, and always", (False,), ""),
-            ),
-            (
-                *("enable-pprof", _boolean, False),
-                *(
-                    "Go's profiler has no counterpart; attach py-spy to the process",
-                    (False,),
-                    "true upstream",
-                ),
-            ),
-            ("tracing", _boolean, False, "no spans are made", (False,), "true upstream"),
-            ("tls-cipher-suites", _text, "", "gRPC's own choice of suites is used", ("",), ""),
-            *((name, _text, "", _LEGACY, (), "") for name in _LEGACY_METRICS),
-            (
-                *("model-server-metrics-scheme", _choice("http", "https"), "http"),
-                *("write scheme or metricsURL for each server in the endpoints file", ("http",), ""),
-            ),
-            ("model-server-metrics-path", _text, "/metrics", _METRICS_URL, ("/metrics",), ""),
-            ("model-server-metrics-port", _integer, 0, _METRICS_URL, (), ""),
-            (
-                *("model-server-metrics-https-insecure-skip-verify", _boolean, True),
-                *("write caFile for each server in the endpoints file", (True,), ""),
-            ),
-        )
+_SERVERS = _group(
+    "Reading the servers",
+    Flag(
+        *(
+            "model-server-metrics-scheme",
+            _choice("http", "https"),
+            "http",
+            "how servers are asked for metrics",
+        ),
+        metavar="SCHEME",
+        note="http or https; this and the three flags below are defaults of the parameters of"
+        " metrics-data-source, which win",
     ),
-    works=Works.NO,
+    Flag(
+        *("model-server-metrics-path", _metrics_path, "/metrics", "where they show them"),
+        metavar="PATH",
+        note="/metrics: where the server's engine does",
+    ),
+    Flag(
+        *("model-server-metrics-port", _port, 0, "on which port they show them"),
+        shown="the serving port",
+    ),
+    Flag(
+        "model-server-metrics-https-insecure-skip-verify",
+        _boolean,
+        True,
+        "with https: believe any certificate",
+    ),
 )
-FLAGS: tuple[Flag, ...] = (*_SERVING, *_POOL, *_OPERATION, *_READING, *_REFUSED)
+_TRACING = _group(
+    "Tracing",
+    Flag(
+        *("tracing", _boolean, True, "make OpenTelemetry spans where the environment names an exporter"),
+        note="OTEL_TRACES_EXPORTER or OTEL_EXPORTER_OTLP_ENDPOINT; upstream prints spans where neither is"
+        " set",
+    ),
+)
+_IDLE = _group(
+    "Accepted, without effect",
+    Flag(
+        *("enable-pprof", _boolean, True, "Go's profiler: there is none in a Python process"),
+        note="attach py-spy to the process instead",
+        harmless=(False,),
+        shown="true upstream",
+    ),
+    *(Flag(name, _text, "", "what an engine calls this", note=_LEGACY) for name in _LEGACY_METRICS),
+    works=Works.IDLE,
+)
+FLAGS: tuple[Flag, ...] = (
+    *(*_SERVING, *_POOL, *_OPERATION),
+    *(*_READING, *_SERVERS, *_TRACING, *_IDLE),
+)
 _BY_NAME = {flag.name: flag for flag in FLAGS}
 
 
@@ -423,7 +516,9 @@ class ServeFlags:
     enable_cert_reload: bool
     tls_min_version: str
     """VersionTLS10 to VersionTLS13; nothing below VersionTLS12 is served."""
+    tls_cipher_suites: tls_suites.Suites
     drain_timeout: float
+    ha_enable_leader_election: bool
     grpc_max_recv_msg_size: int | None
     """None: large enough for the largest body."""
     grpc_max_send_msg_size: int | None
@@ -443,19 +538,34 @@ class ServeFlags:
     """Empty: there is a pool, or a list."""
     endpoint_target_ports: tuple[int, ...]
     """Each once."""
+    wishes: tuple[Wish, ...]
+    """Pools that have ports of their own."""
     kubernetes: bool | None
     """None: as ``follows_kubernetes`` finds."""
     allow_experimental_plugins: bool
     disable_endpoint_subset_filter: bool
+    emit_endpoint_scores: bool
     destinations: str
     """``single`` or ``ordered``."""
     grpc_health_port: int
     health_checking: bool
     metrics_port: int
+    metrics_endpoint_auth: bool | None
+    """None: with Kubernetes."""
+    enable_grpc_stream_metrics: bool
+    tracing: bool
+    """Spans are made if the environment says where they go."""
     metrics_cert_dir: str
     metrics_client_ca_file: str
     refresh_metrics_interval: float
     metrics_staleness_threshold: float
+    model_server_metrics_scheme: str
+    model_server_metrics_path: str
+    model_server_metrics_port: int
+    """0: the serving port."""
+    model_server_metrics_https_insecure_skip_verify: bool
+    idle: tuple[str, ...]
+    """One line each: what was written and does nothing."""
     verbosity: int
     """zap's: 0 to 2 the request lines, from 3 on inner steps; -1 errors only, -2 panics only."""
     log_encoder: str | None
@@ -509,7 +619,6 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServeFlag
     if any(argument in {"-h", "-help", "--help"} for argument in normal):  # and not a flag's value
         raise HelpRequested(help_text())
     given = _given(normal)
-    _refuse(given)
     values = {flag.key: given.get(flag.name, flag.default) for flag in FLAGS}
     if not values["pool_namespace"]:
         values["pool_namespace"] = environment.get("NAMESPACE") or "default"
@@ -517,9 +626,15 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServeFlag
         source = "--pool-namespace" if "pool-namespace" in given else "$NAMESPACE"
         raise UsageError(f"{source}: must be {decode.WORD}, got {values['pool_namespace']!a}")
     values["endpoint_target_ports"] = tuple(dict.fromkeys(values["endpoint_target_ports"]))
+    values["wishes"] = tuple(
+        replace(wish, namespace=wish.namespace or values["pool_namespace"])
+        for wish in (*values["pool"], *values["pool_service"])
+    )
     values["pool_title"] = values["pool_name"] or _deployment(environment.get("POD_NAME", ""))
     flags = ServeFlags(
-        **{name: values[name] for name in ServeFlags.__slots__ if name in values}, **_logging(values)
+        **{name: values[name] for name in ServeFlags.__slots__ if name in values},
+        **_logging(values),
+        idle=_idle(given),
     )
     _check(flags)
     return flags
@@ -545,17 +660,18 @@ def _given(arguments: Sequence[str]) -> dict[str, Any]:
         except ValueError as fault:
             raise UsageError(f"--{flag.name}: {fault}") from fault
         if values:
-            given[flag.name] = sum(values, ()) if flag.read is _target_ports else values[-1]
+            given[flag.name] = sum(values, ()) if flag.adds_up else values[-1]
     return given
 
 
-def _refuse(given: Mapping[str, Any]) -> None:
+def _idle(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to say of flags that do nothing; those that are about one thing are one line."""
+    found: dict[str, list[str]] = {}
     for name, value in given.items():
         flag = _BY_NAME[name]
-        if flag.works is Works.YES or value in flag.harmless:
-            continue
-        instead = f" or write --{name}=false" if False in flag.harmless else ""
-        raise UsageError(f"--{name}: {flag.works.value}: {flag.note}; leave it out{instead}")
+        if flag.works is Works.IDLE and value not in flag.harmless:
+            found.setdefault(flag.note, []).append(f"--{name}")
+    return tuple(f"{', '.join(names)}: no effect: {note}" for note, names in found.items())
 
 
 def _check(flags: ServeFlags) -> None:
@@ -570,20 +686,34 @@ def _check(flags: ServeFlags) -> None:
         raise UsageError(f"--refresh-metrics-interval: {fault}") from fault
     if flags.metrics_client_ca_file and not flags.metrics_cert_dir:
         raise UsageError("--metrics-client-ca-file: needs --metrics-cert-dir")
-    if flags.enable_cert_reload and not (flags.cert_path or flags.metrics_cert_dir):
-        raise UsageError("--enable-cert-reload: needs --cert-path or --metrics-cert-dir")
-    if flags.tls_min_version == "VersionTLS13" and flags.server == "grpcio":
-        raise UsageError("--tls-min-version: VersionTLS13 needs --server=fast: gRPC cannot refuse TLS 1.2")
+    if flags.server == "grpcio" and flags.secure_serving:
+        if flags.tls_min_version == "VersionTLS13":
+            raise UsageError(
+                "--tls-min-version: VersionTLS13 needs --server=fast: gRPC cannot refuse TLS 1.2"
+            )
+        if flags.tls_cipher_suites.names:
+            raise UsageError("--tls-cipher-suites: needs --server=fast: gRPC cannot be told for one port")
     _check_ports(flags)
+    _check_pools(flags)
 
 
 def _check_ports(flags: ServeFlags) -> None:
     taken: dict[int, str] = {}
-    for flag in ("grpc-port", "grpc-health-port", "metrics-port"):
-        port = getattr(flags, flag.replace("-", "_"))
+    own = [(flag, getattr(flags, flag.replace("-", "_"))) for flag in _PORTS]
+    for flag, port in (*own, *(("pool", wish.port) for wish in flags.wishes)):
         if port and port in taken:
             raise UsageError(f"--{taken[port]}, --{flag}: both are {port}: give each its own")
         taken[port] = flag
+
+
+def _check_pools(flags: ServeFlags) -> None:
+    if flags.wishes and flags.kubernetes is False:
+        raise UsageError("--pool, --pool-service: need Kubernetes: leave out --kubernetes=false")
+    names = [(wish.namespace, wish.name or f"Service {wish.service}") for wish in flags.wishes]
+    names += [(flags.pool_namespace, flags.pool_name)] if flags.pool_name else []
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--pool, --pool-service, --pool-name: {'/'.join(name)} is given twice")
 
 
 _DISCOVERY_REMEDY = (
@@ -592,6 +722,21 @@ _DISCOVERY_REMEDY = (
 )
 _OBJECT_NAME = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 """A DNS-1123 subdomain, as Kubernetes has them."""
+_MOST_NAME = 253
+
+
+def lease(flags: ServeFlags) -> tuple[str, str]:
+    """Namespace and name of the Lease, upstream's: by the own pool, the Service of several, or the first."""
+    namespace, subject = flags.pool_namespace, flags.pool_title
+    if not (flags.pool_name or flags.endpoint_selector):
+        first = min(flags.wishes, key=lambda wish: not wish.service)
+        namespace, subject = first.namespace, first.service or first.name
+    return namespace, f"epp-{namespace}-{subject}.llm-d.ai"
+
+
+def has_own_pool(flags: ServeFlags, *, config_has_discovery: bool) -> bool:
+    """Whether there is a pool on --grpc-port, besides those that have ports of their own."""
+    return config_has_discovery or bool(flags.pool_name or flags.endpoint_selector or flags.endpoints_file)
 
 
 def follows_kubernetes(flags: ServeFlags, *, config_has_discovery: bool) -> bool:
@@ -606,6 +751,7 @@ def follows_kubernetes(flags: ServeFlags, *, config_has_discovery: bool) -> bool
 def check_discovery(flags: ServeFlags, *, config_has_discovery: bool) -> None:
     """Once the configuration is read, if there is one: it must be clear where the servers come from."""
     _check_selector(flags)
+    _check_lease(flags)
     if flags.endpoints_file and config_has_discovery:
         raise UsageError("--endpoints-file: the configuration has a file-discovery plugin: leave one out")
     if follows_kubernetes(flags, config_has_discovery=config_has_discovery):
@@ -614,10 +760,27 @@ def check_discovery(flags: ServeFlags, *, config_has_discovery: bool) -> None:
         for flag, name in (("pool-name", flags.pool_name), ("pool-namespace", flags.pool_namespace)):
             if name and not re.fullmatch(_OBJECT_NAME, name, re.ASCII):
                 raise UsageError(f"--{flag}: no object in Kubernetes can be called {name!a}")
-    elif not flags.endpoints_file and not config_has_discovery:
+    elif flags.ha_enable_leader_election and not flags.wishes:
+        raise UsageError(
+            "--ha-enable-leader-election: needs Kubernetes, where the Lease is: leave it out, or follow a"
+            " pool with --pool-name"
+        )
+    elif not flags.endpoints_file and not config_has_discovery and not flags.wishes:
         has_config = flags.config_file or flags.config_text
         found = "the configuration has no file-discovery plugin: " if has_config else ""
         raise UsageError(f"no servers: {found}{_DISCOVERY_REMEDY}")
+
+
+def _check_lease(flags: ServeFlags) -> None:
+    if not flags.ha_enable_leader_election or not (
+        flags.pool_name or flags.endpoint_selector or flags.wishes
+    ):
+        return
+    _, name = lease(flags)
+    if len(name) > _MOST_NAME:
+        raise UsageError(
+            f"--ha-enable-leader-election: a Lease cannot be called {name}: shorten the pool's name"
+        )
 
 
 def _check_selector(flags: ServeFlags) -> None:
@@ -637,11 +800,19 @@ def _check_selector(flags: ServeFlags) -> None:
         )
 
 
-def without_effect(flags: ServeFlags) -> tuple[str, ...]:
+def without_effect(flags: ServeFlags, *, in_kubernetes: bool = True) -> tuple[str, ...]:
     """One line each, for the log: what was written and does nothing, here as upstream."""
+    told = list(flags.idle)
+    if flags.metrics_endpoint_auth and not in_kubernetes:
+        told.append(
+            "--metrics-endpoint-auth has no effect without Kubernetes, which says who may see the pages: see"
+            " --metrics-client-ca-file"
+        )
     if flags.cert_path and not flags.secure_serving:
-        return ("--cert-path has no effect with --secure-serving=false",)
-    return ()
+        told.append("--cert-path has no effect with --secure-serving=false")
+    if flags.enable_cert_reload and not (flags.cert_path or flags.metrics_cert_dir):
+        told.append("--enable-cert-reload has no effect without --cert-path or --metrics-cert-dir")
+    return tuple(told)
 
 
 _VERBOSITY = {"debug": 3, "info": 2, "error": -1, "panic": -2}
@@ -708,10 +879,10 @@ def _parser() -> argparse.ArgumentParser:
     """Understands only what ``normalise`` makes; values stay text, so that errors are ours."""
     parser = argparse.ArgumentParser(
         prog="epp serve",
-        usage="epp serve (--pool-name NAME | --endpoint-selector LABELS | --endpoints-file FILE |"
-        " --config-file FILE) [flags]",
+        usage="epp serve (--pool-name NAME | --pool NAME ... | --pool-service NAME"
+        " | --endpoint-selector LABELS | --endpoints-file FILE | --config-file FILE) [flags]",
         description="Tell a gateway which inference server should answer each request.",
-        epilog=f"Refused, see docs/flags.md: {', '.join(f.name for f in FLAGS if f.works is not Works.YES)}.",
+        epilog=f"Accepted, without effect: {', '.join(f.name for f in FLAGS if f.works is not Works.YES)}.",
         add_help=False,
         formatter_class=_Form,
         allow_abbrev=False,
@@ -745,8 +916,8 @@ def markdown() -> str:
         "",
         "Every flag of the upstream picker (llm-d-router v0.10, GIE v1.5), and ours. Go's spellings are",
         "understood: `-flag value`, `--flag value`, `--flag=value`, bare switches (`--health-checking`),",
-        "`--switch=false`. A refused flag stops the start with the reason given here, unless its value asks",
-        "for what happens anyway.",
+        "`--switch=false`. A value that cannot count stops the start with the remedy. What is only accepted",
+        "does nothing, and one line in the log says so.",
         "",
         "Generated from `epp/config/flags.py`:",
         "`python -c 'from epp.config.flags import markdown; print(markdown(), end=\"\")' > docs/flags.md`",
@@ -756,19 +927,12 @@ def markdown() -> str:
     ]
     for flag in FLAGS:
         meaning = flag.help
-        if flag.note and flag.note != flag.help and flag.works is Works.YES:
+        if flag.note and flag.note != flag.help:
             meaning = f"{flag.help}; {flag.note}"
         if flag.range:
             meaning = f"{meaning}; {flag.range}"
-        if flag.harmless:
-            accepted = ", ".join(f"`{_spelling(value)}`" for value in flag.harmless)
-            meaning = f"{meaning}; accepted: {accepted}"
         default = _default(flag)
         lines.append(
             f"| `--{flag.name}` | {default} | {flag.works.value} | {meaning} |".replace("|  |", "| |")
         )
     return "\n".join(lines) + "\n"
-
-
-def _spelling(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value) or '""'

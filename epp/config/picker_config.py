@@ -21,14 +21,19 @@ from epp.core.apis import DEFAULT_PARSERS, Parser
 from epp.core.flow.policies import FlowSettings, SaturationDetector
 from epp.core.lifecycle import HealthSettings
 from epp.core.pacing import Pace
+from epp.core.response_reader import Usage
 from epp.core.scheduling import Profile
-from epp.core.scoring import Filter, Kind, Producer, ProfileHandler, Scorer, Told, kinds
+from epp.core.scoring import Admitter, Filter, Kind, Producer, ProfileHandler, Scorer, Told, kinds
 from scorers.agent_identity import AgentIdentity
 from scorers.core_metrics_extractor import CoreMetricsExtractor
+from scorers.dcgm_data_source import DcgmDataSource
+from scorers.destination_endpoint_served_verifier import DestinationEndpointServedVerifier
 from scorers.endpoint_health import EndpointHealth
 from scorers.file_discovery import FileDiscovery
 from scorers.lifecycle_filter import LifecycleFilter
 from scorers.metrics_data_source import MetricsDataSource
+from scorers.models_data_source import ModelsDataSource
+from scorers.request_attribute_reporter import RequestAttributeReporter
 from scorers.tier_preference import TierPreference
 from scorers.utilization_detector import UtilizationDetector
 
@@ -65,7 +70,16 @@ LIFECYCLE_FILTER = "lifecycle-filter"
 LOAD_PRODUCER = "inflight-load-producer"
 _CHOOSING = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
 MAX_WEIGHT = 1_000_000
-GATES = ("flowControl", "haPopulateNonLeaderDatastore", "enableLegacyMetrics")
+GATES = (
+    "flowControl",
+    "haPopulateNonLeaderDatastore",
+    "enableLegacyMetrics",
+    "dataLayer",
+    "prepareDataPlugins",
+)
+"""Upstream's, of all versions; ``dataLayer`` and ``prepareDataPlugins`` ask for what is always done here."""
+OURS = "scorers."
+"""Where the plugin types are that come with the picker."""
 NOT_SUPPORTED = "is not supported by this version"
 
 
@@ -152,6 +166,27 @@ class DataLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FormerDetector:
+    """The saturation detector in its older place: the name of a plugin, or in v1.3 its thresholds."""
+
+    plugin_ref: str = ""
+    queue_depth_threshold: Section | None = None
+    kv_cache_util_threshold: Section | None = None
+    metrics_staleness_threshold: Section | None = None
+    at: Here
+
+    @property
+    def thresholds(self) -> Section | None:
+        """What is said of them, if anything."""
+        given = self.at.only(("pluginRef",), others=True)
+        return given if given.fields() else None
+
+    def __post_init__(self) -> None:
+        if self.plugin_ref and self.thresholds:
+            raise ValueError("pluginRef: is there beside thresholds, write them in the plugin's parameters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHandler:
     """How request bodies are read."""
 
@@ -170,11 +205,18 @@ class EndpointPickerConfig:
     request_handler: RequestHandler | None = None
     parser: Reference | None = None
     data_layer: DataLayer | None = None
+    data: DataLayer | None = None
+    """Its older name."""
     flow_control: Section | None = None
     """Queues in the picker: read with their feature gate only, as upstream."""
-    saturation_detector: DetectorReference | None = None
+    saturation_detector: FormerDetector | None = None
     """Its older place."""
     at: Here
+
+    @property
+    def layer(self) -> DataLayer:
+        """What is read from where, under either name."""
+        return self.data_layer or self.data or DataLayer()
 
     def has_gate(self, name: str) -> bool:
         """Whether a feature gate is switched on."""
@@ -215,9 +257,9 @@ def _refuse_unsupported(config: EndpointPickerConfig) -> None:
             raise gates.error(f'unknown feature gate "{name}"' + suggestion(name, GATES))
         if value.strip().lower() not in {"", "true", "false"} or gate.endswith("="):
             raise gates.error(f'expected "{name}", "{name}=true" or "{name}=false", got "{gate}"')
-        if value.strip().lower() != "false" and name == "enableLegacyMetrics":
-            raise gates.error(f'"{name}" {NOT_SUPPORTED}, remove it')
-    layer = config.data_layer or DataLayer()
+    if config.data_layer and config.data:
+        raise config.at.at("data").error("is the older name of dataLayer, which is there as well: keep one")
+    layer = config.layer
     if not (layer.inject_defaults or layer.sources):
         raise config.at.at("dataLayer", "injectDefaults").error(
             f"false without sources {NOT_SUPPORTED}: the endpoints' load is always read; leave it out"
@@ -253,6 +295,14 @@ class Assembly:
     metrics_source: MetricsDataSource
     metrics_source_at: Section
     extractor: CoreMetricsExtractor
+    side_sources: tuple[tuple[DcgmDataSource | ModelsDataSource, Section], ...]
+    """What is read beside the metrics, with the place where it is configured."""
+    admitters: tuple[Admitter, ...]
+    """They may turn a request away before anybody is chosen for it."""
+    reports: Callable[[Usage | None], Mapping[str, Mapping[str, float]]] | None
+    """What the gateway is told at the end of a response."""
+    served_header: Callable[[str | None], Mapping[str, str]] | None
+    """What the client is told of the endpoint that served."""
     health: HealthSettings
     flow: FlowSettings | None
     """None: requests do not wait in the picker."""
@@ -324,10 +374,20 @@ class _Builder:
         self._allow_experimental = allow_experimental
         self._plugins: dict[str, _Plugin] = {}
         self._warnings: list[str] = []
+        self._handed_on: dict[str, Section] = {}
+        """Parameters for plugins of a type, which are written elsewhere."""
+        self._connecting: list[str] = []
 
     def build(self) -> Assembly:
         for entry in self._config.plugins:
             self._configure(entry)
+        if self._config.data:
+            self._warn(self._config.at.at("data"), "is deprecated: write it as dataLayer")
+        if self._config.has_gate("enableLegacyMetrics"):
+            gates = self._config.at.at("featureGates")
+            self._warn(
+                gates, '"enableLegacyMetrics" has no effect: metrics are named in core-metrics-extractor'
+            )
         handler = self._handler()
         profiles = self._profiles()
         _, detector = self._policy(
@@ -339,11 +399,17 @@ class _Builder:
             self._add(LOAD_PRODUCER)
         profiles, handler_plugin, producers = self._connect(profiles, handler)
         parsers = self._parsers()
-        source, extractor = self._metrics()
+        source, extractor, sides = self._sources()
         source_at = source.entry.at if source.entry else self._config.at
         health = self._ours(self._only("endpoint-health", "keep one"), EndpointHealth)
         discovery = self._discovery()
         discovery_at = discovery.entry.at if discovery and discovery.entry else self._config.at
+        admitters = self._active(Kind.ADMITTER)
+        reporters = [self._ours(each, RequestAttributeReporter) for each in self._active(Kind.REPORTER)]
+        verifiers = [
+            self._ours(each, DestinationEndpointServedVerifier) for each in self._active(Kind.RESPONSE_HEADER)
+        ]
+        self._active(Kind.NOTIFICATION, Kind.NOTHING)
         self._warn_of_what_has_no_effect()
         plugins = [each.plugin for each in self._plugins.values()]
         identities = [each for each in plugins if isinstance(each, AgentIdentity)]
@@ -359,6 +425,10 @@ class _Builder:
             metrics_source=self._ours(source, MetricsDataSource),
             metrics_source_at=source_at,
             extractor=self._ours(extractor, CoreMetricsExtractor),
+            side_sources=sides,
+            admitters=tuple(each.plugin for each in admitters),
+            reports=_merged(reporters) if reporters else None,
+            served_header=verifiers[0].served_header if verifiers else None,
             health=health.settings(),
             flow=flow,
             detector=detector,
@@ -366,7 +436,7 @@ class _Builder:
                 isinstance(each, TierPreference) for profile in profiles for _, each in profile.filters
             ),
             identify=identities[0].identity if identities else None,
-            stamps_responses=any(isinstance(each, Told) for each in plugins),
+            stamps_responses=bool(verifiers or reporters) or any(isinstance(each, Told) for each in plugins),
             warnings=tuple(self._warnings),
         )
 
@@ -380,12 +450,38 @@ class _Builder:
             raise entry.at.error(f'the name "{name}" is there twice{where}; give each plugin its own name')
         plugin_type = self._type(entry.type, entry.at.at("type"))
         parameters = entry.parameters or entry.at.empty("parameters")
-        for parameter in dataclasses.fields(plugin_type):
-            reason, written = parameter.metadata.get("deprecated"), camel(parameter.name)
-            if reason and written in parameters.fields():
-                self._warn(parameters.at(written), f"is deprecated: {reason}")
+        if remedy := getattr(plugin_type, "deprecated", ""):
+            self._warn(entry.at.at("type"), f'the plugin type "{entry.type}" is deprecated: {remedy}')
+        parameters = self._without_moved(plugin_type, parameters)
+        self._warn_of_parameters(plugin_type, parameters)
         plugin = self._made(entry.type, plugin_type, parameters)
         self._plugins[name] = _Plugin(name, kinds(plugin_type), plugin, entry)
+
+    def _warn_of_parameters(self, plugin_type: type, parameters: Section) -> None:
+        given = parameters.fields()
+        for parameter in dataclasses.fields(plugin_type):
+            written = parameter.metadata.get("yaml") or camel(parameter.name)
+            for word, says in (("deprecated", "is deprecated"), ("without_effect", "has no effect")):
+                if written in given and (reason := parameter.metadata.get(word)):
+                    self._warn(given[written], f"{says}: {reason}")
+
+    def _without_moved(self, plugin_type: type, parameters: Section) -> Section:
+        """The parameters that are still of this type; the others go to the type that has them now."""
+        for now_of, names in getattr(plugin_type, "moved", {}).items():
+            moved = {name: at for name, at in parameters.fields().items() if name in names}
+            for at in moved.values():
+                self._warn(at, f"is deprecated: write it in the parameters of {now_of}")
+            if moved:
+                self._handed_on[now_of] = parameters.only(moved)
+                parameters = parameters.only(moved, others=True)
+        return parameters
+
+    def _active(self, *wanted: Kind) -> list[_Plugin]:
+        """The plugins of these kinds, which work without being named anywhere."""
+        found = self._of_kind(*wanted)
+        for each in found:
+            each.is_used = True
+        return found
 
     def _type(self, name: str, at: Section) -> type:
         if name not in self._types:
@@ -409,7 +505,8 @@ class _Builder:
     def _add(self, plugin_type: str) -> _Plugin:
         """A plugin that was not configured, with its defaults, named as its type."""
         found = self._type(plugin_type, self._config.at)
-        plugin = self._made(plugin_type, found, self._config.at.empty(plugin_type))
+        parameters = self._handed_on.pop(plugin_type, None) or self._config.at.empty(plugin_type)
+        plugin = self._made(plugin_type, found, parameters)
         if (other := self._plugins.get(plugin_type)) and other.entry:
             raise other.entry.at.at("name").error(
                 f'a plugin of the type "{plugin_type}" is called so, rename it'
@@ -579,13 +676,18 @@ class _Builder:
     def _connected(self, name: str) -> Any:
         """The plugin, made anew with what it needs of others, once."""
         each = self._plugins[name]
+        if name in self._connecting:
+            chain = " -> ".join((*self._connecting[self._connecting.index(name) :], name))
+            at = each.entry.at if each.entry else self._config.at
+            raise at.error(f"plugins need each other in a circle, {chain}: name another one in one of them")
         if each.is_connected:
             return each.plugin
-        each.is_connected = True
+        self._connecting.append(name)
         for needs, adds in (("requires", True), ("uses", False)):
             for attribute, producer_type in getattr(type(each.plugin), needs, {}).items():
                 producer = self._producer(each, attribute, producer_type, adds=adds)
                 if producer:
+                    self._connected(producer)
                     each.plugin = dataclasses.replace(each.plugin, **{attribute: producer})
         join = getattr(each.plugin, "joined", None)
         if join is not None:
@@ -593,7 +695,11 @@ class _Builder:
             try:
                 each.plugin = join(_ByName(self._plugins, self._connected), names)
             except ValueError as error:
+                if isinstance(error, ConfigError):
+                    raise
                 raise self._blamed(each, str(error)) from None
+        self._connecting.pop()
+        each.is_connected = True
         return each.plugin
 
     def _blamed(self, each: _Plugin, message: str) -> ConfigError:
@@ -612,7 +718,8 @@ class _Builder:
         else:
             at = self._config.at
         if named and (named in self._plugins or named != producer_type):
-            return self._referred(named, at, *kinds(self._type(producer_type, at))).name
+            allowed = (producer_type, *getattr(user.plugin, "alternatives", {}).get(attribute, ()))
+            return self._of_types(named, at, allowed).name
         configured = self._of_type(producer_type)
         for each in configured[:1]:
             each.is_used = True
@@ -622,6 +729,15 @@ class _Builder:
         if configured:
             return configured[0].name
         return self._add(producer_type).name if adds else ""
+
+    def _of_types(self, name: str, at: Section, allowed: Sequence[str]) -> _Plugin:
+        """The plugin called ``name``: of one of these types, or somebody else's that can do the same."""
+        wanted = {kind for plugin_type in allowed for kind in kinds(self._types[plugin_type])}
+        found = self._referred(name, at, *wanted)
+        its_type = found.entry.type if found.entry else found.name
+        if its_type not in allowed and type(found.plugin).__module__.startswith(OURS):
+            raise at.at("pluginRef").error(f'"{name}" is of type {its_type}, expected {" or ".join(allowed)}')
+        return found
 
     # --- reading ---
 
@@ -650,19 +766,64 @@ class _Builder:
             raise entry.at.error(f"a parser other than {', '.join(known)} {NOT_SUPPORTED}")
         return known[entry.type]
 
-    def _metrics(self) -> tuple[_Plugin, _Plugin]:
-        """The source and the extractor; what is not configured has its defaults."""
-        layer = self._config.data_layer or DataLayer()
-        if not layer.sources:
-            return self._only("metrics-data-source"), self._only("core-metrics-extractor")
-        if len(layer.sources) > 1:
-            raise layer.sources[1].at.error(f"more than one source {NOT_SUPPORTED}")
-        source = layer.sources[0]
-        extractors = [self._referred(e.plugin_ref, e.at, Kind.EXTRACTOR) for e in source.extractors]
-        if len(extractors) > 1:
-            raise source.extractors[1].at.error(f"more than one extractor {NOT_SUPPORTED}")
-        made = self._referred(source.plugin_ref, source.at, Kind.METRICS_SOURCE)
-        return made, extractors[0] if extractors else self._only("core-metrics-extractor")
+    def _sources(
+        self,
+    ) -> tuple[_Plugin, _Plugin, tuple[tuple[DcgmDataSource | ModelsDataSource, Section], ...]]:
+        """Where metrics come from, who reads them, and what else is read; metrics have defaults."""
+        layer = self._config.layer
+        metrics: tuple[_Plugin, _Plugin] | None = None
+        sides: list[tuple[DcgmDataSource | ModelsDataSource, Section]] = []
+        for each in layer.sources:
+            of = (Kind.METRICS_SOURCE, Kind.SIDE_SOURCE, Kind.NOTIFICATION)
+            source = self._referred(each.plugin_ref, each.at, *of)
+            if Kind.METRICS_SOURCE in source.kinds:
+                if metrics:
+                    raise each.at.error(f"more than one source of metrics {NOT_SUPPORTED}, keep one")
+                metrics = source, self._extractor(each, "core-metrics-extractor")
+            elif Kind.SIDE_SOURCE in source.kinds:
+                sides.append(self._side_source(source, each, [settings for settings, _ in sides]))
+            else:
+                for extractor in each.extractors:
+                    self._referred(extractor.plugin_ref, extractor.at)
+        if not (metrics or layer.inject_defaults):
+            raise self._config.at.at("dataLayer", "injectDefaults").error(
+                f"false without a source of metrics {NOT_SUPPORTED}: the endpoints' load is always read; "
+                "leave it out"
+            )
+        self._check_side_extractors({settings.extractor for settings, _ in sides})
+        metrics = metrics or (self._only("metrics-data-source"), self._only("core-metrics-extractor"))
+        return *metrics, tuple(sides)
+
+    def _extractor(self, source: DataSource, usual: str) -> _Plugin:
+        """The one extractor of a source."""
+        if len(source.extractors) > 1:
+            raise source.extractors[1].at.error(f"more than one extractor of a source {NOT_SUPPORTED}")
+        for each in source.extractors:
+            return self._of_types(each.plugin_ref, each.at, (usual,))
+        return self._only(usual)
+
+    def _side_source(
+        self, found: _Plugin, source: DataSource, others: Sequence[Any]
+    ) -> tuple[DcgmDataSource | ModelsDataSource, Section]:
+        settings: DcgmDataSource | ModelsDataSource
+        if isinstance(found.plugin, DcgmDataSource):
+            settings = found.plugin
+        else:
+            settings = self._ours(found, ModelsDataSource)
+        if any(type(each) is type(settings) for each in others):
+            raise source.at.error("is the second source of its type, keep one")
+        self._extractor(source, settings.extractor)
+        return settings, found.entry.at if found.entry else source.at
+
+    def _check_side_extractors(self, read: Iterable[str]) -> None:
+        """Extractors that others rely on must get something to read."""
+        for each in self._of_kind(Kind.SIDE_EXTRACTOR):
+            its_type = each.entry.type if each.entry else each.name
+            if each.is_used and each.entry and its_type not in read:
+                source = its_type.replace("-extractor", "-source").replace("dcgm-", "dcgm-data-")
+                raise each.entry.at.error(
+                    f'nothing is read for "{each.name}": add a {source} to plugins and to dataLayer.sources'
+                )
 
     def _check_only_one(self, plugin_type: str, remedy: str = "keep one") -> None:
         configured = self._of_type(plugin_type)
@@ -689,7 +850,7 @@ class _Builder:
         return found.plugin
 
     def _discovery(self) -> _Plugin | None:
-        discovery = self._config.data_layer.discovery if self._config.data_layer else None
+        discovery = self._config.layer.discovery
         if discovery is None:
             return None
         if discovery.endpoints:
@@ -706,13 +867,20 @@ class _Builder:
                 self._warn(section, 'has no effect without the feature gate "flowControl"')
             return None
         found = read(section or self._config.at.empty("flowControl"), FlowControlSection)
-        return settings_of(found, self._policy, self._warn, self._config.saturation_detector)
+        old = self._config.saturation_detector
+        older = DetectorReference(plugin_ref=old.plugin_ref, at=old.at) if old and old.plugin_ref else None
+        return settings_of(found, self._policy, self._warn, older)
 
     def _old_detector(self) -> tuple[str, Section | None]:
         old = self._config.saturation_detector
         if old is None:
             return "", None
         self._warn(old.at, "is deprecated: write it as flowControl.saturationDetector")
+        if old.thresholds:
+            if self._of_type("utilization-detector"):
+                raise old.at.error("there is a utilization-detector in plugins, write the thresholds there")
+            self._handed_on["utilization-detector"] = old.thresholds
+            self._add("utilization-detector").is_used = True
         return old.plugin_ref, old.at
 
     def _policy(
@@ -731,9 +899,26 @@ class _Builder:
     # --- warnings ---
 
     def _warn_of_what_has_no_effect(self) -> None:
+        for now_of in self._handed_on:
+            self._warn(self._handed_on[now_of], f"there is a {now_of} in plugins: what is here has no effect")
         for each in self._plugins.values():
             if each.entry and not each.is_used:
                 self._warn(each.entry.at, f'the {_spoken(each.kinds)} "{each.name}" is used by nothing')
+
+
+def _merged(
+    reporters: Sequence[RequestAttributeReporter],
+) -> Callable[[Usage | None], Mapping[str, Mapping[str, float]]]:
+    """What all of them tell; of one name the first."""
+
+    def report(usage: Usage | None) -> Mapping[str, Mapping[str, float]]:
+        told: dict[str, dict[str, float]] = {}
+        for each in reporters:
+            for namespace, values in each.report(usage).items():
+                told[namespace] = {**values, **told.get(namespace, {})}
+        return told
+
+    return report
 
 
 def _spoken(some: Iterable[Kind]) -> str:

@@ -13,7 +13,6 @@ def _for(reason: str, names: str) -> dict[str, str]:
 
 
 UNSUPPORTED_TYPES: Mapping[str, str] = {
-    **_for("requests are not turned away at random", "probabilistic-admitter"),
     **_for(
         "there is no latency predictor",
         """
@@ -40,23 +39,9 @@ UNSUPPORTED_TYPES: Mapping[str, str] = {
         multicluster-session-affinity-filter
         """,
     ),
-    **_for("deprecated upstream, use label-selector-filter", "by-label by-label-selector"),
-    **_for(
-        "deprecated upstream, use disagg-profile-handler, which sets the headers as well",
-        "disagg-headers-handler pd-profile-handler prefill-header-handler",
-    ),
-    **_for("deprecated upstream, use token-producer", "tokenizer"),
     **_for("rollouts in several roles are not followed", "disaggregatedset-rollout-screener"),
-    **_for("the GPUs' own exporters are not read", "dcgm-data-source dcgm-extractor"),
-    **_for("which models a server has is not read", "models-data-extractor models-data-source"),
-    **_for(
-        "changes of endpoints are always followed, leave it out",
-        "endpoint-notification-source k8s-notification-source",
-    ),
-    **_for("no metadata is made of the usage", "request-attribute-reporter"),
-    **_for("no header tells who served", "destination-endpoint-served-verifier"),
     **_for(
         "requests of this API pass through without being read, write passthrough-parser",
-        "sglanghttp-parser vertexai-parser vllmgrpc-parser",
+        "vertexai-parser vllmgrpc-parser",
     ),
 }

@@ -27,6 +27,7 @@ class Parser(enum.Enum):
     OPENAI = "openai-parser"
     ANTHROPIC = "anthropic-parser"
     VLLM_HTTP = "vllmhttp-parser"
+    SGLANG_HTTP = "sglanghttp-parser"
     PASSTHROUGH = "passthrough-parser"
 
 
@@ -45,6 +46,7 @@ SUFFIXES: Mapping[Parser, Mapping[str, Api]] = {
     },
     Parser.ANTHROPIC: {"messages": Api.MESSAGES, "messages/count_tokens": Api.MESSAGES},
     Parser.VLLM_HTTP: {"inference/v1/generate": Api.GENERATE},
+    Parser.SGLANG_HTTP: {"generate": Api.SGLANG_GENERATE},
     Parser.PASSTHROUGH: {},
 }
 
@@ -99,6 +101,10 @@ class _Body(msgspec.Struct, gc=False):
     def output_limit(self) -> Limit:
         """The most tokens the client wants back, as it said it."""
         return None
+
+    def salt(self) -> str | None:
+        """What parts its cache from others'."""
+        return self.cache_salt
 
     def prompt_material(self) -> bytes | None:
         """The prompt; None where the body has none."""
@@ -198,6 +204,29 @@ class _Generate(_Body, gc=False):
         return prompts.token_ids(self.token_ids) if self.token_ids else None
 
 
+class _SglangSampling(msgspec.Struct, gc=False):
+    max_new_tokens: Limit = None
+
+
+class _SglangGenerate(_Body, gc=False):
+    """SGLang's own API: one prompt or several, as tokens or as text; the cache's salt has another name."""
+
+    input_ids: Raw = ABSENT
+    text: Raw = ABSENT
+    extra_key: str | None = None
+    sampling_params: _SglangSampling | list[_SglangSampling] | None = None
+
+    def output_limit(self) -> Limit:
+        found = self.sampling_params
+        return found.max_new_tokens if isinstance(found, _SglangSampling) else None
+
+    def salt(self) -> str | None:
+        return self.extra_key
+
+    def prompt_material(self) -> bytes | None:
+        return prompts.plain(self.input_ids) or prompts.plain(self.text) or None
+
+
 @dataclass(frozen=True, slots=True)
 class _Form:
     """How one API's body is read, and what is said of one that lacks its prompt."""
@@ -206,6 +235,7 @@ class _Form:
     name: str
     prompt_field: str
     demand: str = "must have {} field"
+    needs_model: bool = True
 
     @property
     def complaint(self) -> str:
@@ -213,8 +243,15 @@ class _Form:
         return f"invalid {self.name} request: {self.demand.format(self.prompt_field)}"
 
 
-def _form(body: type[_Body], name: str, prompt_field: str, demand: str = "must have {} field") -> _Form:
-    return _Form(msgspec.json.Decoder(body), name, prompt_field, demand)
+def _form(
+    body: type[_Body],
+    name: str,
+    prompt_field: str,
+    demand: str = "must have {} field",
+    *,
+    needs_model: bool = True,
+) -> _Form:
+    return _Form(msgspec.json.Decoder(body), name, prompt_field, demand, needs_model)
 
 
 _FORMS: Mapping[Api, _Form] = {
@@ -226,6 +263,9 @@ _FORMS: Mapping[Api, _Form] = {
     Api.IMAGES: _form(_Image, "images generations", "prompt"),
     Api.MESSAGES: _form(_Messages, "messages", "messages", "must have valid {} field"),
     Api.GENERATE: _form(_Generate, "generate", "token_ids", "must have non-empty {} field"),
+    Api.SGLANG_GENERATE: _form(
+        _SglangGenerate, "generate", "input_ids", "must have non-empty {} or text field", needs_model=False
+    ),
 }
 
 
@@ -243,17 +283,17 @@ def parse(api: Api, body: bytes) -> Payload:
         raise bad_request(_TOO_DEEP) from error
     if prompt is None:
         raise bad_request(form.complaint)
-    if not fields.model:
+    if form.needs_model and not fields.model:
         raise bad_request(_NO_MODEL)
     limit = fields.output_limit()
     return Payload(
-        model=fields.model,
+        model=fields.model or "",
         prompt=prompt,
         streaming=bool(fields.stream),
         max_output_tokens=int(limit)
         if limit is not None and limit >= 0
         else None,  # llama.cpp: -1 is no limit
-        cache_salt=fields.cache_salt or "",
+        cache_salt=fields.salt() or "",
     )
 
 

@@ -226,6 +226,8 @@ class AnswerRequestHeaders(_Said, frozen=True):
     override: Override | None = None
     headers: Mapping[str, str | None] | None = None
     """Further ones to be set on the request; None: to be taken away."""
+    scores: Mapping[str, float] | None = None
+    """By address, what each candidate scored; None: the gateway need not know."""
 
 
 class AnswerBufferedBody(_Said, frozen=True):
@@ -235,7 +237,8 @@ class AnswerBufferedBody(_Said, frozen=True):
     body: bytes | None = None
     request_id: str | None = None
     headers: Mapping[str, str | None] | None = None
-    """As of AnswerRequestHeaders."""
+    scores: Mapping[str, float] | None = None
+    """Both as of AnswerRequestHeaders."""
 
 
 class AnswerRequestBody(_Said, frozen=True):
@@ -262,19 +265,28 @@ class AnswerResponseHeaders(_Said, frozen=True):
     """To be set on the response."""
 
 
+Metadata = Mapping[str, Mapping[str, float]]
+"""What the gateway is told beside an answer (dynamic metadata): values by namespace and key."""
+
+
 class AnswerResponseBody(_Said, frozen=True):
     """One piece of the response body on its way to the client (FULL_DUPLEX)."""
 
     data: bytes
     ended: bool
+    metadata: Metadata | None = None
 
 
 class ContinueResponseBody(_Said, frozen=True):
     """Let a response body piece pass as it is (STREAMED, BUFFERED)."""
 
+    metadata: Metadata | None = None
+
 
 class AnswerResponseTrailers(_Said, frozen=True):
     """Let the response's trailers pass."""
+
+    metadata: Metadata | None = None
 
 
 class Reject(_Said, frozen=True):
@@ -327,6 +339,8 @@ class Outcome(msgspec.Struct, gc=False):
     """It was not to be seen to its end: --response-phase. The gateway left it out, or we left the stream."""
     is_left: bool = False
     """We left the stream: unless the response is complete, ``ended_at`` is not when it ended."""
+    is_misused: bool = False
+    """The gateway sent what has no place in the conversation, or cannot be read."""
     response_streaming: bool = False
     response_bytes: int | None = 0
     """None: the body was not shown."""

@@ -82,6 +82,8 @@ class EndpointSpec:
     """Why its manager has told it to stop (a pod that is deleted)."""
     pressure: str = ""
     """Its manager's warning of memory or heat, as long as it holds."""
+    node: str = ""
+    """The address of the machine it runs on, if not its own (a pod's)."""
     note: str = ""
     """What its manager knows of it, to be said while it does not answer: its model is downloading."""
 
@@ -102,12 +104,15 @@ class Endpoint:
     __slots__ = (
         "address",
         "engine",
+        "figures",
+        "figures_until",
         "labels",
         "life",
         "lifecycle",
         "load",
         "load_at",
         "memory",
+        "models",
         "name",
         "on_occupied",
         "requests_in_flight",
@@ -130,6 +135,12 @@ class Endpoint:
         self.load = UNKNOWN
         self.load_at: float | None = None
         """When ``load`` was read [s]; None when it is unknown."""
+        self.figures: Mapping[str, float] = {}
+        """Further figures of it, which are read elsewhere than its load; those that are known."""
+        self.figures_until = math.inf
+        """When these are too old [s]."""
+        self.models: Mapping[str, str] | None = None
+        """The models that it lists, each with the one that it is an adapter of, or empty; None: not known."""
         self.started_at: float | None = None
         """When the server process started, as it last said; kept when a reading grows too old."""
         self.lifecycle = lifecycle or Lifecycle(HealthSettings(), 0.0)
@@ -152,6 +163,11 @@ class Endpoint:
         """When a request there last got its first token, or a good answer [s]."""
         self.was_lost = False
         """The last that was seen of it is that it takes no connections."""
+
+    def attribute(self, name: str) -> float | None:
+        """A figure of people's own, or a further one; None: unknown."""
+        value = self.load.attribute(name)
+        return self.figures.get(name) if value is None else value
 
     @property
     def oldest_unanswered(self) -> float | None:
@@ -282,7 +298,7 @@ class Replaced(NamedTuple):
 
 
 class Fleet:
-    """All endpoints of one pool. ``stale_after`` [s]: the age at which a reading becomes unknown.
+    """Every endpoint that there is. ``stale_after`` [s]: the age at which a reading becomes unknown.
 
     ``on_change`` hears of every change of phase.
     """
@@ -299,7 +315,7 @@ class Fleet:
         self.version = 0
         """Grows with every look at an endpoint and every change of the list or of a phase: what follows from
         readings, phases and labels alone holds as long as this stays the same."""
-        self.on_news: Callable[[], None] | None = None
+        self.on_news: Callable[[Endpoint], None] | None = None
         """To be told of every look at an endpoint and all else that may have changed what it can do."""
         self._on_change = on_change
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
@@ -411,6 +427,7 @@ class Fleet:
         if not endpoint.was_lost:
             _end_life(endpoint)
         endpoint.was_lost = True
+        endpoint.models = None
         endpoint.engine = endpoint.spec.engine
         endpoint.load, endpoint.load_at = UNKNOWN, None
         note = endpoint.spec.note
@@ -421,6 +438,18 @@ class Fleet:
         """The server did not answer in time: what it said last holds until it is too old."""
         note = endpoint.spec.note
         self._look(endpoint, Signal.SILENT, now, f"{reason}; {note}" if note else reason)
+
+    def found_beside(self, endpoint: Endpoint, figures: Mapping[str, float], until: float) -> None:
+        """Further figures of it, which count ``until`` [s]; none: they are not known any more."""
+        endpoint.figures, endpoint.figures_until = figures, until if figures else math.inf
+        self._next_expiry = min(self._next_expiry, endpoint.figures_until)
+        self.version += 1
+
+    def lists(self, endpoint: Endpoint, models: Mapping[str, str]) -> None:
+        """The models that it has."""
+        if endpoint.models != models:
+            endpoint.models = models
+            self.version += 1
 
     # --- what requests show
 
@@ -449,12 +478,7 @@ class Fleet:
         """The server says itself that it shuts down."""
         self._signal(endpoint, Signal.QUITTING, now, reason)
 
-    # --- for those who choose
-
-    def candidates(self, now: float, among: Sequence[Endpoint] | None = None) -> Sequence[Endpoint]:
-        """The endpoints a request may be thought to go to, as of ``now``: all, or those ``among`` them."""
-        self.expire(now)
-        return self._all if among is None else among
+    # --- time
 
     def expire(self, now: float) -> None:
         """Let time pass: before a pick, and before anybody shows anything."""
@@ -464,6 +488,8 @@ class Fleet:
         for endpoint in self._all:
             if endpoint.load_at is not None and now - endpoint.load_at >= self.stale_after:
                 endpoint.load, endpoint.load_at = UNKNOWN, None
+            if endpoint.figures_until <= now:
+                endpoint.figures, endpoint.figures_until = {}, math.inf
             if endpoint.lifecycle.due <= now:
                 self._tell(endpoint, endpoint.lifecycle.advance(now))
         self._look_ahead()
@@ -479,7 +505,7 @@ class Fleet:
         lifecycle = endpoint.lifecycle
         self._tell(endpoint, (*lifecycle.advance(now), *lifecycle.receive(signal, now, reason)))
         if self.on_news is not None:
-            self.on_news()
+            self.on_news(endpoint)
 
     def _tell(self, endpoint: Endpoint, changes: Sequence[Change]) -> None:
         lifecycle = endpoint.lifecycle
@@ -497,8 +523,8 @@ class Fleet:
     def _look_ahead(self) -> None:
         """When time alone changes something next."""
         readings = (each.load_at + self.stale_after for each in self._all if each.load_at is not None)
-        phases = (each.lifecycle.due for each in self._all)
-        self._next_expiry = min(min(readings, default=math.inf), min(phases, default=math.inf))
+        others = (min(each.lifecycle.due, each.figures_until) for each in self._all)
+        self._next_expiry = min(min(readings, default=math.inf), min(others, default=math.inf))
 
 
 def _end_life(endpoint: Endpoint) -> None:

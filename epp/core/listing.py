@@ -1,29 +1,35 @@
 """Several lists of endpoints as one.
 
-Place:   used by epp.config.cluster and epp.runtime.sources.
+Place:   used by epp.config.cluster, epp.runtime.sources and epp.core.members.
 Ignores: where a list comes from.
 Rule:    every server is there once, and every name.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from epp.core.fleet import EndpointSpec
 
 
-def named_apart(specs: Iterable[EndpointSpec]) -> Iterator[EndpointSpec]:
-    """The same, each with a name of its own: a pod and a machine may be called the same.
+def free_name(spec: EndpointSpec, taken: Container[tuple[str, str]]) -> str:
+    """Its name, or if that is taken in its namespace ``name@2`` and so on.
 
-    The second of a name is ``name@2``. Its address is no part of it: with a new lease it is still the same.
+    Its address is no part of it: with a new lease it is still the same.
     """
+    name, number = spec.name, 1
+    while (spec.namespace, name) in taken:
+        number += 1
+        name = f"{spec.name}@{number}"
+    return name
+
+
+def named_apart(specs: Iterable[EndpointSpec]) -> Iterator[EndpointSpec]:
+    """The same, each with a name of its own: a pod and a machine may be called the same."""
     taken: set[tuple[str, str]] = set()
     for spec in specs:
-        own, number = spec, 1
-        while (own.namespace, own.name) in taken:
-            number += 1
-            own = replace(spec, name=f"{spec.name}@{number}")
-        taken.add((own.namespace, own.name))
-        yield own
+        name = free_name(spec, taken)
+        taken.add((spec.namespace, name))
+        yield spec if name == spec.name else replace(spec, name=name)
 
 
 def merge(lists: Iterable[Sequence[EndpointSpec]]) -> tuple[tuple[EndpointSpec, ...], dict[str, str]]:

@@ -65,6 +65,11 @@ class Held:
         self.capacity = capacity
         self.layout = layout
 
+    @property
+    def size(self) -> int:
+        """How many pieces it remembers."""
+        raise NotImplementedError
+
 
 class Generations(Held):
     """What one endpoint holds, in two generations; the older one is forgotten as a whole.
@@ -85,6 +90,10 @@ class Generations(Held):
         """In the current generation."""
         self.current: dict[int, None] = {}
         self.previous: dict[int, None] = {}
+
+    @property
+    def size(self) -> int:
+        return len(self.current) + len(self.previous)
 
     def match(self, backwards: Sequence[int]) -> int:
         """How many pieces from the beginning are held of a prompt, given from its end."""
@@ -129,6 +138,10 @@ class Lru(Held):
     def __init__(self, capacity: int, layout: int = 0) -> None:
         super().__init__(capacity, layout)
         self.hashes: dict[int, None] = {}
+
+    @property
+    def size(self) -> int:
+        return len(self.hashes)
 
     def record(self, hashes: Sequence[int]) -> None:
         """The endpoint works on this prompt now, so it holds all of its blocks."""

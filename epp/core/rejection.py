@@ -75,6 +75,12 @@ def no_endpoint(why: str) -> Rejected:
     return Rejected(Rejection(Code.SERVICE_UNAVAILABLE, why, headers))
 
 
+def not_admitted(why: str) -> Rejection:
+    """A plugin turns the request away: 429. (Upstream says 500, which would be our own failure.)"""
+    headers = {DROPPED_REASON_HEADER: "rejected-saturated"}
+    return Rejection(Code.RESOURCE_EXHAUSTED, f"request cannot be admitted: {why}", headers)
+
+
 NO_CANDIDATES = Rejection(
     Code.SERVICE_UNAVAILABLE,
     "failed to find endpoint candidates for serving the request",

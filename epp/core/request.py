@@ -21,6 +21,7 @@ class Api(enum.Enum):
     CONVERSATIONS = "conversations"
     MESSAGES = "messages"
     GENERATE = "inference/v1/generate"
+    SGLANG_GENERATE = "generate"
     PASSTHROUGH = "passthrough"
 
 

@@ -11,7 +11,7 @@ A byte search for ``"usage"`` is safe in JSON: generated text can only hold it w
 
 import enum
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -75,7 +75,9 @@ def reader_for(
     form = _form(content_type)
     if form is _Form.EVENTS or (form is _Form.UNNAMED and request_streaming):
         return _EVENTS.get(api, _AnyEvents)()
-    return ResponseReader() if form is _Form.OTHER else JsonReader()
+    if form is _Form.OTHER:
+        return ResponseReader()
+    return _GeneratedReader() if api is Api.SGLANG_GENERATE else JsonReader()
 
 
 class _Form(enum.Enum):
@@ -188,6 +190,35 @@ class _Answer(msgspec.Struct, gc=False):
         return reasons[-1] if reasons else self.stop_reason
 
 
+class _Reason(msgspec.Struct, gc=False):
+    type: str | None = None
+
+
+class _Meta(msgspec.Struct, gc=False):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    cached_tokens: _Count | None = None
+    finish_reason: _Reason | str | None = None
+
+
+class _Generated(msgspec.Struct, gc=False):
+    """SGLang's answer to one prompt, or one chunk of it: the counts so far."""
+
+    meta_info: _Meta | None = None
+    error: Raw = Raw()
+
+    def usage(self) -> Usage | None:
+        meta = self.meta_info
+        if meta is None or (meta.prompt_tokens is None and meta.completion_tokens is None):
+            return None
+        counts = (meta.prompt_tokens, meta.completion_tokens, meta.cached_tokens)
+        return _usage(prompt=counts[0], completion=counts[1], cached=counts[2])
+
+    def finish(self) -> str | None:
+        reason = self.meta_info.finish_reason if self.meta_info else None
+        return reason.type if isinstance(reason, _Reason) else reason
+
+
 class _MessageStart(msgspec.Struct, gc=False):
     usage: _Counts | None = None
 
@@ -225,6 +256,7 @@ class _Fault(NamedTuple):
 _ANSWER = msgspec.json.Decoder(_Answer)
 _ANTHROPIC = msgspec.json.Decoder(_AnthropicEvent)
 _RESPONSES = msgspec.json.Decoder(_ResponsesEvent)
+_GENERATED = msgspec.json.Decoder(_Generated | list[_Generated])
 _ERROR = msgspec.json.Decoder(_ErrorObject | str)
 
 
@@ -310,6 +342,27 @@ class JsonReader(ResponseReader):
         fault = _answer_fault(answer)
         if fault is not None:
             self._note(fault)
+
+
+class _GeneratedReader(JsonReader):
+    """SGLang's own answer: to one prompt, or a list of those to several, which are added up."""
+
+    __slots__ = ()
+
+    def end(self) -> None:
+        found = _decoded(_GENERATED, b"".join(self._pieces))
+        self._pieces.clear()
+        answers = found if isinstance(found, list) else [found] if found else []
+        self.usage = _sum(usage for each in answers if (usage := each.usage()) is not None)
+        for each in answers:
+            self.finish = each.finish() or self.finish
+            self._note(_fault(each.error))
+
+
+def _sum(usages: Iterable[Usage]) -> Usage | None:
+    """All of them together; a count that one does not tell is not known of all."""
+    columns = list(zip(*(msgspec.structs.astuple(each) for each in usages), strict=True))
+    return Usage(*(None if None in column else sum(column) for column in columns)) if columns else None
 
 
 def _answer_fault(answer: _Answer) -> _Fault | None:
@@ -511,6 +564,35 @@ class _AnyEvents(_ChunkEvents):
             self.first_token_seen = True
 
 
+class _GeneratedEvents(_Events):
+    """Events of SGLang's own API: each tells the counts so far, so that the last one is read."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = b""
+
+    def _read(self, name: bytes, data: bytes) -> None:
+        if _is_done(data):
+            return
+        self._last = data
+        if b'"error"' in data and isinstance(found := _decoded(_GENERATED, data), _Generated):
+            self._note(_fault(found.error))
+        if self.error is None:
+            self.first_token_seen = True
+
+    def end(self) -> None:
+        super().end()
+        found = _decoded(_GENERATED, self._last)
+        if isinstance(found, _Generated):
+            self.usage, self.finish = found.usage(), found.finish()
+
+    @staticmethod
+    def _is_output(data: bytes) -> bool:
+        return not data  # the last event is known only when there is no other
+
+
 class _MessageEvents(_Events):
     """Events of the Anthropic API: usage comes in two halves, output in deltas and in calls of tools."""
 
@@ -594,6 +676,7 @@ _EVENTS: Mapping[Api, type[_Events]] = {
     Api.CHAT_COMPLETIONS: _ChunkEvents,
     Api.COMPLETIONS: _ChunkEvents,
     Api.GENERATE: _ChunkEvents,
+    Api.SGLANG_GENERATE: _GeneratedEvents,
     Api.MESSAGES: _MessageEvents,
     Api.RESPONSES: _ResponseEvents,
 }

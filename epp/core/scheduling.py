@@ -9,18 +9,20 @@ Source:  the upstream picker's scheduler: total = sum of weight * clamp(score, 0
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import compress, takewhile
 from operator import not_
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from epp.core.fleet import Endpoint, Fleet, Reservation, StagedReservation
-from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Rejected, Rejection
+from epp.core.fleet import Endpoint, Reservation, StagedReservation
+from epp.core.rejection import ALL_FILTERED, NO_CANDIDATES, NOT_CACHED, Rejected, Rejection, not_admitted
 from epp.core.request import Request
 from epp.core.scoring import (
+    Admitter,
     Chance,
     Cycle,
     Filter,
@@ -34,6 +36,9 @@ from epp.core.scoring import (
     Told,
     addressed,
 )
+
+REMEMBERED = 100
+"""The newest picks of a pool, which people may look at."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -79,6 +84,14 @@ class Profile:
     picker: tuple[str, Picker]
 
 
+class Watch(Protocol):
+    """Puts something between the scheduler and its plugins."""
+
+    def profile(self, profile: Profile) -> Profile: ...
+
+    def producers(self, producers: Sequence[tuple[str, Producer]]) -> Sequence[tuple[str, Producer]]: ...
+
+
 class PickRecord(NamedTuple):
     """One remembered pick, as references only; ``describe`` makes it readable."""
 
@@ -89,6 +102,21 @@ class PickRecord(NamedTuple):
     target_model: str
     prompt_tokens: int
     result: Decision | Rejection
+
+
+class Pool(Protocol):
+    """Whom a request may go to: a whole fleet, or the members of one pool."""
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """All of them; the same object as long as they are the same."""
+
+    @property
+    def version(self) -> int:
+        """Grows with everything that may change what follows from readings, phases and labels."""
+
+    def expire(self, now: float) -> None:
+        """Let time pass."""
 
 
 class _Hinted(NamedTuple):
@@ -163,7 +191,7 @@ class _Chooser:
 
 
 class Scheduler:
-    """Chooses endpoints of one fleet.
+    """Chooses endpoints of one pool.
 
     ``profile``: how; with a ``handler`` one of several ways, and ``others`` are the further ones.
     ``honour_subset``: whether the gateway's subset hint restricts the candidates.
@@ -173,7 +201,7 @@ class Scheduler:
 
     def __init__(
         self,
-        fleet: Fleet,
+        pool: Pool,
         profile: Profile,
         producers: Sequence[tuple[str, Producer]] = (),
         *,
@@ -181,20 +209,32 @@ class Scheduler:
         others: Sequence[Profile] = (),
         handler: ProfileHandler | None = None,
         honour_subset: bool = True,
-        remember: int = 100,
+        remember: int = REMEMBERED,
         destinations: int = 1,
+        admitters: Sequence[Admitter] = (),
     ) -> None:
         self.recent: deque[PickRecord] = deque(maxlen=remember)
-        self._fleet = fleet
+        self._pool = pool
+        self._profiles = (profile, *others)
         self._chooser = _Chooser(profile)
         self._choosers = {each.name: _Chooser(each) for each in others} | {profile.name: self._chooser}
         self._handler = handler
         self._told = _told((profile, *others))
         self._producers = tuple(producers)
+        self._admitters = tuple(admitters)
         self._chance = chance
         self._honour_subset = honour_subset
         self._destinations = destinations
         self._hinted = _Hinted(-1, (), ())
+
+    def watched(self, watch: Watch) -> "Scheduler":
+        """One like this, whose plugins work under the eyes of ``watch``; both remember the same picks."""
+        twin = copy(self)
+        profiles = [watch.profile(each) for each in self._profiles]
+        twin._choosers = {each.name: _Chooser(each) for each in profiles}
+        twin._chooser = twin._choosers[self._chooser.name]
+        twin._producers = tuple(watch.producers(self._producers))
+        return twin
 
     def pick(self, request: Request, now: float) -> Decision | Rejection:
         """Where ``request`` goes, reserved there; or why nowhere."""
@@ -212,12 +252,15 @@ class Scheduler:
         candidates = self._candidates(request, now)
         if not candidates:
             return NO_CANDIDATES
-        cycle = Cycle(request, now=now, chance=self._chance, version=self._fleet.version)
+        cycle = Cycle(request, now=now, chance=self._chance, version=self._pool.version)
         found = [(each, each.produce(cycle, candidates, name)) for name, each in self._producers]
+        for admitter in self._admitters:
+            if refusal := admitter.refusal(cycle, candidates):
+                return not_admitted(refusal)
         if self._handler is not None:
             return self._decide_in_stages(self._handler, cycle, candidates, found)
         chooser = self._chooser
-        choice = chooser.choose(cycle, candidates, self._fleet.version)
+        choice = chooser.choose(cycle, candidates, self._pool.version)
         if choice is None:
             return ALL_FILTERED
         chosen, candidates, scores, totals, remark = choice
@@ -292,7 +335,7 @@ class Scheduler:
         while (name := handler.next_profile(cycle)) is not None and name not in picks:
             cycle.remark = ""
             try:
-                choice = self._choosers[name].choose(cycle, candidates, self._fleet.version)
+                choice = self._choosers[name].choose(cycle, candidates, self._pool.version)
             except Rejected as rejected:
                 choice, refusals[name] = None, rejected.rejection
             if choice is None:
@@ -322,14 +365,13 @@ class Scheduler:
         return (*chosen, *(candidates[place] for _, _, place in next_best))
 
     def _candidates(self, request: Request, now: float) -> Sequence[Endpoint]:
+        pool, hinted = self._pool, self._hinted
+        pool.expire(now)
         if request.subset is None or not self._honour_subset:
-            return self._fleet.candidates(now)
-        fleet, hinted = self._fleet, self._hinted
-        fleet.expire(now)
-        if hinted.version != fleet.version or hinted.subset != request.subset:
-            among = addressed(fleet.endpoints, request.subset)
-            hinted = _Hinted(fleet.version, request.subset, fleet.candidates(now, among=among))
-            self._hinted = hinted
+            return pool.endpoints
+        if hinted.version != pool.version or hinted.subset != request.subset:
+            among = addressed(pool.endpoints, request.subset)
+            hinted = self._hinted = _Hinted(pool.version, request.subset, among)
         return hinted.candidates
 
     def _match(self, cycle: Cycle) -> PrefixMatch | None:

@@ -32,6 +32,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 from epp.core.addresses import read_target
+from epp.core.cel import CelError, Expression, compile_expression, whole_number
 from epp.core.engines import ENGINES, Adapter, Series, series
 from epp.core.fleet import Endpoint, Load, Lora
 from epp.core.flow.policies import Flow
@@ -39,6 +40,7 @@ from epp.core.lifecycle import HealthSettings, Lifecycle, Phase
 from epp.core.prefix import Chain, PrefixIndex, chain_seed
 from epp.core.rejection import all_dead, bad_request, no_endpoint
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
+from epp.core.response_reader import Usage
 from epp.core.sessions import EncodedEndpointHeader, SessionIds, Sessions
 from epp.core.topology import Nearness, nearness
 
@@ -48,14 +50,17 @@ __all__ = [
     "METRICS_EXTRACTOR",
     "ROLE_LABEL",
     "Adapter",
+    "Admitter",
     "Api",
     "Bytes",
+    "CelError",
     "Chain",
     "Chance",
     "Cycle",
     "Decider",
     "EncodedEndpointHeader",
     "Endpoint",
+    "Expression",
     "Filter",
     "Flow",
     "HealthSettings",
@@ -81,19 +86,24 @@ __all__ = [
     "Sessions",
     "Spelling",
     "Told",
+    "Usage",
     "addressed",
     "all_dead",
     "bad_request",
     "chain_seed",
-    "check_attribute",
+    "check_target",
+    "compile_expression",
     "fewest_first",
+    "find_attribute",
     "has_room",
+    "is_stale",
     "kinds",
     "nearness",
     "no_endpoint",
     "peer_of",
     "read_target",
     "series",
+    "whole_number",
     "with_port",
 ]
 
@@ -208,6 +218,14 @@ class Told(Protocol):
         """The request goes to the first of ``cycle.picks[primary]``; headers to be set on its response."""
 
 
+@runtime_checkable
+class Admitter(Protocol):
+    """Turns requests away before anybody is chosen for them."""
+
+    def refusal(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> str:
+        """Why the request is refused (429); empty: it may go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """What the picks of several profiles come to."""
@@ -257,6 +275,13 @@ class Kind(enum.Enum):
     EXTRACTOR = "extractor"
     DISCOVERY = "discovery"
     HEALTH = "health setting"
+    SIDE_SOURCE = "source of further figures"
+    SIDE_EXTRACTOR = "extractor of further figures"
+    NOTIFICATION = "notification source"
+    ADMITTER = "admitter"
+    REPORTER = "reporter"
+    RESPONSE_HEADER = "response header"
+    NOTHING = "name without effect"
     DETECTOR = "saturation detector"
     USAGE_LIMIT = "usage limit policy"
     FAIRNESS = "fairness policy"
@@ -270,6 +295,7 @@ _BY_METHOD = {
     "score": Kind.SCORER,
     "pick": Kind.PICKER,
     "produce": Kind.PRODUCER,
+    "refusal": Kind.ADMITTER,
     # of flow control: epp.core.flow.policies
     "saturation": Kind.DETECTOR,
     "ceilings": Kind.USAGE_LIMIT,
@@ -307,13 +333,34 @@ ROLE_LABEL = "llm-d.ai/role"
 METRICS_EXTRACTOR = "core-metrics-extractor"
 
 
-def check_attribute(field_name: str, key: str, producer: str, plugins: Mapping[str, Any]) -> None:
-    """ValueError unless the extractor called ``producer`` reads the figure ``key`` of some engine."""
-    configs = getattr(plugins[producer], "engine_configs", ())
-    known = [each.attribute_key for config in configs for each in config.custom_metrics]
-    if key not in known:
-        what = f"known are {', '.join(dict.fromkeys(known))}" if known else "there are none"
-        raise ValueError(f'{field_name}: "{key}" is in no customMetrics of "{producer}", {what}')
+def check_target(path: str, interval: float) -> None:
+    """ValueError for what cannot be read every ``interval`` [s]."""
+    try:
+        read_target(path)
+    except ValueError as error:
+        raise ValueError(f"path: {error}") from None
+    if not 1.0 <= interval <= 3600.0:
+        raise ValueError(f"interval: must be from 1s to 1h, got {interval:g}s")
+
+
+def find_attribute(field_name: str, key: str, producer: str, plugins: Mapping[str, Any]) -> str:
+    """The figure that ``key`` means: one that the extractor called ``producer`` reads, or else
+    ``figure/name`` with the name of another extractor. ValueError: nobody reads it."""
+    known = _figures(plugins[producer])
+    if key in known:
+        return key
+    figure, slash, other = key.rpartition("/")
+    if slash and other in plugins and figure in _figures(plugins[other]):
+        return figure
+    what = f"known are {', '.join(known)}" if known else "there are none"
+    raise ValueError(f'{field_name}: "{key}" is in no customMetrics of "{producer}", {what}')
+
+
+def _figures(extractor: Any) -> Sequence[str]:
+    """What an extractor reads beside the usual figures."""
+    configs = getattr(extractor, "engine_configs", ())
+    own = (each.attribute_key for config in configs for each in config.custom_metrics)
+    return tuple(dict.fromkeys((*own, *getattr(extractor, "figures", ()))))
 
 
 def peer_of(cycle: Cycle) -> Endpoint | None:
@@ -324,6 +371,14 @@ def peer_of(cycle: Cycle) -> Endpoint | None:
 def with_port(endpoint: Endpoint, port: int) -> str:
     """The endpoint's address with another port."""
     return f"{endpoint.address.rpartition(':')[0]}:{port}"
+
+
+def is_stale(endpoint: Endpoint) -> bool:
+    """Whether its load is unknown although its engine tells it."""
+    if endpoint.load_at is not None:
+        return False
+    adapter = ENGINES.get(endpoint.engine or "")
+    return adapter is None or bool(adapter.waiting or adapter.kv_usage)
 
 
 def has_room(endpoint: Endpoint) -> bool:

@@ -21,6 +21,8 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from epp.core.apis import Parsers, parse
 from epp.core.budget import Budget
 from epp.core.directives import Directives
@@ -42,6 +44,7 @@ from epp.core.events import (
     Evicted,
     Failed,
     Finished,
+    Metadata,
     Moved,
     Outcome,
     Override,
@@ -72,7 +75,7 @@ from epp.core.rejection import (
 )
 from epp.core.renaming import Renamer
 from epp.core.request import NO_PAYLOAD, Api, Request
-from epp.core.response_reader import ResponseReader, reader_for
+from epp.core.response_reader import ResponseReader, Usage, reader_for
 from epp.core.scheduling import Decision
 from epp.core.verdict import Verdict, judge, judge_error
 
@@ -168,14 +171,21 @@ class StreamSettings:
     response_phase: ResponsePhase = ResponsePhase.FULL
     identify: Callable[[Mapping[str, str]], str] | None = None
     """Finds an agent's session in a request's headers."""
+    emits_scores: bool = False
+    """The gateway is told what each candidate scored."""
     endpoint_at: Callable[[str], Endpoint | None] = lambda address: None
     """Who is at an address, where a gateway names one that was not on its list."""
+    reports: Callable[[Usage | None], Metadata | None] | None = None
+    """What the gateway is to be told at the end of a response."""
+    served_header: Callable[[str | None], Mapping[str, str]] | None = None
+    """What the client is to be told of the endpoint that served, as the gateway names it."""
 
 
 _NONE, _FULL_DUPLEX = BodyMode.NONE, BodyMode.FULL_DUPLEX  # a look into an Enum costs as much as a call
 _AS_IT_COMES = (_FULL_DUPLEX, BodyMode.STREAMED)
 _NOTHING: Sequence[Action] = ()
 _CONTINUE_RESPONSE: Sequence[Action] = (ContinueResponseBody(),)
+_LAST_ANSWERS = (AnswerResponseBody, ContinueResponseBody, AnswerResponseTrailers)
 
 
 class Stream:
@@ -254,6 +264,16 @@ class Stream:
         """All answers so far are with the gateway: a body that was in them is held no longer."""
         if self._held_bytes and not self._body and self.state is not State.COLLECTING:
             self._give_back()
+
+    def misused(self) -> None:
+        """What the gateway sent cannot be used: the stream ends for that."""
+        if self._outcome is not None:
+            self._outcome.is_misused = True
+
+    @property
+    def request(self) -> Request | None:
+        """Once it is complete."""
+        return self._request
 
     # --- the request ---
 
@@ -372,6 +392,8 @@ class Stream:
         if self._outcome is not None:
             self._outcome.decision, self._outcome.picked_at = decision, now
         answers = self._answers_to_request(decision)
+        if self._settings.emits_scores:
+            answers[0] = msgspec.structs.replace(answers[0], scores=_scores(decision))
         if self._late:
             answers += map(self._pass_on, self._late)
             self._late = []
@@ -497,7 +519,8 @@ class Stream:
             answers = (*answers, *self._prefilled(), *self._served())
         if event.ended:
             self.is_over = self._end is End.BODY or self._end is End.HEADERS
-            return (*answers, *self._complete_response(now))
+            completed = self._complete_response(now)
+            return (*(self._reported(answers) if self._settings.reports else answers), *completed)
         if self._settings.response_phase is not ResponsePhase.FULL:
             self._leave()
         return answers
@@ -531,8 +554,20 @@ class Stream:
             answers.insert(0, AnswerResponseBody(self._last_piece, False))
             self._last_piece = None
         if self.state is State.RESPONDING:
-            answers += self._complete_response(now)
+            completed = self._complete_response(now)
+            answers = [*(self._reported(answers) if self._settings.reports else answers), *completed]
         return answers
+
+    def _reported(self, answers: Sequence[Action]) -> Sequence[Action]:
+        """These answers, with what the gateway is to be told once the response is complete."""
+        reports, reader = self._settings.reports, self._reader
+        metadata = reports(reader.usage if reader else None) if reports else None
+        if not metadata:
+            return answers
+        told = list(answers)
+        last = max(place for place, each in enumerate(told) if isinstance(each, _LAST_ANSWERS))
+        told[last] = msgspec.structs.replace(told[last], metadata=metadata)
+        return told
 
     def _complete_response(self, now: float) -> Sequence[Action]:
         self._enter(ResponseComplete)
@@ -550,10 +585,13 @@ class Stream:
 
     def _added_to_response(self) -> Mapping[str, str] | None:
         """What plugins add: of the endpoint that they know of, the first, and so only to its own response."""
-        decision = self._decision
-        if decision is None or self._endpoint is not decision.endpoints[0]:
-            return None
-        return decision.response_headers
+        decision, told = self._decision, self._settings.served_header
+        added = None
+        if decision is not None and self._endpoint is decision.endpoints[0]:
+            added = decision.response_headers
+        if told is None or self._outcome is None:
+            return added
+        return {**(added or {}), **told(self._outcome.served)}
 
     # --- what it says about the server ---
 
@@ -701,6 +739,11 @@ _ROWS: Mapping[State, Mapping[type[Step], tuple[State, Callable[..., Sequence[Ac
     for state in State
 }
 """TRANSITIONS with what is to be done: one look-up by the event, where a tuple would be made and hashed."""
+
+
+def _scores(decision: Decision) -> Mapping[str, float]:
+    pairs = zip(decision.candidates, decision.totals, strict=True)
+    return {endpoint.address: total for endpoint, total in pairs}
 
 
 def _pieces(body: bytes, *, ended: bool) -> Sequence[Action]:

@@ -122,6 +122,16 @@ class Conversation:
         return self._stream.is_over
 
     @property
+    def state(self) -> State:
+        """Where the request stands."""
+        return self._stream.state
+
+    @property
+    def request(self) -> Request | None:
+        """Once it is complete."""
+        return self._stream.request
+
+    @property
     def is_waiting(self) -> bool:
         return self._stream.state is State.PICKING
 
@@ -133,6 +143,7 @@ class Conversation:
             if event is not None:
                 self._feed(event, self._pool.clock(), answers)
         except (PeerError, ext_proc.WireError) as fault:
+            self._stream.misused()
             raise CallFailed(Code.INVALID_ARGUMENT, str(fault)) from fault
         return answers
 
@@ -157,7 +168,8 @@ class Conversation:
 
     def _pick(self, action: Pick, now: float, answers: list[bytes]) -> None:
         result = self._pool.choose(action.request, now)
-        self._feed(Refused(result) if isinstance(result, Rejection) else Picked(result), now, answers)
+        chosen_at = self._pool.clock()
+        self._feed(Refused(result) if isinstance(result, Rejection) else Picked(result), chosen_at, answers)
 
     def _prefilled(self, action: Prefilled, now: float, answers: list[bytes]) -> None:
         action.decision.reservation.prefilled()

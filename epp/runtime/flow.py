@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from epp.core.events import Action, Event, Evicted, Finished, Moved, Pick, Picked, Prefilled, Refused, Release
-from epp.core.fleet import Fleet
 from epp.core.flow.control import EVICTED, FlowControl, Turn
-from epp.core.flow.objectives import Objectives
 from epp.core.flow.policies import FlowSettings
 from epp.core.flow.queues import Ticket
 from epp.core.rejection import PLUGIN_FAILED, Rejection
 from epp.core.request import Request
-from epp.core.scheduling import Decision
+from epp.core.scheduling import Decision, Pool
 from epp.core.stream import State
 from epp.runtime.calls import Push
 from epp.runtime.ext_proc import _OURS, Conversation, ExtProc
@@ -255,21 +253,20 @@ def queued(
     settings: FlowSettings,
     plain: ExtProc,
     *,
-    fleet: Fleet,
-    objectives: Objectives,
+    pool: Pool,
     pool_name: str,
     loop: Callable[[], Loop],
 ) -> Queues:
-    """The same service as ``plain``, with queues. Releases and looks at ``fleet`` ask for turns."""
+    """The same service as ``plain``, with queues. Releases ask for turns; who hears of looks at the pool
+    should ``gate.wake`` as well."""
     metrics = FlowMetrics(pool_name, plain.clock)
 
     def pick(request: Request, _now: float) -> Decision | Rejection:
         return plain.choose(request, plain.clock())  # several in one turn, each at its own time
 
-    control = FlowControl(settings, fleet, pick, objectives=objectives, watcher=metrics)
+    control = FlowControl(settings, pool, pick, watcher=metrics)
     metrics.watch(control)
     gate = Gate(control, clock=plain.clock, loop=loop, watch=metrics)
-    fleet.on_news = gate.wake
     service = QueuedExtProc(
         scheduler=plain.scheduler,
         health=plain.health,

@@ -3,7 +3,8 @@
 Place:   Readiness is written by main and discovery; the handler hangs on the health port and, with
          --health-checking, on the serving port.
 Rule:    ``liveness`` is SERVING as long as somebody answers; every other name is SERVING if and only
-         if the process is ready, as upstream does without leader election. Watch is unimplemented.
+         if the process is ready. With leader election only the leader is ready, and names that nobody has
+         agreed on are SERVICE_UNKNOWN. Both as upstream; Watch is unimplemented.
 """
 
 from collections.abc import Callable
@@ -20,32 +21,51 @@ from epp.wire.pb.health_pb2 import (
 SERVICE = "grpc.health.v1.Health"
 LIVENESS = "liveness"
 NAMES = ("", LIVENESS, "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor")
-"""What List tells; Check answers for any name."""
+"""What List tells. With leader election the only ones; without it Check answers for any name."""
 
 
 class Readiness:
-    """Whether this process should get traffic, and what is worth knowing about it."""
+    """Whether this process should get traffic, and what is worth knowing about it; or one of its pools.
 
-    def __init__(self) -> None:
+    ``above``: of the process.
+    """
+
+    def __init__(self, above: "Readiness | None" = None) -> None:
+        self._above = above
         self.is_synced = False
         """The pool's endpoints have been read once (there may be none)."""
         self.is_draining = False
+        self.follows: Callable[[], str] | None = None
+        """Why another replica is to get the traffic; empty: this one is. None: there is no election."""
         self._details: dict[str, Callable[[], str]] = {}
 
     @property
     def is_ready(self) -> bool:
-        return self.is_synced and not self.is_draining
+        return not self.reason
 
     @property
     def reason(self) -> str:
-        """Why the process is not ready; empty when it is."""
+        """Why traffic should not come here; empty when it should."""
+        if self._above is not None and (reason := self._above.reason):
+            return reason
         if self.is_draining:
             return "draining: the process was told to stop"
-        return "" if self.is_synced else "the pool's endpoints have not been read yet"
+        if not self.is_synced:
+            return "the pool's endpoints have not been read yet"
+        return "" if self.follows is None else self.follows()
+
+    @property
+    def has_election(self) -> bool:
+        """Only one of several replicas is ready."""
+        return self.follows is not None or (self._above is not None and self._above.has_election)
 
     def explain(self, subject: str, read: Callable[[], str]) -> None:
         """Show what ``read`` returns under ``subject``; an empty text is not shown."""
         self._details[subject] = read
+
+    def forget(self, subject: str) -> None:
+        """Show nothing under it any more."""
+        self._details.pop(subject, None)
 
     def details(self) -> dict[str, str]:
         """What is wrong without making the process unready."""
@@ -54,10 +74,13 @@ class Readiness:
 
 
 class HealthService:
-    """Answers from ``state``."""
+    """Answers from ``state``; ``pools`` of a name finds the one that is asked for alone, where there is."""
 
-    def __init__(self, state: Readiness) -> None:
+    def __init__(
+        self, state: Readiness, pools: Callable[[str], Readiness | None] = lambda name: None
+    ) -> None:
         self._state = state
+        self._pools = pools
 
     def services(self) -> Services:
         """What a driver is to serve."""
@@ -67,7 +90,10 @@ class HealthService:
         }
 
     def _status(self, name: str) -> HealthCheckResponse:
-        serving = name == LIVENESS or self._state.is_ready
+        pool = self._pools(name)
+        if pool is None and self._state.has_election and name not in NAMES:
+            return HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+        serving = name == LIVENESS or (pool or self._state).is_ready
         return HealthCheckResponse(
             status=HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         )

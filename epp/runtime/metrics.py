@@ -13,17 +13,19 @@ import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from epp.core.budget import Budget
 from epp.core.events import Outcome
-from epp.core.fleet import Endpoint, Fleet
+from epp.core.fleet import Endpoint, Load, Reservation
 from epp.core.lifecycle import Phase
+from epp.core.prefix import Held
 from epp.core.rejection import Rejection
 from epp.core.request import BYTES_PER_TOKEN, Request
 from epp.core.scheduling import Decision
 from epp.runtime.probe import ScrapeStats
+from epp.runtime.side_scrape import SideSource
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_LABEL_VALUES = 100
@@ -46,7 +48,13 @@ TPOT = (
     *(0.0005, 0.00205, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2),
     *(0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 2.0),
 )
+ITL = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0)
 SCHEDULER = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+REQUEST_PROCESSING = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0),
+)
+STREAM_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 HIT_RATIO = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 HIT_BYTES = (0, *(2**power for power in range(4, 17)))
 REQUEST_BYTES = tuple(2**power for power in range(6, 31))
@@ -57,6 +65,17 @@ TOKENS = (
 )
 RESPONSE_BYTES = TOKENS[:15]
 OUTPUT_TOKENS = TOKENS[:12]
+
+INFLIGHT_PRODUCER = "inflight-load-producer"
+PREFILL_HEADER, ENCODE_HEADER = "x-prefiller-host-port", "x-encoder-hosts-ports"
+DISAGGREGATION = {
+    (False, False): "decode-only",
+    (False, True): "prefill-decode",
+    (True, False): "encode-decode",
+    (True, True): "encode-prefill-decode",
+}
+"""By whether somebody else encodes, and whether somebody else works on the prompt."""
+PROMPT_DISAGGREGATION = ("decode-only", "prefill-decode")
 
 Labels = tuple[str, ...]
 Numbers = dict[Labels, float]
@@ -135,7 +154,9 @@ class _Series:
         "cached_tokens",
         "duration",
         "errors",
+        "flow",
         "input_tokens",
+        "itl",
         "ntpot",
         "output_tokens",
         "request_bytes",
@@ -147,7 +168,8 @@ class _Series:
         "ttft_whole",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, flow: tuple[str, str]) -> None:
+        self.flow = flow  # fairness id and priority
         self.requests = 0
         self.running = 0
         self.errors: dict[str, int] = {}
@@ -159,6 +181,7 @@ class _Series:
         self.cached_tokens = Histogram(TOKENS)
         self.ntpot = Histogram(NTPOT)
         self.tpot = Histogram(TPOT)
+        self.itl = Histogram(ITL)
         self.ttft_streaming = Histogram(TTFT)
         self.ttft_whole = Histogram(TTFT)
 
@@ -175,13 +198,18 @@ class RequestMetrics:
     """Everything that is counted per request: ``placed`` with its decision, ``finished`` at its end."""
 
     def __init__(self) -> None:
+        self.stages: tuple[str, str] | None = None
+        """Name and type of the plugin that has several endpoints work on one request; None: there is none."""
         self._series: dict[tuple[str, str, str, str], _Series] = {}
         self._rewrites: dict[tuple[str, str, str], int] = {}
         self._attempts: dict[_Attempt, int] = {}
         self._scheduling = Histogram(SCHEDULER)
         self._hit_ratio = Histogram(HIT_RATIO)
         self._hit_bytes = Histogram(HIT_BYTES)
+        self._processing = Histogram(REQUEST_PROCESSING)
         self._last_resorts = 0
+        self._open: dict[int, tuple[_Series, Reservation]] = {}  # by the decision's id
+        self._stages: dict[tuple[str, str], int] = {}
 
     def placed(self, request: Request, result: Decision | Rejection, seconds: float) -> None:
         """The scheduler took ``seconds`` for this result. A Decision makes the request a running one."""
@@ -191,7 +219,11 @@ class RequestMetrics:
         if isinstance(result, Rejection):
             key: _Attempt = ("failure", request.target_model, "", "", "")
         else:
-            self._of(request).running += 1
+            series = self._of(request)
+            series.running += 1
+            self._open[id(result)] = series, result.reservation
+            if result.picks is not None:
+                self._staged(request, result)
             self._last_resorts += bool(result.remark)
             endpoint, match = result.endpoints[0], result.match
             if match is not None and match.total_blocks:
@@ -213,6 +245,21 @@ class RequestMetrics:
             key = (request.rewritten_by, OTHER, request.target_model)
         self._rewrites[key] = self._rewrites.get(key, 0) + 1
 
+    def _staged(self, request: Request, result: Decision) -> None:
+        """Where one server can work on the prompt and another on the answer: who does."""
+        if self.stages is None:
+            return
+        headers = result.headers or {}
+        kind = DISAGGREGATION[bool(headers.get(ENCODE_HEADER)), bool(headers.get(PREFILL_HEADER))]
+        key = (request.payload.model, kind)
+        if key not in self._stages:
+            key = (_label(key[0]) if len(self._stages) < MAX_LABEL_VALUES else OTHER, kind)
+        self._stages[key] = self._stages.get(key, 0) + 1
+
+    def paused(self, request: Request, gaps: Histogram) -> None:
+        """Its streamed answer came with these gaps between two pieces."""
+        self._of(request).itl.add(gaps)
+
     def finished(self, outcome: Outcome, now: float) -> None:
         """Count a request that ended ``now`` [s], exactly once, whatever became of it."""
         request = outcome.request
@@ -224,6 +271,9 @@ class RequestMetrics:
             series.request_bytes.observe(request.body_bytes)
         if outcome.decision is not None:
             series.running -= 1
+            self._open.pop(id(outcome.decision), None)
+            if outcome.picked_at is not None:
+                self._processing.observe(outcome.picked_at - outcome.received_at)
         if outcome.rejection is not None:
             series.failed(outcome.rejection.code.spelling)
         elif outcome.error is not None or (outcome.status is not None and outcome.status >= 400):
@@ -285,13 +335,14 @@ class RequestMetrics:
                 return known
             if len(self._series) < limit:
                 break
-        created = self._series[candidate] = _Series()
+        created = self._series[candidate] = _Series(candidate[2:])
         return created
 
     def families(self) -> Iterable[Family]:
         yield from self._counter_families()
         yield from self._histogram_families()
         yield from self._scheduler_families()
+        yield from self._work_families()
 
     def _counter_families(self) -> Iterator[Family]:
         series = self._series.items()
@@ -361,6 +412,35 @@ class RequestMetrics:
         help_text = "Requests that went to the least bad endpoint, since none was fit."
         last_resorts: Numbers = {(): float(self._last_resorts)}
         yield Values("fleet_epp_picks_of_last_resort_total", "counter", help_text, (), last_resorts)
+        help_text = "Seconds from a request's first byte until it had an endpoint, its wait included."
+        name = "llm_d_epp_request_processing_duration_seconds"
+        yield Histograms(name, help_text, (), {(): self._processing})
+
+    def _work_families(self) -> Iterator[Family]:
+        """What is at which endpoint now, and how often several work on one request."""
+        requests: Numbers = {}
+        tokens: Numbers = {}
+        for series, reservation in self._open.values():
+            spec = reservation.endpoint.spec
+            key = (spec.name, spec.namespace, INFLIGHT_PRODUCER, *series.flow)
+            requests[key] = requests.get(key, 0.0) + 1
+            tokens[key] = tokens.get(key, 0.0) + reservation.tokens
+        labels: Labels = ("endpoint_name", "namespace", "producer_name", "fairness_id", "priority")
+        help_text = "Requests at each endpoint, by whose they are."
+        yield Values("llm_d_epp_inflight_requests", "gauge", help_text, labels, requests)
+        help_text = "Prompt tokens at each endpoint that are still to be worked on, by whose they are."
+        yield Values("llm_d_epp_inflight_tokens", "gauge", help_text, labels, tokens)
+        stages: Numbers = {key: float(count) for key, count in self._stages.items()}
+        of_prompts = {key: count for key, count in stages.items() if key[1] in PROMPT_DISAGGREGATION}
+        for what, help_text, values in (
+            ("disagg", "Requests by the stages that have an endpoint of their own.", stages),
+            ("pd", "Requests by whether the prompt has an endpoint of its own.", of_prompts),
+        ):
+            full = {(*(self.stages or ("", "")), *key): count for key, count in values.items()}
+            labels = ("plugin_name", "plugin_type", "model_name", "decision_type")
+            yield Values(f"llm_d_epp_{what}_decision_total", "counter", help_text, labels, full)
+            name = f"llm_d_inference_scheduler_{what}_decision_total"
+            yield Values(name, "counter", help_text, labels[2:], values)
 
 
 _HISTOGRAMS = (
@@ -387,6 +467,12 @@ _HISTOGRAMS = (
         "Duration divided by generated tokens.",
     ),
     ("tpot", "request_streaming_tpot_seconds", "", "Seconds per token after the first, of streamed answers."),
+    (
+        "itl",
+        "request_streaming_itl_seconds",
+        "",
+        "Seconds between two pieces of a streamed answer, of a sample of the requests.",
+    ),
 )
 
 
@@ -421,12 +507,18 @@ def _fold_histograms(values: Mapping[Labels, Histogram]) -> dict[Labels, Histogr
 
 
 class StreamMetrics:
-    """Streams that gateways hold open to us, one per request in progress."""
+    """Streams that gateways hold open to us, one per request in progress.
 
-    __slots__ = ("inflight",)
+    ``is_timed``: their ends are counted and timed (--enable-grpc-stream-metrics).
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_ends", "_seconds", "inflight", "is_timed")
+
+    def __init__(self, *, is_timed: bool = False) -> None:
         self.inflight = 0
+        self.is_timed = is_timed
+        self._ends: dict[str, int] = {}
+        self._seconds = Histogram(STREAM_SECONDS)
 
     def opened(self) -> None:
         self.inflight += 1
@@ -434,111 +526,165 @@ class StreamMetrics:
     def closed(self) -> None:
         self.inflight -= 1
 
+    def finished(self, outcome: Outcome) -> None:
+        """A stream that brought a message has ended."""
+        code = "Canceled"  # the client left, mostly
+        if outcome.response_complete or outcome.is_unseen or outcome.rejection is not None:
+            code = "OK"
+        elif outcome.is_misused:
+            code = "InvalidArgument"
+        self._ends[code] = self._ends.get(code, 0) + 1
+        self._seconds.observe(outcome.ended_at - outcome.received_at)
+
     def families(self) -> Iterable[Family]:
         help_text = "ext_proc streams that are open now."
         yield Values("llm_d_epp_extproc_streams_inflight", "gauge", help_text, (), {(): float(self.inflight)})
+        if not self.is_timed:
+            return
+        help_text = "ext_proc streams that have ended; Canceled: before the answer was complete."
+        ends: Numbers = {(code,): float(count) for code, count in self._ends.items()}
+        yield Values("llm_d_epp_extproc_streams_total", "counter", help_text, ("code",), ends)
+        help_text = "Seconds from an ext_proc stream's first message to the end of its request."
+        yield Histograms("llm_d_epp_extproc_stream_duration_seconds", help_text, (), {(): self._seconds})
+
+
+class PoolEndpoints(Protocol):
+    """What is asked of a pool: a Fleet."""
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]: ...
+
+    def expire(self, now: float) -> None: ...
 
 
 class FleetMetrics:
-    """The pool as it is when the page is read. ``pool`` is the value of upstream's label ``name``."""
+    """The pools as they are when the page is read.
 
-    def __init__(self, fleet: Fleet, *, pool: str, clock: Callable[[], float]) -> None:
-        self._fleet = fleet
-        self._pool = pool
+    ``pools``: each with its title, the value of upstream's label ``name``; asked with every page.
+    """
+
+    def __init__(
+        self, pools: Callable[[], Iterable[tuple[str, PoolEndpoints]]], *, clock: Callable[[], float]
+    ) -> None:
+        self._pools = pools
         self._clock = clock
 
     def families(self) -> Iterable[Family]:
         now = self._clock()
-        self._fleet.expire(now)
-        endpoints = self._fleet.endpoints
-        fresh = [endpoint for endpoint in endpoints if endpoint.load_at is not None]
-        yield from self._average(
-            "kv_cache_utilization", "fraction of the KV cache in use", [e.load.kv_usage for e in fresh]
+        endpoints: dict[str, Sequence[Endpoint]] = {}
+        for title, pool in self._pools():
+            pool.expire(now)
+            endpoints[title] = pool.endpoints
+        fresh = {title: [e for e in each if e.load_at is not None] for title, each in endpoints.items()}
+        yield from _average(
+            "kv_cache_utilization", "fraction of the KV cache in use", fresh, lambda load: load.kv_usage
         )
-        yield from self._average(
-            "queue_size", "number of requests waiting in a server", [e.load.waiting for e in fresh]
+        yield from _average(
+            "queue_size", "number of requests waiting in a server", fresh, lambda load: load.waiting
         )
-        yield from self._average(
-            "running_requests", "number of requests a server works on", [e.load.running for e in fresh]
+        yield from _average(
+            "running_requests", "number of requests a server works on", fresh, lambda load: load.running
         )
-        ready = float(sum(e.lifecycle.is_serving for e in endpoints))
+        ready: Numbers = {
+            (title,): float(sum(e.lifecycle.is_serving for e in each)) for title, each in endpoints.items()
+        }
         help_text = "Endpoints that take requests."
         for name in ("llm_d_epp_ready_endpoints", "inference_pool_ready_pods"):
-            yield Values(name, "gauge", help_text, ("name",), {(self._pool,): ready})
-        yield from self._queue_sizes(fresh)
-        yield from _endpoint_families(endpoints, fresh, now)
-
-    def _average(self, what: str, meaning: str, readings: Sequence[float | None]) -> Iterator[Family]:
-        known = [reading for reading in readings if reading is not None]
-        average: Numbers = {}
-        spread: Numbers = {}
-        if known:
-            mean = math.fsum(known) / len(known)
-            average[self._pool,] = mean
-            spread[self._pool,] = math.sqrt(math.fsum((k - mean) ** 2 for k in known) / len(known))
-        help_text = f"Average {meaning}, over the endpoints that tell it."
-        for prefix in ("llm_d_epp", "inference_pool"):
-            yield Values(f"{prefix}_average_{what}", "gauge", help_text, ("name",), average)
-        help_text = f"Standard deviation of the {meaning}."
-        yield Values(f"llm_d_epp_std_dev_{what}", "gauge", help_text, ("name",), spread)
-
-    def _queue_sizes(self, fresh: Iterable[Endpoint]) -> Iterator[Family]:
-        sizes: Numbers = {}
-        for endpoint in fresh:
-            if endpoint.load.waiting is not None:  # names repeat across namespaces; the label has no room
-                key = (self._pool, endpoint.name)
-                sizes[key] = sizes.get(key, 0.0) + endpoint.load.waiting
-        help_text = "Requests waiting in each server."
-        for name, label in (
-            ("llm_d_epp_per_endpoint_queue_size", "model_server_endpoint"),
-            ("inference_pool_per_pod_queue_size", "model_server_pod"),
-        ):
-            yield Values(name, "gauge", help_text, ("name", label), sizes)
+            yield Values(name, "gauge", help_text, ("name",), ready)
+        yield from _queue_sizes(fresh)
+        yield from _prefix_sizes(endpoints)
+        yield from _endpoint_families(endpoints, now)
 
 
-def _endpoint_families(
-    endpoints: Sequence[Endpoint], fresh: Iterable[Endpoint], now: float
+_ByPool = Mapping[str, Sequence[Endpoint]]
+
+
+def _average(
+    what: str, meaning: str, fresh: _ByPool, reading: Callable[[Load], float | None]
 ) -> Iterator[Family]:
-    def gauge(name: str, help_text: str, values: Numbers) -> Family:
-        return Values(f"fleet_epp_{name}", "gauge", help_text, ("namespace", "endpoint"), values)
+    average: Numbers = {}
+    spread: Numbers = {}
+    for title, endpoints in fresh.items():
+        known = [value for e in endpoints if (value := reading(e.load)) is not None]
+        if known:
+            mean = average[title,] = math.fsum(known) / len(known)
+            spread[title,] = math.sqrt(math.fsum((k - mean) ** 2 for k in known) / len(known))
+    help_text = f"Average {meaning}, over the endpoints that tell it."
+    for prefix in ("llm_d_epp", "inference_pool"):
+        yield Values(f"{prefix}_average_{what}", "gauge", help_text, ("name",), average)
+    help_text = f"Standard deviation of the {meaning}."
+    yield Values(f"llm_d_epp_std_dev_{what}", "gauge", help_text, ("name",), spread)
 
-    def key(endpoint: Endpoint) -> Labels:
-        return endpoint.spec.namespace, endpoint.name
+
+def _queue_sizes(fresh: _ByPool) -> Iterator[Family]:
+    sizes: Numbers = {}
+    for title, endpoints in fresh.items():
+        for endpoint in endpoints:
+            if endpoint.load.waiting is not None:  # names repeat across namespaces; the label has no room
+                key = (title, endpoint.name)
+                sizes[key] = sizes.get(key, 0.0) + endpoint.load.waiting
+    help_text = "Requests waiting in each server."
+    for name, label in (
+        ("llm_d_epp_per_endpoint_queue_size", "model_server_endpoint"),
+        ("inference_pool_per_pod_queue_size", "model_server_pod"),
+    ):
+        yield Values(name, "gauge", help_text, ("name", label), sizes)
+
+
+def _prefix_sizes(by_pool: _ByPool) -> Iterator[Family]:
+    every = {id(endpoint): endpoint for endpoints in by_pool.values() for endpoint in endpoints}
+    held = [each for e in every.values() for each in e.memory.values() if isinstance(each, Held)]
+    sizes: Numbers = {(): float(sum(each.size for each in held))} if held else {}
+    help_text = "Pieces of prompts that are remembered, over all endpoints."
+    for prefix in ("llm_d_epp", "inference_extension"):
+        yield Values(f"{prefix}_prefix_indexer_size", "gauge", help_text, (), sizes)
+
+
+def _endpoint_families(by_pool: _ByPool, now: float) -> Iterator[Family]:
+    """Each endpoint of each pool; one that pools share is there with each of them."""
+    keyed = [
+        ((title, e.spec.namespace, e.name), e) for title, endpoints in by_pool.items() for e in endpoints
+    ]
+    labels = ("pool", "namespace", "endpoint")
+
+    def gauge(name: str, help_text: str, values: Numbers) -> Family:
+        return Values(f"fleet_epp_{name}", "gauge", help_text, labels, values)
 
     yield gauge(
         "endpoint_up",
         "1: the server takes requests, 0: it does not; absent while it is pending.",
-        {key(e): float(e.lifecycle.is_serving) for e in endpoints if e.lifecycle.phase is not Phase.PENDING},
+        {key: float(e.lifecycle.is_serving) for key, e in keyed if e.lifecycle.phase is not Phase.PENDING},
     )
     yield Values(
         "fleet_epp_endpoint_phase",
         "gauge",
         "1 for the phase that an endpoint is in; the others are left out.",
-        ("namespace", "endpoint", "phase"),
-        {(*key(e), e.lifecycle.phase.value): 1.0 for e in endpoints},
+        (*labels, "phase"),
+        {(*key, e.lifecycle.phase.value): 1.0 for key, e in keyed},
     )
     yield gauge(
         "endpoint_in_flight_requests",
         "Requests that were sent there and have not ended.",
-        {key(e): float(e.requests_in_flight) for e in endpoints},
+        {key: float(e.requests_in_flight) for key, e in keyed},
     )
     yield gauge(
         "endpoint_in_flight_tokens",
         "Prompt tokens sent there and not yet known to be processed (estimated).",
-        {key(e): float(e.tokens_in_flight) for e in endpoints},
+        {key: float(e.tokens_in_flight) for key, e in keyed},
     )
     yield gauge(
         "reading_age_seconds",
         "Age of the last load reading; absent when there is none that counts.",
-        {key(e): max(now - e.load_at, 0.0) for e in fresh if e.load_at is not None},  # read meanwhile: 0
+        {key: max(now - e.load_at, 0.0) for key, e in keyed if e.load_at is not None},  # read meanwhile: 0
     )
 
 
 class ScrapeMetrics:
     """How reading the endpoints goes."""
 
-    def __init__(self, stats: ScrapeStats) -> None:
+    def __init__(self, stats: ScrapeStats, sides: Sequence[SideSource] = ()) -> None:
         self._stats = stats
+        self._sides = sides
 
     def families(self) -> Iterable[Family]:
         stats = self._stats
@@ -550,9 +696,12 @@ class ScrapeMetrics:
         source, extractor = "metrics-data-source", "core-metrics-extractor"
         help_text = "Looks that brought no metrics page."
         polls: Numbers = {(source,): float(stats.poll_errors)}
+        polls |= {(each.name,): float(each.stats.poll_errors) for each in self._sides}
         yield Values("llm_d_epp_datalayer_poll_errors_total", "counter", help_text, ("source_type",), polls)
         help_text = "Metrics pages without the engine's series."
         extracts: Numbers = {(source, extractor): float(stats.extract_errors)}
+        for each in self._sides:
+            extracts[each.name, each.extractor] = float(each.stats.extract_errors)
         labels = ("source_type", "extractor_type")
         yield Values("llm_d_epp_datalayer_extract_errors_total", "counter", help_text, labels, extracts)
 
@@ -574,14 +723,23 @@ class BufferMetrics:
 class Metrics:
     """Everything on the page. ``add`` what has something to tell; the first two are always there."""
 
-    def __init__(self, *, version: str = "") -> None:
+    def __init__(self, *, version: str = "", times_streams: bool = False) -> None:
         self.requests = RequestMetrics()
-        self.streams = StreamMetrics()
+        self.streams = StreamMetrics(is_timed=times_streams)
         self._version = version
-        self._sources: list[Source] = [self.requests, self.streams]
+        self._sources: list[Source] = []
+        self._past: dict[str, Family] = {}
 
     def add(self, *sources: Source) -> None:
+        """Where several have a family of one name, it is one family on the page."""
         self._sources.extend(sources)
+
+    def remove(self, *sources: Source) -> None:
+        """A pool's series go with it. What was counted under no pool's name stays: a total never falls."""
+        for source in sources:
+            self._sources.remove(source)
+            totals = (each for each in source.families() if _is_total(each))
+            self._past = _merged([*self._past.values(), *totals])
 
     def families(self) -> Iterator[Family]:
         help_text = "The build that is running."
@@ -589,8 +747,10 @@ class Metrics:
         values: Numbers = {("", f"fleet-epp-{self._version}"): 1.0}
         for prefix in ("llm_d_epp", "inference_extension"):
             yield Values(f"{prefix}_info", "gauge", help_text, labels, values)
-        for source in self._sources:
-            yield from source.families()
+        yield from self.requests.families()
+        yield from self.streams.families()
+        told = (family for source in self._sources for family in source.families())
+        yield from _merged(itertools.chain(told, self._past.values())).values()
 
     def pages(self) -> Iterator[bytes]:
         """The page in pieces, so that a reader on the event loop can let others in between."""
@@ -609,6 +769,45 @@ class Metrics:
     def page(self) -> bytes:
         """The whole page."""
         return b"".join(self.pages())
+
+
+_POOL_LABELS = frozenset({"pool", "name", "inference_pool"})
+
+
+def _is_total(family: Family) -> bool:
+    """What only grows, and belongs to no pool."""
+    grows = isinstance(family, Histograms) or family.kind == "counter"
+    return grows and not _POOL_LABELS.intersection(family.labels)
+
+
+def _merged(families: Iterable[Family]) -> dict[str, Family]:
+    """One family for each name. The same series of several adds up; of gauges the largest is shown."""
+    merged: dict[str, Family] = {}
+    for family in families:
+        known = merged.get(family.name)
+        merged[family.name] = family if known is None else _both(known, family)
+    return merged
+
+
+def _both(one: Family, other: Family) -> Family:
+    if isinstance(one, Histograms) and isinstance(other, Histograms):
+        histograms = dict(one.values)
+        for labels, histogram in other.values.items():
+            if labels in histograms:
+                total = Histogram(histogram.bounds)
+                total.add(histograms[labels])
+                total.add(histogram)
+                histogram = total  # noqa: PLW2901 (either is what is shown)
+            histograms[labels] = histogram
+        return replace(one, values=histograms)
+    assert isinstance(one, Values) and isinstance(other, Values), one.name
+    numbers = dict(one.values)
+    for labels, number in other.values.items():
+        before = numbers.get(labels)
+        if before is not None:
+            number = before + number if one.kind == "counter" else max(before, number)  # noqa: PLW2901
+        numbers[labels] = number
+    return replace(one, values=numbers)
 
 
 # --- the text: what prometheus-client's generate_latest writes, in a tenth of its time. It takes 2.5 ms for

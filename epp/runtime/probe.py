@@ -164,6 +164,15 @@ async def _aside(work: Callable[[], T], timeout: float) -> T:
         ) from fault
 
 
+async def read_key(file: str, timeout: float) -> str:
+    """An endpoint's API key. FileFault: there is none."""
+    content, _ = await _aside(lambda: _read(files.read, "apiKeyFile", file), timeout)
+    key = content.decode(errors="replace").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise FileFault(f"apiKeyFile {file} must hold one line of ASCII")
+    return key
+
+
 class Probe:
     """What is known about how to ask one endpoint, and the connection to it."""
 
@@ -541,17 +550,10 @@ class Probe:
         if file is None:
             return ""
         try:
-            content, _ = await _aside(
-                lambda: _read(files.read, "apiKeyFile", file), self._settings.files_timeout
-            )
+            return await read_key(file, self._settings.files_timeout)
         except FileFault as fault:
             self._remark(f"{fault}; asking without a key")
             return ""
-        key = content.decode(errors="replace").strip()
-        if not (key.isascii() and key.isprintable()):
-            self._remark(f"apiKeyFile {file} must hold one line of ASCII: asking without a key")
-            return ""
-        return key
 
     # --- words
 

@@ -6,8 +6,8 @@ Rule:    a driver is imported only when it is used: grpc alone takes 60 ms and 1
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from epp.core.budget import Budget
 from epp.core.stream import MAX_BODY_BYTES
@@ -63,10 +63,12 @@ def make_server(
     return FastServer(services, limits, budget=budget, pairs=pairs)
 
 
-async def stop(server: Server, grace: float, *, open_streams: Callable[[], int]) -> None:
-    """Stop a server; says in the log what is waited for and what is cut off."""
+async def stop(
+    leave: Callable[[float], Coroutine[Any, Any, None]], grace: float, *, open_streams: Callable[[], int]
+) -> None:
+    """Have ports left within ``grace`` seconds; says in the log what is waited for and what is cut off."""
     logger.info("draining", extra={"fields": {"open_streams": open_streams(), "timeout_seconds": grace}})
-    stopping = asyncio.get_running_loop().create_task(server.stop(grace), name="drain")
+    stopping = asyncio.get_running_loop().create_task(leave(grace), name="drain")
     await asyncio.wait({stopping}, timeout=max(grace - 0.05, 0.0))
     cut_off = open_streams()
     if cut_off and not stopping.done():

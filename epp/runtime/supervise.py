@@ -28,14 +28,15 @@ def on_hangup(reread: Callable[[], None]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reread)
 
 
-async def told_to_stop() -> None:
-    """Return at SIGTERM or SIGINT. The next one ends the process at once, as before this."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+async def told_to_stop() -> signal.Signals:
+    """Return SIGTERM or SIGINT when it comes. The next one ends the process at once, as before this."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Queue[signal.Signals] = asyncio.Queue()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, told.put_nowait, number)
     try:
-        await told.wait()
+        return await told.get()
     finally:
         for number, handler in before.items():
             loop.remove_signal_handler(number)

@@ -41,6 +41,8 @@ class KeyPair:
     expires: dt.datetime
     oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
     """The oldest version of TLS in which to show it. gRPC's server always takes this one."""
+    ciphers: str = ""
+    """What TLS 1.2 may be spoken with, as OpenSSL wants to be told; empty: its own choice."""
 
 
 def self_signed(now: dt.datetime, host_names: tuple[str, ...] = ("localhost",)) -> KeyPair:
@@ -185,6 +187,8 @@ def use(context: ssl.SSLContext, pair: KeyPair) -> None:
 def _server_context(pair: KeyPair) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = pair.oldest
+    if pair.ciphers:
+        context.set_ciphers(pair.ciphers)
     use(context, pair)
     return context
 
@@ -219,6 +223,7 @@ class Certificates:
         today: Callable[[], dt.datetime],
         flag: str = "cert-path",
         oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
+        ciphers: str = "",
         follow: bool = False,
         poll_interval: float = 1.0,
     ) -> None:
@@ -227,7 +232,7 @@ class Certificates:
         self._directory = directory
         self._today = today
         self._flag = flag
-        self._oldest = oldest
+        self._oldest, self._ciphers = oldest, ciphers
         self._poll_interval = poll_interval if follow else None
         self._look, self._asked_for = asyncio.Event(), False
         self._seen = self._signature()
@@ -268,7 +273,8 @@ class Certificates:
         logger.info("certificate reloaded", extra={"fields": fields})
 
     def _load(self) -> KeyPair:
-        return replace(load(self._directory, self._today(), flag=self._flag), oldest=self._oldest)
+        pair = load(self._directory, self._today(), flag=self._flag)
+        return replace(pair, oldest=self._oldest, ciphers=self._ciphers)
 
     def _signature(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_stat(self._directory / name) for name in (CERTIFICATE, KEY))

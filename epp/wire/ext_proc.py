@@ -28,6 +28,7 @@ from epp.core.events import (
     ContinueRequestHeaders,
     ContinueResponseBody,
     Event,
+    Metadata,
     Override,
     Reject,
     RequestBody,
@@ -41,6 +42,7 @@ from epp.wire.pb import ext_proc_pb2 as pb
 
 DESTINATION = "x-gateway-destination-endpoint"
 DESTINATION_NAMESPACE = "envoy.lb"
+SCORES = "x-gateway-destination-endpoint-scores"
 SERVED = "x-gateway-destination-endpoint-served"
 SUBSET = "x-gateway-destination-endpoint-subset"
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
@@ -229,6 +231,15 @@ def _metadata_to(addresses: str) -> bytes:
     return response.SerializeToString()
 
 
+def _metadata_with(addresses: str, scores: Mapping[str, float]) -> bytes:
+    """The same and the scores, beside each other: of two messages the gateway would keep the later one."""
+    response = pb.ProcessingResponse()
+    told = response.dynamic_metadata.get_or_create_struct(DESTINATION_NAMESPACE)
+    told[DESTINATION] = addresses
+    told.get_or_create_struct(SCORES).update(scores)
+    return response.SerializeToString()
+
+
 _CLEAR_ROUTE_CACHE = pb.CommonResponse(clear_route_cache=True).SerializeToString()
 
 
@@ -242,13 +253,17 @@ def _write_request_headers(answer: AnswerRequestHeaders) -> bytes:
     if answer.headers is not None:
         options += _further(answer.headers)
     common = _field(_HEADER_MUTATION, options) + _CLEAR_ROUTE_CACHE
-    message = _field(_REQUEST_HEADERS, _field(_RESPONSE, common)) + _metadata_to(addresses)
+    scores = answer.scores
+    metadata = _metadata_to(addresses) if scores is None else _metadata_with(addresses, scores)
+    message = _field(_REQUEST_HEADERS, _field(_RESPONSE, common)) + metadata
     return message if answer.override is None else message + _override(answer.override)
 
 
 def _write_buffered_body(answer: AnswerBufferedBody) -> bytes:
     addresses = ",".join(answer.addresses)
-    response = pb.ProcessingResponse.FromString(_metadata_to(addresses))
+    scores = answer.scores
+    metadata = _metadata_to(addresses) if scores is None else _metadata_with(addresses, scores)
+    response = pb.ProcessingResponse.FromString(metadata)
     common = response.request_body.response
     common.clear_route_cache = True
     _set_header(common.header_mutation, DESTINATION, addresses)
@@ -318,8 +333,17 @@ def _write_request_body(answer: AnswerRequestBody) -> bytes:
 def _write_response_body(answer: AnswerResponseBody) -> bytes:
     data = answer.data
     if answer.ended:
-        return b"".join((_BEFORE_LAST_RESPONSE[len(data)], data, _LAST))
-    return _BEFORE_RESPONSE[len(data)] + data
+        message = b"".join((_BEFORE_LAST_RESPONSE[len(data)], data, _LAST))
+    else:
+        message = _BEFORE_RESPONSE[len(data)] + data
+    return message if answer.metadata is None else message + _metadata_of(answer.metadata)
+
+
+def _metadata_of(values: Metadata) -> bytes:
+    response = pb.ProcessingResponse()
+    for namespace, named in values.items():
+        response.dynamic_metadata.get_or_create_struct(namespace).update(named)
+    return response.SerializeToString()
 
 
 def _write_reject(answer: Reject) -> bytes:
@@ -371,6 +395,11 @@ def _write_response_headers(answer: AnswerResponseHeaders) -> bytes:
     return message if answer.override is None else message + _override(answer.override)
 
 
+def _constant_and_metadata(answer: ContinueResponseBody | AnswerResponseTrailers) -> bytes:
+    constant = _CONSTANTS[type(answer)]
+    return constant if answer.metadata is None else constant + _metadata_of(answer.metadata)
+
+
 def _constant_and_override(answer: ContinueRequestHeaders | AnswerResponseHeaders) -> bytes:
     constant = _CONSTANTS[type(answer)]
     return constant if answer.override is None else constant + _override(answer.override)
@@ -379,6 +408,8 @@ def _constant_and_override(answer: ContinueRequestHeaders | AnswerResponseHeader
 _WRITERS: Mapping[type[Answer], Callable[[Any], bytes]] = {
     **dict.fromkeys(_CONSTANTS, _constant),
     ContinueRequestHeaders: _constant_and_override,
+    ContinueResponseBody: _constant_and_metadata,
+    AnswerResponseTrailers: _constant_and_metadata,
     AnswerRequestHeaders: _write_request_headers,
     AnswerBufferedBody: _write_buffered_body,
     AnswerRequestBody: _write_request_body,

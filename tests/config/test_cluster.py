@@ -186,6 +186,15 @@ def test_pods_may_be_selected_without_a_pool() -> None:
     assert addresses(run(pod(), pool=own)) == ["10.0.0.1:8000", "10.0.0.1:8001"]
 
 
+def test_a_pool_that_selects_nothing_says_so() -> None:
+    """The kinds before v1 let it through."""
+    nothing = replace(pool(), selector="", labels={})
+    assert run(pool=nothing).findings == (
+        "InferencePool qwen: its selector is empty, so that no pod belongs to it: name their labels",
+    )
+    assert run(pool=replace(nothing, slices="fleet=macs")).findings == (), "machines outside are enough"
+
+
 def test_a_port_that_is_there_twice_counts_once() -> None:
     found = run(pod(), pool=pool(8000, 8000, 8001))
     assert [(spec.name, spec.port) for spec in found.specs] == [
@@ -382,8 +391,15 @@ def test_a_pod_without_an_address_is_waited_for() -> None:
     )
 
 
+def test_a_pod_that_is_ready_without_an_address_is_odd() -> None:
+    found = run(pod(ip=None))
+    assert found.waiting == ("pod qwen-0: it has no address",)
+    assert found.findings == ("pod qwen-0: it is Ready without an address: see its node",)
+
+
 def test_one_that_is_deleted_before_it_had_an_address_is_not() -> None:
-    assert run(pod(ip=None, ready=False, deleted="2025-11-21T10:00:00Z")).waiting == ()
+    for ready in (False, True):
+        assert run(pod(ip=None, ready=ready, deleted="2025-11-21T10:00:00Z")) == Translation(specs=())
 
 
 def test_two_pods_with_one_address_are_one_server_and_the_one_that_stays_counts() -> None:

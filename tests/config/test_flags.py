@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.config import flags
+from epp.config import flags, tls_suites
 from epp.config.flags import FLAGS, HelpRequested, ServeFlags, UsageError, Works
+from epp.config.tls_suites import INSECURE, TLS12, TLS13
 
 FILE = "--endpoints-file=servers.yaml"
 
@@ -118,6 +119,54 @@ def test_what_has_no_effect_is_told() -> None:
     assert flags.without_effect(parse("--cert-path=/certs")) == ()
     (told,) = flags.without_effect(parse("--cert-path=/certs", "--secure-serving=false"))
     assert told == "--cert-path has no effect with --secure-serving=false"
+    (told,) = flags.without_effect(parse("--enable-cert-reload"))
+    assert told == "--enable-cert-reload has no effect without --cert-path or --metrics-cert-dir"
+    (told,) = flags.without_effect(parse("--metrics-endpoint-auth"), in_kubernetes=False)
+    assert told.startswith("--metrics-endpoint-auth has no effect without Kubernetes")
+    assert flags.without_effect(parse("--metrics-endpoint-auth"), in_kubernetes=True) == ()
+
+
+def test_what_charts_write_and_nobody_misses_is_accepted_and_told() -> None:
+    """GIE's chart for SGLang and Triton; its values say --enable-pprof=true."""
+    given = [
+        '--total-queued-requests-metric="sglang:num_queue_reqs"',
+        *("--lora-info-metric", "", "--enable-pprof=true"),
+    ]
+    profiler, metrics = flags.without_effect(parse(*given))
+    assert profiler == "--enable-pprof: no effect: attach py-spy to the process instead"
+    assert metrics.startswith("--total-queued-requests-metric, --lora-info-metric: no effect: as upstream's")
+
+
+@pytest.mark.parametrize(
+    "written, openssl, only_tls13",
+    [
+        ("", "", False),
+        (
+            "TLS_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA, TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+            "ECDHE-ECDSA-AES256-SHA:ECDHE-RSA-AES128-SHA",
+            False,
+        ),
+        (
+            "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+            "ECDHE-RSA-CHACHA20-POLY1305",
+            False,
+        ),
+        ("TLS_AES_128_GCM_SHA256", "", True),
+    ],
+)
+def test_cipher_suites_have_gos_names(written: str, openssl: str, only_tls13: bool) -> None:
+    suites = parse(f"--tls-cipher-suites={written}").tls_cipher_suites
+    assert (suites.openssl, suites.only_tls13) == (openssl, only_tls13)
+
+
+@given(text=st.text(max_size=60) | st.lists(st.sampled_from([*TLS12, *TLS13, *INSECURE])).map(",".join))
+def test_any_list_of_suites_counts_whole_or_is_refused(text: str) -> None:
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if all(part in TLS12 or part in TLS13 for part in parts):
+        assert tls_suites.read(text).names == tuple(parts)
+        return
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
+        tls_suites.read(text)
 
 
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.range], ids=lambda flag: flag.name)
@@ -252,14 +301,48 @@ def test_durations_are_gos() -> None:
             [FILE, "--metrics-client-ca-file=ca"], "needs --metrics-cert-dir", id="clients without TLS"
         ),
         pytest.param(
-            [FILE, "--enable-cert-reload"],
-            "--enable-cert-reload: needs --cert-path or --metrics-cert-dir",
-            id="nothing to reload",
+            [FILE, "--ha-enable-leader-election"],
+            "--ha-enable-leader-election: needs Kubernetes, where the Lease is: leave it out, or follow",
+            id="a leader of what",
         ),
         pytest.param(
-            [FILE, "--tracing"],
-            "--tracing: not supported: no spans are made; leave it out or write --tracing=false",
-            id="refused",
+            [f"--pool-name={'q' * 242}", "--ha-enable-leader-election"],
+            ".llm-d.ai: shorten the pool's name",
+            id="a Lease of too long a name",
+        ),
+        pytest.param(
+            [FILE, "--tls-cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"],
+            "--tls-cipher-suites: TLS_RSA_WITH_AES_128_CBC_SHA is insecure: leave it out",
+            id="insecure suite",
+        ),
+        pytest.param(
+            [FILE, "--tls-cipher-suites=ECDHE-RSA-AES128-GCM-SHA256"],
+            "'ECDHE-RSA-AES128-GCM-SHA256' is no cipher suite of Go, did you mean"
+            " TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256?",
+            id="OpenSSL's name of a suite",
+        ),
+        pytest.param(
+            [FILE, "--tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA265"],
+            "did you mean TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256?",
+            id="misspelt suite",
+        ),
+        pytest.param(
+            [FILE, "--tls-cipher-suites=TLS_AES_128_GCM_SHA256,"],
+            "'' is no cipher suite of Go: write, for example, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            id="empty suite",
+        ),
+        pytest.param(
+            [FILE, "--tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "--server=grpcio"],
+            "--tls-cipher-suites: needs --server=fast",
+            id="suites for gRPC",
+        ),
+        pytest.param(
+            [FILE, "--model-server-metrics-path=metrics"],
+            "--model-server-metrics-path: 'metrics' is no path of metrics",
+            id="half a path",
+        ),
+        pytest.param(
+            [FILE, "--model-server-metrics-scheme=ftp"], '"ftp" is none of http, https', id="no scheme"
         ),
         pytest.param(
             ["--endpoint-selector=app=vllm"],
@@ -296,7 +379,6 @@ def test_durations_are_gos() -> None:
             '--pool-group: "example.com" is none of inference.networking.k8s.io, inference.networking.x-k8s',
             id="no group",
         ),
-        pytest.param([FILE, "--kv-cache-usage-percentage-metric=x"], "core-metrics-extractor", id="legacy"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_remedy(arguments: list[str], message: str) -> None:
@@ -306,14 +388,13 @@ def test_a_mistake_is_one_line_with_the_remedy(arguments: list[str], message: st
 @pytest.mark.parametrize(
     "argument",
     [
-        "--tracing=false",
         "--enable-pprof=false",
         "--ha-enable-leader-election=false",
-        "--metrics-endpoint-auth=false",
         "--model-server-metrics-scheme=http",
+        "--model-server-metrics-path=/metrics",
     ],
 )
-def test_a_refused_flag_may_ask_for_what_happens_anyway(argument: str) -> None:
+def test_what_happens_anyway_may_be_asked_for(argument: str) -> None:
     assert parse(argument) == parse()
 
 
@@ -354,6 +435,25 @@ def test_a_pool_is_followed_unless_servers_are_listed(
     assert flags.follows_kubernetes(given, config_has_discovery=config_has_discovery) == follows
 
 
+@pytest.mark.parametrize(
+    "arguments, namespace, name",
+    [
+        (["--pool-name=qwen", "--pool-namespace=m"], "m", "epp-m-qwen.llm-d.ai"),
+        (["--pool-name=qwen", "--pool=m/other=9004"], "default", "epp-default-qwen.llm-d.ai"),
+        (["--pool=m/one=9004", "--pool=m/two=9005"], "m", "epp-m-one.llm-d.ai"),
+        (["--pool=m/one=9004", "--pool-service=n/epp"], "n", "epp-n-epp.llm-d.ai"),
+        (
+            ["--endpoint-selector=a=b", "--endpoint-target-ports=1", "--pool-namespace=m"],
+            "m",
+            "epp-m-fleet-epp.llm-d.ai",
+        ),
+    ],
+)
+def test_the_lease_is_named_as_upstreams(arguments: list[str], namespace: str, name: str) -> None:
+    written = flags.parse(arguments, {"POD_NAME": "fleet-epp-5d9c7f6b8-x2x4z"})
+    assert flags.lease(written) == (namespace, name)
+
+
 def test_a_list_of_servers_comes_from_one_place() -> None:
     by_config = flags.parse(["--config-text=x"], {})
     flags.check_discovery(by_config, config_has_discovery=True)
@@ -376,7 +476,7 @@ def test_help_shows_every_flag_that_works_and_names_the_others(argument: str) ->
 def test_every_flag_that_works_reaches_the_settings() -> None:
     not_fields = {  # read together into verbosity, log_encoder…; or what they ask for holds anyway
         *("v", "zap_log_level", "zap_encoder", "zap_devel", "zap_stacktrace_level", "zap_time_encoding"),
-        *("tls_min_version", "refresh_prometheus_metrics_interval"),
+        *("tls_min_version", "refresh_prometheus_metrics_interval", "pool", "pool_service"),
     }
     fields = set(ServeFlags.__dataclass_fields__)
     assert {flag.key for flag in FLAGS if flag.works is Works.YES} - not_fields <= fields

@@ -491,17 +491,12 @@ def test_a_list_of_servers_is_known_for_what_it_is() -> None:
 @pytest.mark.parametrize(
     "body, what",
     [
-        ("featureGates: [enableLegacyMetrics]", 'featureGates: "enableLegacyMetrics" is'),
         ("dataLayer: {peerDiscovery: {pluginRef: x}}", "dataLayer.peerDiscovery: is"),
         ("dataLayer: {crossReplicaSyncerPluginRef: x}", "dataLayer.crossReplicaSyncerPluginRef: is"),
         ("dataLayer: {crossReplicaSyncInterval: 1s}", "dataLayer.crossReplicaSyncInterval: is"),
-        (
-            "plugins: [{type: inflight-load-producer, parameters: {syncCrossReplicaState: true}}]",
-            "plugins[0].parameters.syncCrossReplicaState: sharing state between replicas is",
-        ),
         *[
             (f"plugins: [{{type: {name}}}]", f'plugins[0].type: the plugin type "{name}" is')
-            for name in ("predicted-latency-producer", "by-label")
+            for name in ("predicted-latency-producer", "precise-prefix-cache-scorer")
         ],
     ],
 )
@@ -517,10 +512,8 @@ def test_no_type_is_both_supported_and_not() -> None:
 
 def test_the_reason_is_said_for_what_is_not_here() -> None:
     with pytest.raises(ConfigError) as raised:
-        made("plugins: [{type: by-label}]")
-    assert str(raised.value).endswith(
-        "is not supported by this version: deprecated upstream, use label-selector-filter"
-    )
+        made("plugins: [{type: latency-slo-admitter}]")
+    assert str(raised.value).endswith("is not supported by this version: there is no latency predictor")
     assert all(UNSUPPORTED_TYPES.values())
 
 
@@ -649,7 +642,22 @@ SUFFIXES = {
     "preference": Kind.FILTER,
     "identity": Kind.PRODUCER,
 }
-SEVERAL = {"context-length-aware": {Kind.SCORER, Kind.FILTER}, "topology-extractor": {Kind.TOPOLOGY}}
+SEVERAL = {
+    "context-length-aware": {Kind.SCORER, Kind.FILTER},
+    "topology-extractor": {Kind.TOPOLOGY},
+    "dcgm-data-source": {Kind.SIDE_SOURCE},
+    "models-data-source": {Kind.SIDE_SOURCE},
+    "dcgm-extractor": {Kind.SIDE_EXTRACTOR},
+    "models-data-extractor": {Kind.SIDE_EXTRACTOR},
+    "k8s-notification-source": {Kind.NOTIFICATION},
+    "endpoint-notification-source": {Kind.NOTIFICATION},
+    "destination-endpoint-served-verifier": {Kind.RESPONSE_HEADER},
+    "by-label": {Kind.FILTER},
+    "by-label-selector": {Kind.FILTER},
+    "disagg-headers-handler": {Kind.NOTHING},
+    "prefill-header-handler": {Kind.NOTHING},
+    "tokenizer": {Kind.PRODUCER},
+}
 
 
 FLOW_TYPES = {

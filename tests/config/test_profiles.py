@@ -88,6 +88,8 @@ def test_token_producer_and_single_profile_handler_change_nothing() -> None:
 
 EXPERIMENTAL = [
     ("agent-identity", ""),
+    ("dcgm-data-source", ""),
+    ("dcgm-extractor", ""),
     ("endpoint-attribute-filter", ""),
     ("endpoint-attribute-scorer", ""),
     ("header-label-affinity-scorer", "{headerName: x-zone, labelKey: zone}"),
@@ -122,7 +124,7 @@ def test_these_are_all() -> None:
 
 @pytest.mark.parametrize(
     "name, parameters",
-    [each for each in EXPERIMENTAL if not re.search("attribute|priority|eviction|ceiling", each[0])],
+    [each for each in EXPERIMENTAL if not re.search("attribute|dcgm|priority|eviction|ceiling", each[0])],
 )
 def test_what_is_allowed_is_made(name: str, parameters: str) -> None:
     entry = f"{{type: {name}, parameters: {parameters or '{}'}}}"

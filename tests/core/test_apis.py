@@ -525,3 +525,52 @@ def test_bytes_that_are_not_utf8_are_the_servers_to_judge_where_they_are_not_rea
     assert b"\xff" in parse(Api.CHAT_COMPLETIONS, body).prompt
     with pytest.raises(Rejected, match="error unmarshaling request bodyMap"):
         parse(Api.CHAT_COMPLETIONS, b'{"model":"\xff","messages":[]}')
+
+
+# --- SGLang's own API -----------------------------------------------------------------------------
+
+
+def sglang(**fields: Any) -> Any:
+    return parse(Api.SGLANG_GENERATE, json.dumps(fields).encode())
+
+
+def test_sglangs_own_api_is_understood_where_it_is_asked_for() -> None:
+    assert Parsers((Parser.SGLANG_HTTP,)).api_of("/generate") is Api.SGLANG_GENERATE
+    assert Parsers((Parser.SGLANG_HTTP, Parser.VLLM_HTTP)).api_of("/inference/v1/generate") is Api.GENERATE
+    assert Parsers().api_of("/generate") is Api.PASSTHROUGH
+
+
+def test_its_prompts_are_tokens_or_text_one_or_several() -> None:
+    one = sglang(input_ids=[1, 2, 50_000])
+    assert one.prompt == prompt(Api.GENERATE, token_ids=[1, 2, 50_000])
+    assert sglang(input_ids=[[1, 2], [3]]).prompt == prompt(COMPLETIONS, prompt=[[1, 2], [3]])
+    assert sglang(text="hello").prompt == prompt(COMPLETIONS, prompt="hello")
+    assert sglang(text=["a", "b"]).prompt == prompt(COMPLETIONS, prompt=["a", "b"])
+
+
+def test_what_else_it_says() -> None:
+    found = sglang(input_ids=[1], sampling_params={"max_new_tokens": 9}, stream=True, extra_key="tenant")
+    assert (found.model, found.max_output_tokens, found.streaming, found.cache_salt) == (
+        "",
+        9,
+        True,
+        "tenant",
+    )
+    assert sglang(input_ids=[[1], [2]], sampling_params=[{"max_new_tokens": 9}]).max_output_tokens is None
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (b"{}", "invalid generate request: must have non-empty input_ids or text field"),
+        (b'{"input_ids":[]}', "invalid generate request: must have non-empty input_ids or text field"),
+        (
+            b'{"input_ids":5}',
+            "invalid generate request: must have non-empty input_ids or text field: neither",
+        ),
+        (b'{"input_ids":["x"', "error unmarshaling request bodyMap: "),
+        (b'{"text":"a","extra_key":5}', "invalid generate request: "),
+    ],
+)
+def test_what_sglang_could_not_answer_is_refused(body: bytes, message: str) -> None:
+    assert refusal(Api.SGLANG_GENERATE, body).startswith(message)

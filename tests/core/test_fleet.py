@@ -117,16 +117,17 @@ def test_everybody_is_a_candidate_whatever_they_can_do() -> None:
     dead, untried, up = fleet.endpoints
     fleet.lost(dead, 0.0, "gone")
     fleet.answered(up, 0.0)
-    assert fleet.candidates(0.0) == (dead, untried, up)
-    assert fleet.candidates(0.0) is fleet.candidates(1.0), "one tuple, so that what follows from it may stand"
-    assert fleet.candidates(0.0, among=[up, dead]) == [up, dead]
+    before = fleet.endpoints
+    assert before == (dead, untried, up)
+    fleet.expire(1.0)
+    assert fleet.endpoints is before, "one tuple, so that what follows from it may stand"
     fleet.replace([dead.spec], 1.0)
-    assert fleet.candidates(1.0) == (dead,)
+    assert fleet.endpoints == (dead,)
 
 
 def test_a_reading_grows_old_within_a_subset_too() -> None:
     fleet, endpoint = used()
-    fleet.candidates(3.0, among=[endpoint])
+    fleet.expire(3.0)
     assert endpoint.load == Load()
 
 
@@ -136,13 +137,13 @@ def test_readings_of_different_ages_are_forgotten_one_by_one() -> None:
     old, young = fleet.endpoints
     fleet.reading(old, Load(waiting=3), 0.0)
     fleet.reading(young, Load(waiting=4), 1.0)
-    fleet.candidates(1.9)
+    fleet.expire(1.9)
     assert (old.load, young.load) == (Load(waiting=3), Load(waiting=4))
-    fleet.candidates(2.0)
+    fleet.expire(2.0)
     assert (old.load, old.load_at, young.load, young.load_at) == (Load(), None, Load(waiting=4), 1.0)
-    fleet.candidates(2.9)
+    fleet.expire(2.9)
     assert young.load == Load(waiting=4)
-    fleet.candidates(3.0)
+    fleet.expire(3.0)
     assert (young.load, young.load_at) == (Load(), None)
 
 
@@ -164,14 +165,14 @@ def test_a_reading_grows_old_without_a_request_too() -> None:
             lambda fleet, endpoint: fleet.replace([replace(SPEC, labels={"a": "b"})], 0.0), id="label"
         ),
         pytest.param(lambda fleet, endpoint: fleet.replace([], 0.0), id="left"),
-        pytest.param(lambda fleet, endpoint: fleet.candidates(3.0), id="too-old"),
+        pytest.param(lambda fleet, endpoint: fleet.expire(3.0), id="too-old"),
         pytest.param(lambda fleet, endpoint: fleet.failed(endpoint, 2.0, "500"), id="failed"),
     ],
 )
 def test_the_version_grows_with_every_look_and_every_list(change: Callable[[Fleet, Endpoint], Any]) -> None:
     fleet, endpoint = used()
     before = fleet.version
-    fleet.candidates(1.5)
+    fleet.expire(1.5)
     Reservation(endpoint, 1)
     assert fleet.version == before, "neither a pick nor a reservation is news"
     change(fleet, endpoint)
@@ -474,7 +475,7 @@ def test_a_restart_is_noticed(between: list[float]) -> None:
     fleet.reading(endpoint, Load(), 1.0)
     assert endpoint.life == 0
     for now in between:
-        fleet.candidates(now)
+        fleet.expire(now)
     assert endpoint.life == 0, "a reading that is too old is no restart"
     fleet.reading(endpoint, Load(started_at=2.0), 100.0)
     assert endpoint.life == 1

@@ -321,7 +321,7 @@ def test_capacity_stays_known_when_the_reading_is_gone() -> None:
     fleet = fleet_of([cache(16, 1000)], stale_after=2.0)
     (endpoint,), index = fleet.endpoints, index_of(auto_tune=True)
     index.record(endpoint, chain_of(1))
-    fleet.candidates(10.0)
+    fleet.expire(10.0)
     assert endpoint.load.cache_blocks is None
     index.record(endpoint, chain_of(2))
     assert endpoint.memory[index].capacity == 250

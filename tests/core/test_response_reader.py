@@ -662,3 +662,36 @@ def test_a_count_that_no_engine_can_mean_tells_nothing(count: str) -> None:
     reader.feed(b'{"usage": {"prompt_tokens": ' + count.encode() + b"}}")
     reader.end()
     assert reader.usage is None
+
+
+# --- SGLang's own API -----------------------------------------------------------------------------
+
+SGLANG = Api.SGLANG_GENERATE
+META = {"prompt_tokens": 7, "completion_tokens": 2, "cached_tokens": 4, "finish_reason": None}
+STOPPED = {**META, "completion_tokens": 3, "finish_reason": {"type": "stop", "matched": 2}}
+
+
+def test_sglangs_events_tell_the_counts_so_far_and_the_last_one_counts() -> None:
+    stream = events({"text": "a", "meta_info": META}, {"text": "ab", "meta_info": STOPPED}, "[DONE]")
+    assert facts([stream], SGLANG) == (Usage(7, 3, 4, 10), "stop", None, len(stream))
+    assert facts(cut(stream, range(1, len(stream), 3)), SGLANG)[:3] == (Usage(7, 3, 4, 10), "stop", None)
+
+
+def test_an_error_in_them_is_no_token() -> None:
+    stream = events({"error": {"message": "out of memory", "code": 500}})
+    assert facts([stream], SGLANG) == (None, None, "out of memory", None)
+
+
+@pytest.mark.parametrize(
+    "answer, usage, finish",
+    [
+        ({"text": "ab", "meta_info": STOPPED}, Usage(7, 3, 4, 10), "stop"),
+        ([{"meta_info": META}, {"meta_info": STOPPED}], Usage(14, 5, 8, 19), "stop"),
+        ([{"meta_info": {"prompt_tokens": 1}}, {"meta_info": STOPPED}], Usage(8, None, None, None), "stop"),
+        ({"meta_info": {"finish_reason": "length"}}, None, "length"),
+        ([], None, None),
+        ({}, None, None),
+    ],
+)
+def test_sglangs_whole_answers(answer: Any, usage: Usage | None, finish: str | None) -> None:
+    assert facts([json.dumps(answer).encode()], SGLANG, "application/json")[:2] == (usage, finish)

@@ -40,16 +40,25 @@ class Best:
         return [endpoints[totals.index(max(totals))]]
 
 
+class APool:
+    """A pool of all that the fleet has."""
+
+    def __init__(self, title: str, fleet: Fleet) -> None:
+        self.title, self.members = title, fleet
+        profile = Profile(scorers=[("halves", Halves(), 3.0)], picker=("best", Best()))
+        self.scheduler = Scheduler(fleet, profile, chance=random.Random(1))
+
+
 @pytest.fixture
 def state() -> admin.AdminState:
     fleet = Fleet()
     fleet.replace(SPECS, 0.0)
-    profile = Profile(scorers=[("halves", Halves(), 3.0)], picker=("best", Best()))
+    pools = [APool("qwen", fleet), APool("phi", Fleet())]
     return admin.AdminState(
         metrics=Metrics(version="1"),
         readiness=Readiness(),
         fleet=fleet,
-        scheduler=Scheduler(fleet, profile, chance=random.Random(1)),
+        pools=lambda: pools,
         clock=lambda: 12.5,
         wall_clock=lambda: 1000.0,
     )
@@ -77,11 +86,11 @@ async def get(site: str, path: str, method: str = "GET") -> tuple[int, Any]:
         return response.status, json.loads(text) if response.content_type == "application/json" else text
 
 
-def pick(state: admin.AdminState, request_id: str = "r1", now: float = 12.0) -> None:
+def pick(state: admin.AdminState, request_id: str = "r1", now: float = 12.0, pool: int = 0) -> None:
     request = Request(
         id=request_id, payload=Payload(model="m", prompt=b"x" * 40), target_model="n", headers={}
     )
-    result = state.scheduler.pick(request, now)
+    result = [*state.pools()][pool].scheduler.pick(request, now)
     if isinstance(result, Decision):
         result.reservation.release()
 
@@ -221,7 +230,7 @@ async def test_a_limit_that_is_none_is_refused(site: str, limit: str) -> None:
 async def test_a_question_that_is_misspelt_is_refused(site: str) -> None:
     assert await get(site, "/debug/picks?limits=5") == (
         400,
-        {"error": "'limits': unknown, there is only limit"},
+        {"error": "'limits': unknown, there are limit and pool"},
     )
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
+from epp.core.directives import OBJECTIVE_HEADERS
 from epp.core.flow.control import Fate
-from epp.core.flow.objectives import FAIRNESS_HEADERS, OBJECTIVE_HEADERS, Objectives
 from epp.core.flow.policies import Flow, FlowSettings
 from epp.core.flow.shedding import Shedding
+from epp.core.flow.tenants import FAIRNESS_HEADERS
 from epp.core.rejection import DROPPED_REASON_HEADER, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
@@ -29,7 +30,7 @@ from scorers.priority_then_time_eviction_order_policy import PriorityThenTimeEvi
 from scorers.program_aware_fairness import ProgramAwareFairness
 from scorers.sheddable_eviction_filter import SheddableEvictionFilter
 from tests.core.conversation import decide
-from tests.core.flow.pools import PRIORITIES, band_of, occupy, request_of, settings_of
+from tests.core.flow.pools import ASKED, band_of, occupy, request_of, settings_of
 from tests.picking import fleet_of
 from tests.runtime.raw_server import eventually
 from tests.runtime.test_server import Call, Watcher, body, response_body, response_headers
@@ -52,17 +53,19 @@ class Setting:
         self.plain = ExtProc(
             scheduler=self,
             health=self.fleet,
-            settings=StreamSettings(Parsers(), self.budget, new_id=lambda: "made-id"),
+            settings=StreamSettings(
+                Parsers(), self.budget, new_id=lambda: "made-id", directives=ASKED
+            ),
             observer=self.watcher,
             clock=time.monotonic,
         )
         self.queues: Queues = queued(
             *(settings, self.plain),
-            fleet=self.fleet,
-            objectives=Objectives(PRIORITIES),
+            pool=self.fleet,
             pool_name="pool",
             loop=asyncio.get_running_loop,
         )
+        self.fleet.on_news = lambda endpoint: self.queues.gate.wake()
         self.channel: grpc.aio.Channel
 
     def pick(self, request: Request, now: float) -> Decision | Rejection:
@@ -312,8 +315,7 @@ def test_without_the_gate_sheddable_requests_are_shed_while_the_pool_is_full() -
         def pick(self, request: Request, now: float) -> Decision | Rejection:
             return decide(endpoint)
 
-    objectives = Objectives(PRIORITIES)
-    chooser = Shedding(Scheduler(), fleet, ConcurrencyDetector(max_concurrency=3), objectives)
+    chooser = Shedding(Scheduler(), fleet, ConcurrencyDetector(max_concurrency=3))
     occupy(endpoint, 2)
     assert isinstance(chooser.pick(request_of("batch"), 0.0), Decision)
     shed = chooser.pick(request_of("batch"), 0.0)
@@ -321,5 +323,3 @@ def test_without_the_gate_sheddable_requests_are_shed_while_the_pool_is_full() -
     assert shed.body == "inference error: ResourceExhausted - system saturated, sheddable request dropped"
     assert isinstance(chooser.pick(request_of("standard"), 0.0), Decision)
     assert isinstance(chooser.pick(request_of("no-such"), 0.0), Decision)
-    objectives.replace({})
-    assert isinstance(chooser.pick(request_of("batch"), 0.0), Decision)

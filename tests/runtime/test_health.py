@@ -60,6 +60,23 @@ async def test_a_name_serves_when_the_process_is_ready_and_liveness_always(
     assert await check(channel, name) == unready
 
 
+@pytest.mark.parametrize("name", [*NAMES, "anything"])
+async def test_with_leader_election_only_the_leader_is_ready_and_strange_names_are_unknown(
+    channel: grpc.aio.Channel, state: Readiness, name: str
+) -> None:
+    why_not = "not the leader"
+    state.is_synced, state.follows = True, lambda: why_not
+    if name == "anything":
+        assert await check(channel, name) == HealthCheckResponse.SERVICE_UNKNOWN
+        return
+    follows = SERVING if name == "liveness" else NOT_SERVING
+    assert (await check(channel, name), state.reason) == (follows, "not the leader")
+    why_not = ""
+    assert (await check(channel, name), state.reason) == (SERVING, "")
+    state.is_draining = True
+    assert await check(channel, name) == follows
+
+
 async def test_list_tells_the_names_that_gateways_ask_for(
     channel: grpc.aio.Channel, state: Readiness
 ) -> None:

@@ -6,6 +6,7 @@ shown in tests/system/test_kubernetes.py.
 
 import asyncio
 import datetime as dt
+import itertools
 import json
 import logging
 import random
@@ -24,11 +25,13 @@ from epp.config.cluster.objects import Pod
 from epp.core.directives import Directives
 from epp.core.fleet import EndpointSpec
 from epp.runtime.errors import StartError
-from epp.runtime.kubernetes import following
+from epp.runtime.kubernetes import discovery, following
 from epp.runtime.kubernetes.api import KubernetesApi, Resource
 from epp.runtime.kubernetes.discovery import KubernetesDiscovery, KubernetesSettings, selected
 from epp.runtime.kubernetes.following import LONGEST_PAUSE, LONGEST_RECHECK, Following, Pauses
+from epp.runtime.kubernetes.namespace import Namespaces
 from epp.runtime.kubernetes.store import ApiFault, Expired, Store, lists
+from epp.runtime.metrics import Values
 from epp.runtime.tls import self_signed
 from tests.runtime.raw_server import Peer, RawServer, Serve, answer, answering, eventually, serving
 
@@ -276,7 +279,7 @@ async def test_what_was_told_stays_while_the_api_is_away() -> None:
         await eventually(lambda: "a" in pods.objects)
         api.fault = AWAY
         api.end_watches()
-        await eventually(lambda: pods.faults >= 5)
+        await eventually(lambda: pods.faults["pods"] >= 5)
         assert (set(pods.objects), pods.fault) == ({"a"}, AWAY)
         api.fault = None
         await eventually(lambda: pods.fault is None)
@@ -301,7 +304,7 @@ async def test_a_line_that_is_no_event_ends_the_watch_only(line: bytes) -> None:
         await eventually(lambda: api.count("watch", PODS) == 1)
         api.tell(PODS, line)
         api.change(PODS, pod("a"))
-        await eventually(lambda: pods.faults > 0)
+        await eventually(lambda: pods.faults["pods"] > 0)
         api.forget()
         await eventually(lambda: "a" in pods.objects)
 
@@ -314,9 +317,11 @@ async def test_another_selection_is_another_list() -> None:
         api.objects[PODS.path("models")] = {"b": pod("b")}
         pods.select({"labelSelector": "app=a"})
         assert api.count("list", PODS) == 1, "the same"
+        assert pods.is_selected
         pods.select({"labelSelector": "app=b"})
-        assert set(pods.objects) == {"a"}, "until the others are listed"
+        assert set(pods.objects) == {"a"} and not pods.is_selected, "until the others are listed"
         await eventually(lambda: set(pods.objects) == {"b"})
+        assert pods.is_selected
         assert api.asked[-1][2]["labelSelector"] == "app=b"
         pods.select(None)
         assert pods.objects == {} and pods.is_told and not pods.is_listed
@@ -324,6 +329,29 @@ async def test_another_selection_is_another_list() -> None:
         pods.select({})
         await eventually(lambda: set(pods.objects) == {"b"})
         assert len(api.asked) > before
+
+
+@pytest.mark.parametrize("fault", [None, AWAY], ids=["a list", "a fault"])
+async def test_an_answer_that_comes_when_nobody_asks_any_more_is_forgotten(fault: ApiFault | None) -> None:
+    """Else the slices of an annotation that has gone would stay endpoints for ever."""
+    api, is_asked, arrives = Api(), asyncio.Event(), asyncio.Event()
+    api.change(PODS, pod("a"))
+    api.fault = fault
+    answer = api.fetch
+
+    async def late(path: str, query: Mapping[str, str]) -> bytes:
+        is_asked.set()
+        await arrives.wait()
+        return await answer(path, query)
+
+    api.fetch = late  # type: ignore[method-assign]
+    async with followed(api) as pods:
+        await is_asked.wait()
+        arrives.set()
+        pods.select(None)
+        await asyncio.sleep(0)
+        assert pods.objects or pods.fault, "it came"
+        await eventually(lambda: not pods.objects and pods.fault is None and not pods.is_listed)
 
 
 async def test_again_lists_again() -> None:
@@ -396,6 +424,29 @@ def test_an_event_that_changes_nothing_that_counts_is_no_change() -> None:
     same = pod("a")
     same["metadata"]["managedFields"] = [{"manager": "kubelet"}]
     assert not store.take_event(event("MODIFIED", same))
+
+
+def stopping(document: Object) -> Object:
+    return {**document, "metadata": {**document["metadata"], "deletionTimestamp": "2025-11-21T10:00:00Z"}}
+
+
+@pytest.mark.parametrize(
+    "kind, changed, is_pressing",
+    [
+        pytest.param("MODIFIED", pod("a", size="m"), False, id="a-label"),
+        pytest.param("MODIFIED", stopping(pod("a")), True, id="told-to-stop"),
+        pytest.param("MODIFIED", {**pod("a"), "status": {"podIP": "10.0.0.1"}}, True, id="not-ready"),
+        pytest.param("MODIFIED", pod("a", "10.0.0.2"), True, id="elsewhere"),
+        pytest.param("DELETED", pod("a"), True, id="gone"),
+        pytest.param("ADDED", pod("b", "10.0.0.2"), True, id="another"),
+    ],
+)
+def test_some_changes_press(kind: str, changed: Object, is_pressing: bool) -> None:
+    store = Store(Pod, lambda one: (one.serves, one.status.pod_ip))
+    store.take_list(listed(pod("a")))
+    store.is_pressing = False
+    assert store.take_event(event(kind, changed))
+    assert store.is_pressing is is_pressing
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"metadata": {}, "items": [1]}'])
@@ -514,14 +565,22 @@ class World:
         self.now = 1_763_719_200.0  # 2025-11-21T10:00:00Z
         self.told: list[dict[str, str]] = []
         self.specs: dict[str, EndpointSpec] = {}
-        self.discovery = KubernetesDiscovery(
+        clock = asyncio.get_running_loop().time
+        self.namespaces = Namespaces(
             self.api,  # type: ignore[arg-type]
-            KubernetesSettings(**{"pool": "qwen", "namespace": "models", "start_timeout": 10.0, **settings}),
-            self._take,
-            directives=self.directives,
-            clock=asyncio.get_running_loop().time,
-            unix_clock=lambda: self.now,
+            group=settings.pop("group", POOLS.group),
+            clock=clock,
             chance=random.Random(1),
+        )
+        self.discovery = KubernetesDiscovery(
+            settings.pop("namespace", None) or self.namespaces.at("models"),
+            KubernetesSettings(**{"pool": "qwen", "start_timeout": 10.0, **settings}),
+            self._take,
+            title="qwen",
+            directives=self.directives,
+            voice=self.namespaces.voice,
+            clock=clock,
+            unix_clock=lambda: self.now,
         )
 
     def _take(self, specs: Sequence[EndpointSpec]) -> None:
@@ -530,12 +589,14 @@ class World:
 
     @asynccontextmanager
     async def running(self) -> Any:
+        await self.api.open()
         await self.discovery.start()
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(self.discovery.run())
+            tasks = [group.create_task(each.run()) for each in (self.namespaces, self.discovery)]
             await asyncio.sleep(0)  # it has begun
             yield self
-            task.cancel()
+            for task in tasks:
+                task.cancel()
         assert not self.api.is_open
 
 
@@ -700,6 +761,88 @@ async def test_a_pool_that_is_not_understood_stays_what_it_was(world: World) -> 
         assert world.told == [{"a-rank-0": "10.0.0.1:8000"}]
 
 
+async def test_a_pool_that_was_never_understood_is_there_all_the_same(world: World) -> None:
+    broken = pool()
+    broken["spec"]["targetPorts"] = [{"number": "eight"}]
+    world.api.change(POOLS, broken)
+    async with world.running():
+        assert world.discovery.detail().startswith("inferencepools qwen is not understood: Expected `int`")
+        assert "not there" not in world.discovery.detail()
+        world.api.change(POOLS, pool())
+        await eventually(lambda: world.told == [{}])
+
+
+async def test_a_pool_that_selects_nothing_is_empty_and_says_so() -> None:
+    """The kinds before v1 let it through."""
+    world = World(group=OLD_GROUP)
+    nothing = old_pool()
+    nothing["spec"]["selector"] = {}
+    world.api.change(OLD_POOLS, nothing)
+    world.api.change(PICKERS, {"metadata": {"name": "fleet-epp"}})
+    world.api.change(PODS, pod("a"))
+    async with world.running():
+        assert world.told == [{}]
+        assert world.discovery.detail() == (
+            "InferencePool qwen: its selector is empty, so that no pod belongs to it: name their labels"
+        )
+        world.api.change(OLD_POOLS, old_pool())
+        await eventually(lambda: world.told[-1] == {"a-rank-0": "10.0.0.1:8000"})
+        await eventually(lambda: world.discovery.detail() == "")
+
+
+async def test_a_selector_of_slices_that_is_none_is_a_finding(world: World) -> None:
+    world.api.faults[SLICES.path("models")] = ApiFault(400, "the API answers 400: unable to parse")
+    world.api.change(POOLS, pool(slices="a in (b"))
+
+    def findings() -> float:
+        (found,) = [one for one in world.discovery.families() if one.name == "fleet_epp_kubernetes_findings"]
+        return float(dict(found.values)["qwen",])
+
+    async with world.running():
+        await eventually(lambda: findings() == 1.0)
+        world.api.faults.clear()
+        await eventually(lambda: findings() == 0.0)
+
+
+async def test_a_pod_that_is_told_to_stop_does_not_wait_for_the_end_of_a_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests would go there meanwhile. Lists take 5 ms here, and rests as long as they may be: an hour."""
+    clock = itertools.count(step=0.005)
+    monkeypatch.setattr(world.discovery, "_clock", lambda: next(clock))
+    monkeypatch.setattr(discovery, "REST", 1_000_000)
+    monkeypatch.setattr(discovery, "LONGEST_REST", 3_600.0)
+    world.api.change(POOLS, pool())
+    for name in "abc":
+        world.api.change(PODS, pod(name))
+
+    def leaving() -> set[str]:
+        return {name for name, spec in world.specs.items() if spec.leaving}
+
+    async with world.running():
+        for number, name in enumerate("abc", 1):
+            world.api.change(PODS, stopping(pod(name)))
+            await eventually(lambda expected=number: len(leaving()) == expected)
+
+
+async def test_a_pod_of_two_pools_is_told_unless_this_process_serves_both(world: World) -> None:
+    other = pool()
+    other["metadata"]["name"] = "phi"
+    world.api.change(POOLS, pool())
+    world.api.change(POOLS, other)
+    world.api.change(PODS, pod("a", app="qwen"))
+    beside = World(pool="phi", namespace=world.namespaces.at("models"))
+    said = "pod a belongs to InferencePool phi as well"
+    async with world.running():
+        assert (world.told, world.discovery.detail()) == ([{"a-rank-0": "10.0.0.1:8000"}], "")
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(beside.discovery.run())
+            await asyncio.sleep(0)  # it has begun
+            task.cancel()
+        world.api.change(PODS, pod("b"))
+        await eventually(lambda: said in world.discovery.detail())
+
+
 async def test_a_heartbeat_grows_old_without_any_event(world: World) -> None:
     world.api.change(POOLS, pool(slices="fleet=macs"))
     world.api.change(SLICES, mac())
@@ -729,6 +872,7 @@ async def test_sighup_asks_for_everything_again(world: World) -> None:
     world.api.change(POOLS, pool())
     async with world.running():
         await eventually(lambda: world.api.count("watch", PODS) == 1)
+        world.namespaces.reread()
         world.discovery.reread()
         await eventually(lambda: world.api.count("list", PODS) == world.api.count("list", POOLS) == 2)
         world.discovery.recheck("studio.local")
@@ -738,29 +882,30 @@ async def test_what_it_tells_prometheus() -> None:
     world = World(start_timeout=0.0)
     world.api.change(POOLS, pool())
     waiting = pod("a")
-    del waiting["status"]["podIP"]
+    del waiting["status"]["podIP"], waiting["status"]["conditions"]
     world.api.change(PODS, waiting)
     world.api.fault = AWAY
 
     def told() -> dict[str, dict[tuple[str, ...], Any]]:
-        return {family.name: dict(family.values) for family in world.discovery.families()}
+        families = itertools.chain(world.discovery.families(), world.namespaces.families())
+        return {family.name: dict(family.values) for family in families if isinstance(family, Values)}
 
     async with world.running():
-        await eventually(lambda: told()["fleet_epp_kubernetes_current"] == {(): 0.0})
+        await eventually(lambda: told()["fleet_epp_kubernetes_current"] == {("qwen",): 0.0})
         assert told()["fleet_epp_kubernetes_faults_total"][("inferencepools",)] >= 2.0
         assert told()["fleet_epp_kubernetes_faults_total"][("pods",)] == 0.0
         world.api.fault = None
         await eventually(lambda: world.told == [{}])
-        await eventually(lambda: world.discovery.detail() == "pod a: it has no address")
-        assert told()["fleet_epp_kubernetes_current"] == {(): 1.0}
-        assert told()["fleet_epp_kubernetes_pods_without_address"] == {(): 1.0}
-        assert told()["fleet_epp_kubernetes_findings"] == {(): 0.0}
+        await eventually(lambda: world.discovery.detail() == "pod a: its Ready condition is not True")
+        assert told()["fleet_epp_kubernetes_current"] == {("qwen",): 1.0}
+        assert told()["fleet_epp_kubernetes_pods_without_address"] == {("qwen",): 1.0}
+        assert told()["fleet_epp_kubernetes_findings"] == {("qwen",): 0.0}
         world.api.change(PODS, pod("b", **{"fleet-epp.dev/tier": "first"}))
-        await eventually(lambda: told()["fleet_epp_kubernetes_findings"] == {(): 1.0})
+        await eventually(lambda: told()["fleet_epp_kubernetes_findings"] == {("qwen",): 1.0})
         broken = pool()
         broken["spec"]["targetPorts"] = [{"number": "eight"}]
         world.api.change(POOLS, broken)
-        await eventually(lambda: told()["fleet_epp_kubernetes_findings"] == {(): 2.0})
+        await eventually(lambda: told()["fleet_epp_kubernetes_findings"] == {("qwen",): 2.0})
         assert ("inferenceobjectives.llm-d.ai",) in told()["fleet_epp_kubernetes_faults_total"]
 
 
@@ -929,6 +1074,30 @@ async def test_kinds_that_come_later_win_from_then_on(fault: ApiFault, world: Wo
         await eventually(
             lambda: "chat of inference.networking.x-k8s.io: passed over" in world.discovery.detail()
         )
+
+
+async def test_objects_of_the_older_group_count_again_when_the_newer_is_taken_away(world: World) -> None:
+    world.api.change(POOLS, pool())
+    world.api.change(OLD_OBJECTIVES, objective("chat", 1))
+    world.api.change(OBJECTIVES, objective("chat", 7))
+    async with world.running():
+        assert world.directives.priorities == {"chat": 7}
+        await eventually(lambda: world.api.count("watch", OBJECTIVES) == 1)
+        world.api.faults[OBJECTIVES.path("models")] = ApiFault(404, "not found")
+        world.api.end_watches()
+        await eventually(lambda: world.api.count("list", OBJECTIVES) >= 4)
+        world.api.change(PODS, pod("a"))
+        await eventually(lambda: "a-rank-0" in world.specs)
+        assert world.directives.priorities == {"chat": 7}, "an API that comes up knows nothing for a while"
+        world.api.faults.clear()
+        await eventually(lambda: world.discovery.detail().startswith("InferenceObjective chat of inference"))
+
+        world.api.delete(OBJECTIVES, "chat")  # as the API does before the kind goes
+        await eventually(lambda: world.directives.priorities == {})
+        world.api.faults[OBJECTIVES.path("models")] = ApiFault(404, "not found")
+        world.api.end_watches()
+        await eventually(lambda: world.directives.priorities == {"chat": 1})
+        assert world.discovery.detail() == ""
 
 
 async def test_kinds_that_are_there_and_refused_are_told(world: World) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -20,6 +20,7 @@ from prometheus_client.utils import floatToGoString
 
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
+from epp.core.prefix import PrefixIndex
 from epp.core.rejection import NO_CANDIDATES
 from epp.core.request import Payload, Request
 from epp.core.response_reader import Usage
@@ -277,7 +278,7 @@ def test_a_long_page_is_written_in_pieces() -> None:
 def test_what_comes_while_the_page_is_read_spoils_nothing() -> None:
     metrics = Metrics()
     fleet = Fleet()
-    metrics.add(FleetMetrics(fleet, pool="pool", clock=lambda: 10.0))
+    metrics.add(FleetMetrics(lambda: [("pool", fleet)], clock=lambda: 10.0))
     for number in range(60):
         serve(metrics, request(f"model-{number}"))
     endpoints, *_ = fleet.replace(
@@ -402,7 +403,7 @@ def test_a_value_on_a_bound_belongs_below_it() -> None:
 
 def fleet_page(fleet: Fleet, now: float) -> Metrics:
     metrics = Metrics()
-    metrics.add(FleetMetrics(fleet, pool="pool", clock=lambda: now))
+    metrics.add(FleetMetrics(lambda: [("pool", fleet)], clock=lambda: now))
     return metrics
 
 
@@ -424,8 +425,13 @@ def test_unknown_readings_are_left_out_of_averages() -> None:
     assert value(metrics, "inference_pool_ready_pods", name="pool") == 4
     assert value(metrics, "llm_d_epp_per_endpoint_queue_size", name="pool", model_server_endpoint="a") == 2
     assert value(metrics, "llm_d_epp_per_endpoint_queue_size", name="pool", model_server_endpoint="c") is None
-    assert value(metrics, "fleet_epp_reading_age_seconds", namespace="default", endpoint="a") == 1
-    assert value(metrics, "fleet_epp_reading_age_seconds", namespace="default", endpoint="c") is None
+    assert (
+        value(metrics, "fleet_epp_reading_age_seconds", pool="pool", namespace="default", endpoint="a") == 1
+    )
+    assert (
+        value(metrics, "fleet_epp_reading_age_seconds", pool="pool", namespace="default", endpoint="c")
+        is None
+    )
 
 
 def test_nothing_known_is_no_average_and_no_zero() -> None:
@@ -433,7 +439,7 @@ def test_nothing_known_is_no_average_and_no_zero() -> None:
     fleet.replace([SPEC], 0.0)
     metrics = fleet_page(fleet, 1.0)
     assert value(metrics, "llm_d_epp_average_queue_size", name="pool") is None
-    assert value(metrics, "fleet_epp_endpoint_up", namespace="team", endpoint="gpu-0") is None
+    assert value(metrics, "fleet_epp_endpoint_up", pool="pool", namespace="team", endpoint="gpu-0") is None
     assert value(metrics, "llm_d_epp_ready_endpoints", name="pool") == 0
 
 
@@ -442,7 +448,7 @@ def test_an_endpoint_shows_whether_it_is_up_and_what_it_carries() -> None:
     (endpoint,), *_ = fleet.replace([SPEC], 0.0)
     fleet.lost(endpoint, 0.0, "refused")
     Reservation(endpoint, 30)
-    metrics, labels = fleet_page(fleet, 1.0), {"namespace": "team", "endpoint": "gpu-0"}
+    metrics, labels = fleet_page(fleet, 1.0), {"pool": "pool", "namespace": "team", "endpoint": "gpu-0"}
     assert value(metrics, "fleet_epp_endpoint_up", **labels) == 0
     assert value(metrics, "fleet_epp_endpoint_in_flight_requests", **labels) == 1
     assert value(metrics, "fleet_epp_endpoint_in_flight_tokens", **labels) == 30
@@ -466,6 +472,200 @@ def test_others_add_single_series() -> None:
 
 def test_the_process_itself_is_on_the_page() -> None:
     assert (value(Metrics(), "process_resident_memory_bytes") or 0) > 1e6
+
+
+# --- several pools on one page
+
+
+def two_pools() -> tuple[Metrics, Fleet]:
+    """Two pools; the second endpoint is in both."""
+    fleet = Fleet()
+    first, second = fleet.replace(
+        (EndpointSpec(name=name, ip="10.0.0.1", port=port) for port, name in enumerate("ab", start=1)), 0.0
+    )[0]
+    fleet.reading(first, Load(waiting=2), 10.0)
+    fleet.reading(second, Load(waiting=4), 10.0)
+    metrics = Metrics()
+    views = {
+        "one": SimpleNamespace(endpoints=[first, second], expire=fleet.expire),
+        "two": SimpleNamespace(endpoints=[second], expire=fleet.expire),
+    }
+    metrics.add(FleetMetrics(lambda: cast("Any", views.items()), clock=lambda: 11.0))
+    return metrics, fleet
+
+
+def test_each_pool_has_its_own_figures() -> None:
+    metrics, _ = two_pools()
+    for prefix in ("llm_d_epp", "inference_pool"):
+        assert value(metrics, f"{prefix}_average_queue_size", name="one") == 3
+        assert value(metrics, f"{prefix}_average_queue_size", name="two") == 4
+    assert value(metrics, "llm_d_epp_ready_endpoints", name="one") == 2
+    assert value(metrics, "inference_pool_ready_pods", name="two") == 1
+    for pool in ("one", "two"):
+        labels = {"pool": pool, "namespace": "default", "endpoint": "b"}
+        assert value(metrics, "fleet_epp_reading_age_seconds", **labels) == 1
+
+
+def heads(metrics: Metrics) -> list[str]:
+    return [line for line in metrics.page().decode().splitlines() if line.startswith(("# HELP", "# TYPE"))]
+
+
+def observed(*values: float) -> Histogram:
+    histogram = Histogram((1.0, 2.0))
+    for each in values:
+        histogram.observe(each)
+    return histogram
+
+
+def told(pool: str, count: float, *seconds: float) -> Told:
+    return Told(
+        Values("x_total", "counter", "All.", ("kind",), {("a",): count}),
+        Values("x_of_pool_total", "counter", "One pool's.", ("pool",), {(pool,): count}),
+        Values("x_now", "gauge", "Now.", (), {(): count}),
+        Histograms("x_seconds", "Time.", (), {(): observed(*seconds)}),
+    )
+
+
+def test_what_several_tell_is_one_family() -> None:
+    metrics = Metrics()
+    metrics.add(told("one", 3, 0.5), told("two", 4, 1.5, 5.0))
+    assert len(heads(metrics)) == len(set(heads(metrics)))
+    assert value(metrics, "x_total", kind="a") == 7
+    assert value(metrics, "x_of_pool_total", pool="one") == 3
+    assert value(metrics, "x_of_pool_total", pool="two") == 4
+    assert value(metrics, "x_now") == 4, "of gauges the largest"
+    buckets = [value(metrics, "x_seconds_bucket", le=bound) for bound in ("1.0", "2.0", "+Inf")]
+    assert (buckets, value(metrics, "x_seconds_sum")) == ([1, 2, 3], 7.0)
+
+
+def test_a_pools_series_go_with_it_and_totals_stay() -> None:
+    metrics, one, two = Metrics(), told("one", 3, 0.5), told("two", 4, 1.5)
+    metrics.add(one, two)
+    metrics.remove(one)
+    assert value(metrics, "x_of_pool_total", pool="one") is None
+    assert value(metrics, "x_of_pool_total", pool="two") == 4
+    assert value(metrics, "x_total", kind="a") == 7, "a counter that fell would look like a restart"
+    assert value(metrics, "x_seconds_count") == 2
+    metrics.remove(two)
+    assert value(metrics, "x_now") is None
+    assert value(metrics, "x_total", kind="a") == 7
+    metrics.add(told("three", 1))
+    assert value(metrics, "x_total", kind="a") == 8
+
+
+@given(turns=st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.floats(0, 3)), max_size=30))
+def test_totals_never_fall_whatever_comes_and_goes(turns: list[tuple[bool, int, float]]) -> None:
+    metrics, there, expected = Metrics(), list[Told](), 0
+    for comes, count, seconds in turns:
+        if comes or not there:
+            there.append(told("pool", count, seconds))
+            metrics.add(there[-1])
+            expected += count
+        else:
+            metrics.remove(there.pop(count % len(there)))
+        found = {family.name: family for family in metrics.families()}
+        total = found["x_total"]
+        assert isinstance(total, Values) and total.values["a",] == expected
+
+
+# --- what a request is at
+
+
+def test_what_is_in_flight_is_shown_where_it_is_and_whose_it_is() -> None:
+    fleet = Fleet()
+    first, second = fleet.replace(
+        (EndpointSpec(name=name, ip="10.0.0.1", port=port) for port, name in enumerate("ab", start=1)), 0.0
+    )[0]
+    metrics = Metrics()
+    placed = [
+        msgspec.structs.replace(decision(first), reservation=Reservation(first, tokens))
+        for tokens in (30, 12)
+    ]
+    alice = request(headers={"x-llm-d-inference-fairness-id": "alice"}, priority=2)
+    for each in placed:
+        metrics.requests.placed(alice, each, 0.0)
+    flow = {"namespace": "default", "producer_name": "inflight-load-producer"}
+    flow |= {"fairness_id": "alice", "priority": "2"}
+    at_first, at_second = {"endpoint_name": "a", **flow}, {"endpoint_name": "b", **flow}
+    assert value(metrics, "llm_d_epp_inflight_requests", **at_first) == 2
+    assert value(metrics, "llm_d_epp_inflight_tokens", **at_first) == 42
+    placed[0].reservation.move(second)
+    placed[1].reservation.prefilled()
+    assert value(metrics, "llm_d_epp_inflight_tokens", **at_first) == 0
+    assert value(metrics, "llm_d_epp_inflight_tokens", **at_second) == 30
+    for each in placed:
+        metrics.requests.finished(Outcome(received_at=1.0, request=alice, decision=each), 2.0)
+    assert value(metrics, "llm_d_epp_inflight_requests", **at_first) is None
+    assert value(metrics, "llm_d_epp_inflight_requests", **at_second) is None
+
+
+def test_from_the_first_byte_to_the_pick_is_counted() -> None:
+    metrics = Metrics()
+    serve(metrics, request(), picked_at=10.25)
+    assert value(metrics, "llm_d_epp_request_processing_duration_seconds_sum") == 0.25
+
+
+@pytest.mark.parametrize(
+    "headers, kind",
+    [
+        (None, "decode-only"),
+        ({"x-prefiller-host-port": None}, "decode-only"),
+        ({"x-prefiller-host-port": "10.0.0.2:8000"}, "prefill-decode"),
+        ({"x-encoder-hosts-ports": "10.0.0.3:8000"}, "encode-decode"),
+        (
+            {"x-prefiller-host-port": "10.0.0.2:8000", "x-encoder-hosts-ports": "10.0.0.3:8000"},
+            "encode-prefill-decode",
+        ),
+    ],
+)
+def test_requests_that_several_work_on_are_told_apart(
+    headers: dict[str, str | None] | None, kind: str
+) -> None:
+    metrics = Metrics()
+    metrics.requests.stages = ("mine", "disagg-profile-handler")
+    placed = msgspec.structs.replace(decision(), headers=headers, picks={"decode": []})
+    metrics.requests.placed(request(), placed, 0.0)
+    old = {"model_name": "m", "decision_type": kind}
+    new = {"plugin_name": "mine", "plugin_type": "disagg-profile-handler", **old}
+    assert value(metrics, "llm_d_epp_disagg_decision_total", **new) == 1
+    assert value(metrics, "llm_d_inference_scheduler_disagg_decision_total", **old) == 1
+    is_of_prompts = kind in {"decode-only", "prefill-decode"}
+    assert value(metrics, "llm_d_epp_pd_decision_total", **new) == (1 if is_of_prompts else None)
+
+
+def test_without_such_a_plugin_nothing_is_said_of_stages() -> None:
+    metrics = Metrics()
+    metrics.requests.placed(request(), msgspec.structs.replace(decision(), picks={"decode": []}), 0.0)
+    assert not any("decision_total" in line for line in heads(metrics))
+
+
+@pytest.mark.parametrize(
+    "facts, code",
+    [
+        ({"response_complete": True}, "OK"),
+        ({"rejection": NO_CANDIDATES}, "OK"),
+        ({"is_unseen": True}, "OK"),
+        ({}, "Canceled"),
+        ({"is_misused": True}, "InvalidArgument"),
+    ],
+)
+def test_streams_are_counted_by_their_end_where_that_is_wanted(facts: dict[str, Any], code: str) -> None:
+    for is_wanted in (True, False):
+        metrics = Metrics(times_streams=is_wanted)
+        metrics.streams.finished(Outcome(received_at=1.0, ended_at=3.5, **facts))
+        count = value(metrics, "llm_d_epp_extproc_streams_total", code=code)
+        seconds = value(metrics, "llm_d_epp_extproc_stream_duration_seconds_sum")
+        assert (count, seconds) == ((1, 2.5) if is_wanted else (None, None))
+
+
+def test_what_the_prefix_index_remembers_is_counted_once_for_each_endpoint() -> None:
+    metrics, fleet = two_pools()
+    assert value(metrics, "llm_d_epp_prefix_indexer_size") is None
+    index = PrefixIndex(block_tokens=64, capacity=100, auto_tune=False, contiguous=True)
+    for endpoint in fleet.endpoints:
+        index.record(endpoint, index.chain(b"x" * 1000, 1, 100))
+    for prefix in ("llm_d_epp", "inference_extension"):
+        assert value(metrics, f"{prefix}_prefix_indexer_size") == 2 * 4
 
 
 # --- who hears of a request

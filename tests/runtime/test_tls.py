@@ -284,6 +284,22 @@ def test_an_old_version_of_tls_is_refused_when_told_so(oldest: ssl.TLSVersion, r
             handshake(server, client)
 
 
+@pytest.mark.parametrize(
+    "spoken, refused", [("ECDHE-ECDSA-AES128-SHA", False), ("ECDHE-ECDSA-AES256-SHA", True)]
+)
+def test_only_the_cipher_suites_that_were_named_are_spoken(spoken: str, refused: bool) -> None:
+    pair = replace(tls.self_signed(NOW), ciphers="ECDHE-ECDSA-AES128-SHA:ECDHE-RSA-AES128-SHA")
+    client = ssl.create_default_context(cadata=pair.chain.decode())
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers(spoken)
+    for server in (tls.context_of(pair), tls.pages_context(pair, None)):
+        if refused:
+            with pytest.raises(ssl.SSLError, match=r"NO_SHARED_CIPHER|HANDSHAKE_FAILURE"):
+                handshake(server, client)
+        else:
+            handshake(server, client)
+
+
 def test_a_key_is_written_to_no_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Containers may have no directory to write to."""
     monkeypatch.setattr(tls.tempfile, "tempdir", str(tmp_path / "nowhere"))

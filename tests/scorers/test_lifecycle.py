@@ -225,6 +225,7 @@ def test_trust_is_that_of_the_phase(how: str, score: float) -> None:
 )
 def test_one_that_warms_up_is_trusted_as_often_as_its_score_says(later: float, score: float) -> None:
     endpoint = living("warming")
+    endpoint.served_at = NOW
     endpoint.lifecycle.advance(NOW + later + 1e-9)
     drawn = random.Random(5)
     given_scores = Counter(
@@ -232,6 +233,16 @@ def test_one_that_warms_up_is_trusted_as_often_as_its_score_says(later: float, s
     )
     assert sorted(given_scores) == [pytest.approx(score), 1.0]
     assert given_scores[1.0] / 2000 == pytest.approx(score, abs=0.04)
+
+
+def test_one_that_warms_up_has_its_first_request_as_soon_as_any_other() -> None:
+    """A pod that has just become Ready: drawn, it would wait for 0.03 s, and for 0.2 s now and then."""
+    endpoint = living("warming")
+    assert {LifecycleScorer().score(cycle(seed=seed), [endpoint])[0] for seed in range(50)} == {1.0}
+    endpoint.trials = 1
+    assert {LifecycleScorer().score(cycle(seed=seed), [endpoint])[0] for seed in range(50)} == {0.3, 1.0}
+    endpoint.trials, endpoint.served_at = 0, NOW + 1
+    assert {LifecycleScorer().score(cycle(seed=seed), [endpoint])[0] for seed in range(50)} == {0.3, 1.0}
 
 
 def test_without_anybody_on_the_way_back_no_chance_is_drawn() -> None:

@@ -119,6 +119,7 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
         "algorithm": Algorithm(type="linear_lower_is_better"),
     },
     "endpoint-attribute-filter": {"attribute": "power", "algorithm": THRESHOLD},
+    "by-label": {"label": "role", "valid_values": ("decode",)},
 }
 """Parameters without a default."""
 
@@ -158,6 +159,8 @@ def test_what_is_said_to_follow_from_readings_follows_from_nothing_else() -> Non
         "prefill-filter",
         "encode-filter",
         "label-selector-filter",
+        "by-label",
+        "by-label-selector",
         "lifecycle-filter",
         "lifecycle-scorer",
         "utilization-detector",

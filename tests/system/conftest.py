@@ -6,6 +6,7 @@ one driver is marked ``driver("fast")``. The llama.cpp servers are shared by all
 once for each driver.
 """
 
+import re
 import resource
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,8 @@ from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
 from bench.rig.process import Process, wait_until
 from epp.config.flags import parse
+from tests.system.cluster import USERS, Stage, furnish
+from tests.system.kube_plane import MISSING, ControlPlane, is_possible
 from tests.system.listeners import HINTED, LISTENERS
 from tests.system.talk import footprint, reachability, wait_at_rest, wait_footprint
 
@@ -141,6 +144,24 @@ def gateway(_gateway: Envoy, picker: Picker) -> Iterator[Envoy]:
     """An Envoy with one listener per dialect (LISTENERS), in front of picker and servers."""
     yield _gateway
     _bring_back(_gateway)
+
+
+@pytest.fixture(scope="session")
+def plane(logs: Path) -> Iterator[ControlPlane]:
+    """A Kubernetes API with InferencePools, and our rights in the namespace of the tests."""
+    if not is_possible():
+        pytest.skip(MISSING)
+    with ControlPlane(logs, users=USERS) as plane:
+        furnish(plane)
+        yield plane
+
+
+@pytest.fixture
+def stage(plane: ControlPlane, logs: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """Objects, servers and pickers of one test."""
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
+    with ExitStack() as parts:
+        yield Stage(plane, logs, name, parts)
 
 
 def _bring_back(*parts: Process) -> None:

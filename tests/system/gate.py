@@ -8,6 +8,7 @@ import asyncio
 import json
 import ssl
 import threading
+from collections.abc import Callable
 from typing import Self, cast
 
 from bench.http1 import ProtocolError, Reader
@@ -49,7 +50,7 @@ class Gate:
         self.tls = tls
         self.port = port or free_port()
         self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-        self.held: set[_Connection] = set()
+        self.held: set[Held] = set()
         """Requests that are here and wait."""
         self.served = 0
         """POSTs answered completely."""
@@ -66,7 +67,7 @@ class Gate:
         """By path, the server-sent events that answer a POST, in place of a chat completion."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="gate")
-        self._connections: set[_Connection] = set()
+        self._connections: set[Held] = set()
         self._listening = threading.Event()
         self._stop = asyncio.Event()
 
@@ -100,7 +101,7 @@ class Gate:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: _Connection(self), self.host, self.port, backlog=2_048, ssl=self.tls
+            lambda: Held(self), self.host, self.port, backlog=2_048, ssl=self.tls
         )
         self._listening.set()
         await self._stop.wait()
@@ -108,21 +109,43 @@ class Gate:
         for connection in list(self._connections):
             connection.abort()
 
-    def joined(self, connection: "_Connection") -> None:
+    def joined(self, connection: "Held") -> None:
         self._connections.add(connection)
 
-    def left(self, connection: "_Connection") -> None:
+    def arrived(self, request: "Held") -> None:
+        """It is here as a whole."""
+        self.held.add(request)
+        if self.is_open:
+            request.let_out()
+
+    def later(self, seconds: float, call: Callable[["Held"], None], request: "Held") -> None:
+        """To be called on the thread of all requests."""
+        self._loop.call_later(seconds, call, request)
+
+    def left(self, connection: "Held") -> None:
         self._connections.discard(connection)
         self.held.discard(connection)
 
     def metrics(self) -> bytes:
         if self.page is not None:
             return self.page
-        values = {"num_requests_running": len(self.held), "num_requests_waiting": 0, "kv_cache_usage_perc": 0}
-        return "".join(f"vllm:{name}{{{_LABELS}}} {value}.0\n" for name, value in values.items()).encode()
+        return self.readings(len(self.held), 0, 0)
+
+    def readings(self, running: int, waiting: int, kv_usage: float) -> bytes:
+        """As vLLM writes them."""
+        values = {
+            "num_requests_running": running,
+            "num_requests_waiting": waiting,
+            "kv_cache_usage_perc": kv_usage,
+        }
+        return "".join(
+            f"vllm:{name}{{{_LABELS}}} {float(value)}\n" for name, value in values.items()
+        ).encode()
 
 
-class _Connection(asyncio.Protocol):
+class Held(asyncio.Protocol):
+    """A connection, and what is held back of the answer to its request."""
+
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._reader = Reader(self, responses=False)
@@ -181,9 +204,7 @@ class _Connection(asyncio.Protocol):
             self._write(_STREAM + _token(0))
         else:
             self._rest = _json(_WHOLE)
-        self._gate.held.add(self)
-        if self._gate.is_open:
-            self.let_out()
+        self._gate.arrived(self)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:

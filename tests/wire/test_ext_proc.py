@@ -222,6 +222,19 @@ def test_the_destination_is_in_the_header_and_in_the_metadata() -> None:
     }
 
 
+@pytest.mark.parametrize("kind", [AnswerRequestHeaders, AnswerBufferedBody])
+def test_the_scores_are_in_the_metadata_beside_the_destination(
+    kind: type[AnswerRequestHeaders | AnswerBufferedBody],
+) -> None:
+    response = told(kind(["10.0.0.1:80"], scores={"10.0.0.1:80": 0.5, "10.0.0.2:80": 0.25}))
+    assert MessageToDict(response.dynamic_metadata) == {
+        "envoy.lb": {
+            "x-gateway-destination-endpoint": "10.0.0.1:80",
+            "x-gateway-destination-endpoint-scores": {"10.0.0.1:80": 0.5, "10.0.0.2:80": 0.25},
+        }
+    }
+
+
 @given(
     addresses=st.lists(st.sampled_from(["10.0.0.1:80", "[fd00::1]:8000"]), min_size=1, max_size=8),
     length=st.none() | st.integers(0, 1 << 26),

@@ -124,6 +124,8 @@ class _Work:
             if ip is None:
                 if meta.deletion_timestamp is None:
                     self.waiting.append(f"pod {meta.name}: {why or 'it has no address'}")
+                    if not unready and not pod.status.pod_ip:
+                        self.findings.append(f"pod {meta.name}: it is Ready without an address: see its node")
                 continue
             for port in self._active_ports(f"pod {meta.name}", meta, ports):
                 yield _Found(
@@ -132,6 +134,7 @@ class _Work:
                         namespace=meta.namespace,
                         ip=ip,
                         port=port,
+                        node=pod.status.host_ip or "",
                         labels=meta.labels or {},
                         engine=self._engine(f"pod {meta.name}", meta),
                         tier=self._tier(f"pod {meta.name}", meta),

@@ -13,6 +13,8 @@ from epp.config.cluster.objects import Cluster, Members
 def findings(cluster: Cluster, pool: Members) -> Iterator[str]:
     """What should be corrected, each with its remedy; the pool serves all the same."""
     where = f"InferencePool {pool.name}"
+    if not pool.selector and not pool.slices:
+        yield f"{where}: its selector is empty, so that no pod belongs to it: name their labels"
     twice = sorted({port for port in pool.ports if pool.ports.count(port) > 1})
     if twice:
         yield f"{where}: target port {twice[0]} is there twice: it counts once"

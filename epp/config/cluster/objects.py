@@ -73,6 +73,15 @@ class PickerRef(_Object, frozen=True):
     port: _PickerPort | None = None
     port_number: int | None = None
 
+    @property
+    def is_service(self) -> bool:
+        return (self.group, self.kind) == ("", "Service")
+
+    @property
+    def service_port(self) -> int:
+        """Of the Service, where gateways ask; 0: it does not say."""
+        return self.port.number if self.port is not None else self.port_number or 0
+
 
 class _PoolSpec(_Object, frozen=True):
     selector: _Selector
@@ -205,10 +214,22 @@ class Rewrite(_Object, frozen=True):
 # --- who serves --------------------------------------------------------------------------------------
 
 
+class ServicePort(_Object, frozen=True):
+    """Where a Service leads from one of its ports; the target may be the name of a container's port."""
+
+    port: int
+    target_port: int | str | None = None
+
+
+class _PickerServiceSpec(_Object, frozen=True):
+    ports: list[ServicePort] | None = None
+
+
 class Service(_Object, frozen=True):
-    """Service; that it is there is all that counts."""
+    """Service, one that pools name as their picker."""
 
     metadata: Meta
+    spec: _PickerServiceSpec = _PickerServiceSpec()
 
 
 class _Stage(_Object, frozen=True):
@@ -233,6 +254,7 @@ class Container(_Object, frozen=True):
 class _PodStatus(_Object, frozen=True):
     phase: str = ""
     pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    host_ip: str | None = msgspec.field(default=None, name="hostIP")
     conditions: list[Condition] | None = None
     container_statuses: list[Container] | None = None
     init_container_statuses: list[Container] | None = None
@@ -243,6 +265,13 @@ class Pod(_Object, frozen=True):
 
     metadata: Meta
     status: _PodStatus = _PodStatus()
+
+    @property
+    def serves(self) -> bool:
+        """It is Ready, and nobody has told it to stop."""
+        if self.metadata.deletion_timestamp is not None:
+            return False
+        return any(one.type == "Ready" and one.status == "True" for one in self.status.conditions or ())
 
 
 class Conditions(_Object, frozen=True):

@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from epp.core.fleet import Endpoint, Fleet
+from epp.core.fleet import Endpoint
 from epp.core.flow.eviction import Eviction
-from epp.core.flow.objectives import Objectives, fairness_id
 from epp.core.flow.policies import Accounts, FlowSettings
 from epp.core.flow.queues import Band, Ticket
+from epp.core.flow.tenants import fairness_id
 from epp.core.rejection import DROPPED_REASON_HEADER, Code, Rejection
 from epp.core.request import Request
-from epp.core.scheduling import Decision
+from epp.core.scheduling import Decision, Pool
 
 MOST_PER_TURN = 16
 """Requests that are placed before others get the loop: 16 picks over 100 endpoints take about 2 ms."""
@@ -94,16 +94,14 @@ class FlowControl:
     def __init__(
         self,
         settings: FlowSettings,
-        fleet: Fleet,
+        pool: Pool,
         pick: Callable[[Request, float], Decision | Rejection],
         *,
-        objectives: Objectives,
         watcher: Watcher,
     ) -> None:
         self.settings = settings
-        self._fleet = fleet
+        self._pool = pool
         self._pick = pick
-        self._objectives = objectives
         self._watcher = watcher
         self._bands: dict[int, Band] = {}
         self._arrived = 0
@@ -152,13 +150,12 @@ class FlowControl:
 
     def arrive(self, request: Request, now: float, owner: object = None) -> Ticket:
         """A request is complete: where it need not wait, or may not, the ticket has its result already."""
-        headers = request.headers
         self._arrived += 1
         ticket = Ticket(
             request,
             number=self._arrived,
-            priority=self._objectives.priority(headers),
-            tenant=fairness_id(headers, request.agent),
+            priority=request.priority,
+            tenant=fairness_id(request.headers, request.agent),
             owner=owner,
             at=now,
         )
@@ -381,11 +378,11 @@ class FlowControl:
 
     def _look(self, now: float) -> None:
         """Who is in service now."""
-        fleet = self._fleet
-        fleet.expire(now)
-        if fleet.version != self._serving_version:
-            self._serving_version = fleet.version
+        pool = self._pool
+        pool.expire(now)
+        if pool.version != self._serving_version:
+            self._serving_version = pool.version
             before = bool(self._serving)
-            self._serving = tuple(each for each in fleet.endpoints if each.lifecycle.is_serving)
+            self._serving = tuple(each for each in pool.endpoints if each.lifecycle.is_serving)
             if bool(self._serving) is not before:
                 self._regime_since = now

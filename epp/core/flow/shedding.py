@@ -6,12 +6,10 @@ Source:  upstream's legacy admission.
 
 from typing import Protocol
 
-from epp.core.fleet import Fleet
-from epp.core.flow.objectives import Objectives
 from epp.core.flow.policies import SaturationDetector
 from epp.core.rejection import DROPPED_REASON_HEADER, Code, Rejection
 from epp.core.request import Request
-from epp.core.scheduling import Decision
+from epp.core.scheduling import Decision, Pool
 
 SHED = Rejection(
     Code.RESOURCE_EXHAUSTED,
@@ -29,18 +27,16 @@ class Chooser(Protocol):
 class Shedding:
     """A chooser that sheds."""
 
-    __slots__ = ("_chooser", "_detector", "_fleet", "_objectives")
+    __slots__ = ("_chooser", "_detector", "_pool")
 
-    def __init__(
-        self, chooser: Chooser, fleet: Fleet, detector: SaturationDetector, objectives: Objectives
-    ) -> None:
-        self._chooser, self._fleet, self._detector, self._objectives = chooser, fleet, detector, objectives
+    def __init__(self, chooser: Chooser, pool: Pool, detector: SaturationDetector) -> None:
+        self._chooser, self._pool, self._detector = chooser, pool, detector
 
     def pick(self, request: Request, now: float) -> Decision | Rejection:
         """Where ``request`` goes, or why nowhere."""
-        if self._objectives.priority(request.headers) < 0:
-            self._fleet.expire(now)
-            serving = [each for each in self._fleet.endpoints if each.lifecycle.is_serving]
+        if request.priority < 0:
+            self._pool.expire(now)
+            serving = [each for each in self._pool.endpoints if each.lifecycle.is_serving]
             if self._detector.saturation(serving, now) >= 1.0:
                 return SHED
         return self._chooser.pick(request, now)

@@ -1,6 +1,6 @@
-"""The Kubernetes API as two questions: list these objects, and tell what changes.
+"""The Kubernetes API as three questions: show these objects, tell what changes, write this one.
 
-Place:   asked by epp.runtime.kubernetes.following.
+Place:   asked by epp.runtime.kubernetes.following, .lease and .admission.
 Ignores: what objects mean and how often anybody asks.
 Rule:    the official client finds the API, our credentials and its certificate, and renews them; what it
          transfers stays bytes. It is imported here and only here, when the API is opened: that takes
@@ -27,6 +27,8 @@ from epp.runtime.kubernetes.store import ApiFault, Expired, Status
 logger = logging.getLogger("epp.kubernetes")
 
 LIST_TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
+WRITE_TIMEOUT = aiohttp.ClientTimeout(total=5.0, sock_connect=5.0)
+"""Half of a lease's deadline, as controller-runtime has it; who waits for a page does not wait longer."""
 SILENCE = 100.0
 """[s] A watch that says nothing for so long is begun anew: its connection may be dead, and the API marks a
 living one with a bookmark every minute, at rest not always."""
@@ -89,6 +91,7 @@ class KubernetesApi:
         found = client.Configuration()
         # Python 3.13 wants extensions in certificates that no other client asks for and many clusters lack
         found.disable_strict_ssl_verification = True
+        found.connection_pool_maxsize = 0  # a watch has a connection of its own, and pools are many
         named = self._environment.get("KUBECONFIG", "")
         usual = Path(self._environment.get("HOME", "/")) / ".kube" / "config"
         said_by = "KUBECONFIG" if named else "the service account"
@@ -109,9 +112,17 @@ class KubernetesApi:
             raise StartError(f"--{self._flag}: {said_by}: {fault}") from fault
         return found
 
-    async def fetch(self, path: str, query: Mapping[str, str]) -> bytes:
-        """A list, as it comes; Expired or ApiFault."""
-        response = await self._get(path, query, LIST_TIMEOUT)
+    async def fetch(
+        self, path: str, query: Mapping[str, str], *, timeout: aiohttp.ClientTimeout = LIST_TIMEOUT
+    ) -> bytes:
+        """A list or an object, as it comes; Expired or ApiFault."""
+        return await self._body(await self._ask("GET", path, query, timeout))
+
+    async def write(self, method: str, path: str, document: Mapping[str, Any]) -> bytes:
+        """Create (POST) or replace (PUT) an object; what became of it, or ApiFault."""
+        return await self._body(await self._ask(method, path, {}, WRITE_TIMEOUT, document))
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         try:
             return await response.read()
         except self._faults as fault:
@@ -126,7 +137,7 @@ class KubernetesApi:
         Expired or ApiFault when it does not begin.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENCE)
-        response = await self._get(path, {**query, "watch": "true"}, timeout)
+        response = await self._ask("GET", path, {**query, "watch": "true"}, timeout)
         rest = b""
         try:
             yield []
@@ -139,20 +150,26 @@ class KubernetesApi:
         finally:
             response.close()
 
-    async def _get(
-        self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        document: Mapping[str, Any] | None = None,
     ) -> aiohttp.ClientResponse:
         client, renewals = self._client, self._renewals
         try:
-            method, url, headers, *_ = await client.param_serialize(
-                *("GET", path),
+            _, url, headers, body, *_ = await client.param_serialize(
+                *(method, path),
                 query_params=list(query.items()),
                 header_params={"Accept": "application/json"},
+                body=document,
                 auth_settings=["BearerToken"],
             )
-            answer = await client.call_api(method, url, headers, _request_timeout=timeout)
+            answer = await client.call_api(method, url, headers, body=body, _request_timeout=timeout)
             response: aiohttp.ClientResponse = answer.response
-            if response.status == 200:
+            if response.status in {200, 201}:
                 return response
             with_reason = await response.read()
             response.release()

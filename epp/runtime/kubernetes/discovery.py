@@ -8,54 +8,29 @@ Rule:    objects are followed, the list is what epp.config.cluster makes of them
 """
 
 import asyncio
-import logging
-import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from epp.config.claims import Claims
 from epp.config.cluster.endpoints import Translation, translate
-from epp.config.cluster.groups import NEW_GROUP, OLD_POOL_GROUP, POOL_GROUP
-from epp.config.cluster.objects import (
-    SLICES_ANNOTATION,
-    Cluster,
-    InferenceService,
-    Members,
-    Model,
-    Objective,
-    OldPool,
-    Pod,
-    Pool,
-    Rewrite,
-    Service,
-    Slice,
-)
+from epp.config.cluster.groups import OLD_POOL_GROUP, POOL_GROUP
+from epp.config.cluster.objects import SLICES_ANNOTATION, Cluster, Members, Pod, Slice
 from epp.config.cluster.rules import NO_RULES, Asked, rules
 from epp.core.directives import Directives
 from epp.core.fleet import EndpointSpec
-from epp.runtime.kubernetes.api import KubernetesApi, Resource
-from epp.runtime.kubernetes.following import Following, Pauses
+from epp.runtime.kubernetes.api import Resource
+from epp.runtime.kubernetes.following import Following
+from epp.runtime.kubernetes.namespace import Namespace, Voice
 from epp.runtime.kubernetes.store import ApiFault, T
 from epp.runtime.metrics import Family, Numbers, Values
 from epp.runtime.supervise import told_or_after
 
-logger = logging.getLogger("epp.kubernetes")
-
-POOLS = Resource("inferencepools", POOL_GROUP, "v1")
-OLD_POOLS = Resource("inferencepools", OLD_POOL_GROUP, "v1alpha2")
 PODS = Resource("pods", "", "v1")
 SLICES = Resource("endpointslices", "discovery.k8s.io", "v1")
-PICKERS = Resource("services", "", "v1")
-OBJECTIVES = Resource("inferenceobjectives", NEW_GROUP, "v1alpha2")
-OLD_OBJECTIVES = Resource("inferenceobjectives", OLD_POOL_GROUP, "v1alpha2")
-REWRITES = Resource("inferencemodelrewrites", NEW_GROUP, "v1alpha2")
-OLD_REWRITES = Resource("inferencemodelrewrites", OLD_POOL_GROUP, "v1alpha2")
-SERVICES = Resource("inferenceservices", "inference.llmkube.dev", "v1alpha1")
-MODELS = Resource("models", "inference.llmkube.dev", "v1alpha1")
 
-LONGEST_REST = 0.1
-"""[s] Between two lists, however long one takes to make."""
+REST, LONGEST_REST = 9, 0.1
+"""Between two lists: as many times as long as it took to make one, and at most so long [s]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +38,6 @@ class KubernetesSettings:
     """Which pool. Times [s]."""
 
     pool: str
-    namespace: str
-    group: str = POOL_GROUP
-    """Of the pool's kind."""
     members: Members | None = None
     """What a pool would say, where there is none: ``pool`` is not looked for then, nor what is asked of its
     requests."""
@@ -84,59 +56,44 @@ def selected(namespace: str, selector: str, ports: Sequence[int]) -> Members | N
 
 
 class KubernetesDiscovery:
-    """Follows one pool. ``start`` once, then ``run`` until it is cancelled.
+    """Follows one pool. ``start`` once, then ``run`` until it is cancelled; somebody runs ``namespace``.
 
-    ``clock`` [s] is monotonic, ``unix_clock`` [s] what heartbeats are compared with.
+    ``title``: what metrics call the pool. ``clock`` [s] is monotonic, ``unix_clock`` [s] what heartbeats are
+    compared with.
     """
 
     def __init__(
         self,
-        api: KubernetesApi,
+        namespace: Namespace,
         settings: KubernetesSettings,
         on_change: Callable[[Sequence[EndpointSpec]], None],
         *,
+        title: str,
         directives: Directives,
+        voice: Voice,
         clock: Callable[[], float],
         unix_clock: Callable[[], float],
-        chance: random.Random,
     ) -> None:
-        self._api = api
+        self._namespace = namespace
         self._settings = settings
         self._on_change = on_change
+        self._title = title
         self._directives = directives
+        self._voice = voice
         self._clock = clock
         self._unix_clock = unix_clock
-        self._chance = chance
         self._changed = asyncio.Event()
-
-        def follow(resource: Resource, kind: type[T]) -> Following[T]:
-            namespace = settings.namespace
-            return Following(api, resource, kind, namespace, self._changed.set, clock=clock, chance=chance)
-
-        self._pools: Following[Any] = (
-            follow(OLD_POOLS, OldPool) if settings.group == OLD_POOL_GROUP else follow(POOLS, Pool)
-        )
-        self._pods: Following[Pod] = follow(PODS, Pod)
-        self._slices: Following[Slice] = follow(SLICES, Slice)
-        self._pickers: Following[Service] = follow(PICKERS, Service)
-        self._objectives: Following[Objective] = follow(OBJECTIVES, Objective)
-        self._old_objectives: Following[Objective] = follow(OLD_OBJECTIVES, Objective)
-        self._rewrites: Following[Rewrite] = follow(REWRITES, Rewrite)
-        self._old_rewrites: Following[Rewrite] = follow(OLD_REWRITES, Rewrite)
-        self._services: Following[InferenceService] = follow(SERVICES, InferenceService)
-        self._models: Following[Model] = follow(MODELS, Model)
-        self._asking: tuple[Following[Any], ...] = (
-            *(self._objectives, self._old_objectives),
-            *(self._rewrites, self._old_rewrites),
-        )
-        self._all: tuple[Following[Any], ...] = (
-            *(self._pools, self._pods, self._slices, self._pickers),
-            *self._asking,
-            *(self._services, self._models),
-        )
+        namespace.listeners.add(self._changed.set)
+        namespace.served[settings.pool] += 1
+        self._pressing = asyncio.Event()
+        """Who serves is another now, or where."""
+        self._pods = namespace.follow(PODS, Pod, self._told, lambda one: (one.serves, one.status.pod_ip))
+        self._slices = namespace.follow(SLICES, Slice, self._told, lambda one: one.endpoints)
+        self._own: tuple[Following[Any], ...] = (self._pods, self._slices)
+        self._all = (namespace.pools, *self._own, namespace.pickers, *namespace.asking)
+        self._all += (namespace.services, namespace.models)
         if settings.members is None:
-            for following in (self._pools, *self._asking):
-                following.select({})
+            namespace.need_pools()
         self._claims = Claims()
         self._rules = NO_RULES
         self._now = Translation(specs=())
@@ -146,12 +103,11 @@ class KubernetesDiscovery:
     # --- what others call
 
     async def start(self) -> None:
-        """Find the API and tell the pool's endpoints; StartError if nothing says where the API is.
+        """Tell the pool's endpoints.
 
         An API that is away is asked again for as long as the timeout lasts. What it has not told by then, or
         refuses, is logged and tried again by ``run``.
         """
-        await self._api.open()
         try:
             async with asyncio.timeout(self._settings.start_timeout):
                 await self._first_lists()
@@ -163,23 +119,36 @@ class KubernetesDiscovery:
         """Follow the pool."""
         try:
             async with asyncio.TaskGroup() as group:
-                for following in self._all:
-                    group.create_task(following.run(), name=f"discovery: {following.resource.plural}")
+                for following in self._own:
+                    name = f"discovery: {following.resource.plural} of {self._title}"
+                    group.create_task(following.run(), name=name)
                 while True:
                     wait = self._now.due - self._unix_clock()
                     await told_or_after(self._changed, None if wait == float("inf") else max(wait, 0.0))
                     self._select()
+                    self._pressing.clear()
                     began = self._clock()
                     self._take_over()
                     # A rollout of a thousand pods is thousands of events, each worth 10 ms: of a burst
-                    # only as many become lists as take a tenth of the time.
-                    await asyncio.sleep(min(9 * (self._clock() - began), LONGEST_REST))
+                    # only as many become lists as take a tenth of the time. A pod that is told to stop gets
+                    # requests until it is taken over: for that a list may take half of the time.
+                    took = min(self._clock() - began, LONGEST_REST)
+                    await asyncio.sleep(took)
+                    await told_or_after(self._pressing, min((REST - 1) * took, LONGEST_REST))
         finally:
-            await self._api.close()
+            self._namespace.listeners.discard(self._changed.set)
+            self._namespace.served[self._settings.pool] -= 1
+            self._voice.forget(self)
+
+    def _told(self) -> None:
+        """Pods or slices have changed."""
+        if self._pods.takes_pressing() | self._slices.takes_pressing():
+            self._pressing.set()
+        self._changed.set()
 
     def reread(self) -> None:
         """Ask the API for everything again."""
-        for following in self._all:
+        for following in self._own:
             following.again()
 
     def recheck(self, host_name: str) -> None:
@@ -190,32 +159,37 @@ class KubernetesDiscovery:
         return "; ".join((*self._wrong, *self._now.waiting))
 
     def families(self) -> Iterable[Family]:
-        help_text = "Lists and watches of the Kubernetes API that failed, by resource."
-        faults: Numbers = {(one.name,): float(one.faults) for one in self._all}
-        yield Values("fleet_epp_kubernetes_faults_total", "counter", help_text, ("resource",), faults)
-        help_text = (
-            "1: what is known of the pool is as the Kubernetes API has it now; 0: it is away or refuses."
+        def gauge(name: str, help_text: str, value: float) -> Family:
+            values: Numbers = {(self._title,): value}
+            return Values(f"fleet_epp_kubernetes_{name}", "gauge", help_text, ("name",), values)
+
+        yield gauge(
+            "current",
+            "1: what is known of the pool is as the Kubernetes API has it now; 0: it is away or refuses.",
+            float(not self._faults()),
         )
-        yield Values("fleet_epp_kubernetes_current", "gauge", help_text, (), {(): float(not self._faults())})
-        help_text = "What is to be corrected in the objects of the pool; /readyz and the log say what."
-        findings = float(len((*self._now.findings, *self._rules.findings, *self._misread())))
-        yield Values("fleet_epp_kubernetes_findings", "gauge", help_text, (), {(): findings})
+        findings = (*self._now.findings, *self._rules.findings, *self._misread(), *self._refused_selectors())
+        yield gauge(
+            "findings",
+            "What is to be corrected in the objects of the pool; /readyz and the log say what.",
+            float(len(findings)),
+        )
         help_text = "Pods of the pool that have no address yet."
-        waiting = float(len(self._now.waiting))
-        yield Values("fleet_epp_kubernetes_pods_without_address", "gauge", help_text, (), {(): waiting})
+        yield gauge("pods_without_address", help_text, float(len(self._now.waiting)))
 
     async def _first_lists(self) -> None:
         """Ask for everything until nothing is missed: half a pool would take the whole load."""
-        pauses = Pauses(self._chance)
+        namespace = self._namespace
+        pauses = namespace.pauses()
         while True:
             for stage in (
-                (self._pools, *self._asking),
-                (self._pods, self._slices, self._pickers),
-                (self._services, self._models),
+                (namespace.pools, *namespace.asking),
+                (*self._own, namespace.pickers),
+                (namespace.services, namespace.models),
             ):
                 await asyncio.gather(*(following.first() for following in stage))
                 self._select()
-            missed = [one for one in (self._pools, self._pods, self._slices) if one.is_missed]
+            missed = [one for one in (namespace.pools, *self._own) if one.is_missed]
             if not missed:
                 return
             await asyncio.sleep(pauses.after(missed[0].fault, lasted=0.0))
@@ -224,21 +198,22 @@ class KubernetesDiscovery:
 
     @property
     def _pool(self) -> Members | None:
-        pool = self._pools.objects.get(self._settings.pool)
+        pool = self._namespace.pools.objects.get(self._settings.pool)
         return self._settings.members if pool is None else pool.members
 
     @property
     def _cluster(self) -> Cluster:
-        others = (one for name, one in self._pools.objects.items() if name != self._settings.pool)
-        pickers = self._pickers
+        namespace, pool = self._namespace, self._pool
+        # pools that this process serves know of each other's requests
+        others = (one for name, one in namespace.pools.objects.items() if not namespace.served[name])
         return Cluster(
-            pool=self._pool,
+            pool=pool,
             neighbours=[one.members for one in others],
-            has_picker_service=bool(pickers.objects) or not pickers.is_listed,
+            has_picker_service=pool is None or pool.picker is None or namespace.may_have(pool.picker),
             pods=self._pods.objects.values(),
             slices=self._slices.objects.values(),
-            services=self._services.objects,
-            models=self._models.objects,
+            services=namespace.services.objects,
+            models=namespace.models.objects,
         )
 
     def _select(self) -> None:
@@ -248,12 +223,10 @@ class KubernetesDiscovery:
         if pool is not None:
             self._pods.select(_labelled(pool.selector))
             self._slices.select(_labelled(pool.slices))
-            picker = pool.picker
-            is_service = picker is not None and (picker.group, picker.kind) == ("", "Service")
-            self._pickers.select(_named(picker.name) if picker is not None and is_service else None)
+            if pool.picker is not None:
+                self._namespace.need_picker(pool.picker)
         if cluster.is_llmkube:
-            self._services.select({})
-            self._models.select({})
+            self._namespace.need_llmkube()
 
     def _take_over(self) -> None:
         """Tell the list if it is another one than last time, and what is wrong if it is something else."""
@@ -274,14 +247,15 @@ class KubernetesDiscovery:
         pool = self._pool
         if pool is None or self._settings.members is not None:
             return
-        neighbours = {*self._pools.objects, *self._pools.unreadable}
+        namespace = self._namespace
+        neighbours = {*namespace.pools.objects, *namespace.pools.unreadable}
         asked = Asked(
-            objectives=_told(self._objectives),
-            old_objectives=_told(self._old_objectives),
-            rewrites=_told(self._rewrites),
-            old_rewrites=_told(self._old_rewrites),
+            objectives=_told(namespace.objectives),
+            old_objectives=_told(namespace.old_objectives),
+            rewrites=_told(namespace.rewrites),
+            old_rewrites=_told(namespace.old_rewrites),
         )
-        found = rules(asked, pool, group=self._settings.group, neighbours=neighbours, before=self._rules.good)
+        found = rules(asked, pool, group=namespace.group, neighbours=neighbours, before=self._rules.good)
         self._rules, directives = found, self._directives
         directives.priorities = found.priorities
         directives.by_model, directives.any_model = found.by_model, found.any_model
@@ -291,46 +265,56 @@ class KubernetesDiscovery:
         if self._specs is not None:
             return True
         servers = (self._pods, self._slices)
-        is_told = all(one.is_told for one in servers) and all(one.is_told for one in self._asking)
-        return self._pool is not None and is_told and any(one.is_listed for one in servers)
+        is_told = all(one.is_told for one in servers) and all(one.is_told for one in self._namespace.asking)
+        pool = self._pool
+        if pool is None or not is_told:
+            return False
+        has_servers = pool.selector or pool.slices
+        return not has_servers or any(one.is_listed for one in servers)
 
     def _faults(self) -> tuple[str, ...]:
         """What the API does not tell, and why; the same fault of several resources once."""
-        pool = f"{self._settings.namespace}/{self._settings.pool}"
+        pools, pool = self._namespace.pools, f"{self._namespace.name}/{self._settings.pool}"
         found = []
         for following in self._all:
             fault = following.fault if following.is_lasting else None
-            if fault is not None and fault.status == 403 and following is self._pickers:
+            if fault is not None and fault.status == 403 and following is self._namespace.pickers:
                 continue  # whether its Service is there is good to know, no more
             if fault is not None and fault.status == 0:
                 found.append(f"Kubernetes API: {fault}{', what it last told stays' if self._specs else ''}")
             elif fault is not None and fault.status == 404:
-                if following is self._pools:
+                if following is pools:
                     found.append(f"Kubernetes API: {self._without_pools()}")
             elif fault is not None:
                 found.append(f"Kubernetes API: {following.name}: {fault}{self._remedy(following)}")
         found += self._misread()
-        if self._pools.is_listed and self._settings.pool not in self._pools.objects:
+        if pools.is_listed and self._settings.pool not in {*pools.objects, *pools.unreadable}:
             found.append(
                 f"InferencePool {pool} is not there: create it, or see --pool-name, --pool-namespace"
             )
         return tuple(dict.fromkeys(found))
 
     def _without_pools(self) -> str:
-        if self._settings.group == POOL_GROUP:
+        if self._namespace.group == POOL_GROUP:
             return (
                 "it has no InferencePools: install the CRDs of GIE v1.0 or newer, or give"
                 f" --pool-group={OLD_POOL_GROUP} for older ones"
             )
-        return f"it has no InferencePools of {self._settings.group}: leave out --pool-group for newer ones"
+        return f"it has no InferencePools of {self._namespace.group}: leave out --pool-group for newer ones"
 
     def _misread(self) -> list[str]:
         """Objects that are not what they should be; of the pools only our own is our affair."""
         return [
-            f"{following.name} {name} is not understood, what it said before stays: {why}"
+            f"{following.name} {name} is not understood"
+            f"{', what it said before stays' if name in following.objects else ''}: {why}"
             for following in self._all
             for name, why in following.unreadable.items()
-            if following is not self._pools or name == self._settings.pool
+            if following is not self._namespace.pools or name == self._settings.pool
+        ]
+
+    def _refused_selectors(self) -> list[Following[Any]]:
+        return [
+            one for one in self._own if one.is_lasting and one.fault is not None and one.fault.status == 400
         ]
 
     def _remedy(self, following: Following[Any]) -> str:
@@ -344,23 +328,16 @@ class KubernetesDiscovery:
         return ""
 
     def _say(self, wrong: tuple[str, ...]) -> None:
-        """Log what is wrong since now, and that it is not any more."""
-        for text in wrong:
-            if text not in self._wrong:
-                logger.warning("pool not as it should be", extra={"fields": {"error": text}})
-        for text in self._wrong:
-            if text not in wrong:
-                logger.info("pool: settled", extra={"fields": {"was": text}})
         self._wrong = wrong
-
-
-def _named(name: str) -> dict[str, str]:
-    return {"fieldSelector": f"metadata.name={name}"}
+        self._voice.say(self, wrong)
 
 
 def _told(following: Following[T]) -> Collection[T] | None:
-    """None: there is no such kind, or it is not for us to see."""
-    return following.objects.values() if following.is_listed else None
+    """None: there is no such kind (any more), or it is not for us to see."""
+    is_gone = following.is_lasting and following.fault is not None and following.fault.status == 404
+    if not following.is_listed or (is_gone and not following.objects):
+        return None
+    return following.objects.values()
 
 
 def _labelled(selector: str) -> dict[str, str] | None:

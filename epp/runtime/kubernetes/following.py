@@ -11,6 +11,7 @@ Source:  client-go's Reflector.
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Generic
@@ -59,7 +60,10 @@ class Pauses:
 
 
 class Following(Generic[T]):
-    """Objects of ``kind``; none until ``select``. ``on_change``: they changed, or what is wrong."""
+    """Objects of ``kind``; none until ``select``. ``on_change``: they changed, or what is wrong.
+
+    ``pressing``: what of an object nobody can wait for.
+    """
 
     def __init__(
         self,
@@ -71,23 +75,28 @@ class Following(Generic[T]):
         *,
         clock: Callable[[], float],
         chance: random.Random,
+        faults: Counter[str] | None = None,
+        pressing: Callable[[T], object] | None = None,
     ) -> None:
         self.resource = resource
         self.name = resource.name
         self.is_listed = False
         """Objects are as the API had them at some time."""
+        self.is_selected = False
+        """And they are those that are asked for now."""
         self.fault: ApiFault | None = None
         """Why the last try failed; None: it did not."""
         self.is_lasting = False
         """The try before the last failed the same way. An API that comes up refuses for a second what it has
         always allowed, and knows nothing for another; that is not worth a word."""
-        self.faults = 0
+        self.faults: Counter[str] = Counter() if faults is None else faults
+        """Tries that failed, by name; of others as well, where it is shared."""
         self._api = api
         self._path = resource.path(namespace)
         self._on_change = on_change
         self._clock = clock
         self._chance = chance
-        self._store: Store[T] = Store(kind)
+        self._store: Store[T] = Store(kind, pressing)
         self._query: dict[str, str] | None = None
         self._reselected = asyncio.Event()
 
@@ -112,15 +121,19 @@ class Following(Generic[T]):
         is_refused = self.fault is not None and self.fault.status in REFUSALS
         return self._query is not None and not self.is_listed and not is_refused
 
+    def takes_pressing(self) -> bool:
+        """Whether something has changed since the last time that nobody can wait for."""
+        is_pressing, self._store.is_pressing = self._store.is_pressing, False
+        return is_pressing
+
     def select(self, query: dict[str, str] | None) -> None:
         """Follow those that ``query`` selects; None: none. The ones before stay until these are listed."""
         if query == self._query:
             return
-        self._query = query
+        self._query, self.is_selected = query, False
         self._store.version = None
         if query is None:
-            self._store.clear()
-            self.is_listed, self.fault = False, None
+            self._forget()
         self._reselected.set()
 
     def again(self) -> None:
@@ -146,6 +159,9 @@ class Following(Generic[T]):
                 await self._reselected.wait()
                 task.cancel()
             self._store.version = None
+            if self._query is None and (self.is_listed or self.fault is not None):
+                self._forget()  # an answer was on its way when nobody asked any more
+                self._on_change()
 
     async def _follow(self, query: dict[str, str] | None) -> None:
         pauses = Pauses(self._chance)
@@ -169,7 +185,7 @@ class Following(Generic[T]):
                 raise ApiFault(404, "there is no such resource") from fault
             raise
         self._store.take_list(body)
-        self.is_listed = True
+        self.is_listed, self.is_selected = True, query is self._query
         self._on_change()
 
     async def _is_there(self) -> bool:
@@ -194,8 +210,12 @@ class Following(Generic[T]):
                     self.fault = None
                     self._on_change()
 
+    def _forget(self) -> None:
+        self._store.clear()
+        self.is_listed, self.fault = False, None
+
     def _failed(self, fault: ApiFault | Expired) -> None:
-        self.faults += 1
+        self.faults[self.name] += 1
         if isinstance(fault, Expired):
             self._store.version = None
             logger.debug("version expired", extra={"fields": {"resource": self.resource.plural}})

@@ -7,6 +7,7 @@ Rule:    ``objects`` is always what the API last said of each. An object that ca
 Source:  Kubernetes API concepts, "Efficient detection of changes".
 """
 
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -72,14 +73,17 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Store(Generic[T]):
-    """Objects of ``kind`` in one namespace, by name."""
+    """Objects of ``kind`` in one namespace, by name. ``pressing``: what of an object nobody can wait for."""
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, kind: type[T], pressing: Callable[[T], object] | None = None) -> None:
         self.objects: dict[str, T] = {}
         self.version: str | None = None
         """What a watch goes on from; None: the objects are to be listed first."""
         self.unreadable: dict[str, str] = {}
         """By name, why an object is not taken as it is now."""
+        self.is_pressing = False
+        """Some object differs in what nobody can wait for; to be reset by whoever has taken it over."""
+        self._pressing = pressing
         self._decoder = msgspec.json.Decoder(kind)
 
     def take_list(self, body: bytes) -> None:
@@ -111,7 +115,7 @@ class Store(Generic[T]):
         self.version = told.resource_version
         if event.type == "DELETED":
             known = told.name in self.objects or told.name in self.unreadable
-            self.objects.pop(told.name, None)
+            self._press(self.objects.pop(told.name, None), None)
             self.unreadable.pop(told.name, None)
             return known
         return self._put(told.name, event.object)
@@ -130,7 +134,13 @@ class Store(Generic[T]):
         was_unreadable = self.unreadable.pop(name, None) is not None
         before = self.objects.get(name)
         self.objects[name] = read
+        self._press(before, read)
         return was_unreadable or before != read
+
+    def _press(self, before: T | None, after: T | None) -> None:
+        if self._pressing is not None and not self.is_pressing:
+            said = [None if one is None else self._pressing(one) for one in (before, after)]
+            self.is_pressing = said[0] != said[1]
 
 
 def lists(body: bytes, plural: str) -> bool:

@@ -4,9 +4,10 @@ from collections import Counter
 
 from epp.core.fleet import Endpoint, Fleet, Reservation
 from epp.core.flow.control import Fate, FlowControl
-from epp.core.flow.objectives import FAIRNESS_HEADERS, OBJECTIVE_HEADERS, Objectives
+from epp.core.directives import OBJECTIVE_HEADERS, Directives
 from epp.core.flow.policies import BandSettings, FlowSettings
 from epp.core.flow.queues import Ticket
+from epp.core.flow.tenants import FAIRNESS_HEADERS
 from epp.core.rejection import Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
@@ -17,7 +18,8 @@ from scorers.static_usage_limit_policy import StaticUsageLimitPolicy
 from tests.core.conversation import decide
 from tests.picking import fleet_of
 
-PRIORITIES = {"interactive": 100, "standard": 0, "batch": -1, "spare": -10}
+ASKED = Directives()
+ASKED.priorities = {"interactive": 100, "standard": 0, "batch": -1, "spare": -10}
 
 
 def band_of(**more: object) -> BandSettings:
@@ -41,7 +43,7 @@ def request_of(objective: str = "", tenant: str = "", size: int = 0, **headers: 
         headers[OBJECTIVE_HEADERS[0]] = objective
     if tenant:
         headers[FAIRNESS_HEADERS[0]] = tenant
-    return Request(headers=headers, body_bytes=size)
+    return Request(headers=headers, priority=ASKED.priority(headers), body_bytes=size)
 
 
 class Pool:
@@ -52,9 +54,7 @@ class Pool:
         self.fates: Counter[Fate] = Counter()
         self.waits: list[float] = []
         self.refusal: Rejection | None = None
-        self.control = FlowControl(
-            settings, self.fleet, self._pick, objectives=Objectives(PRIORITIES), watcher=self
-        )
+        self.control = FlowControl(settings, self.fleet, self._pick, watcher=self)
 
     def _pick(self, request: Request, now: float) -> Decision | Rejection:
         if self.refusal is not None:

@@ -189,7 +189,7 @@ def test_without_a_ttl_nobody_is_told() -> None:
 
 def test_a_pool_without_servers_has_a_ttl_of_its_own_which_begins_anew() -> None:
     pool = Pool(settings_of(ttl=5.0, no_endpoint_ttl=100.0, bands={-1: band_of(max_requests=1)}))
-    pool.control._fleet = pool.fleet = fleet_of([Phase.EJECTED])
+    pool.control._pool = pool.fleet = fleet_of([Phase.EJECTED])
     early, late = pool.arrive(10.0, "batch"), pool.arrive(50.0)
     refused = pool.arrive(50.0, "batch")
     assert refused.result is NOBODY_THERE and NOBODY_THERE.status == 503
@@ -197,7 +197,7 @@ def test_a_pool_without_servers_has_a_ttl_of_its_own_which_begins_anew() -> None
     assert pool.control.turn(110.0).answered == [early]
     assert early.result is NOBODY_CAME and NOBODY_CAME.status == 503
     assert NOBODY_CAME.headers == {"x-llm-d-request-dropped-reason": "rejected-no-endpoints"}
-    pool.fleet = pool.control._fleet = fleet_of([None])
+    pool.fleet = pool.control._pool = fleet_of([None])
     pool.control._serving_version = -1
     assert pool.control.turn(120.0).answered == [late]
     assert isinstance(late.result, Decision)

@@ -19,7 +19,7 @@ from scorers.round_robin_fairness_policy import RoundRobinFairnessPolicy
 from scorers.sheddable_eviction_filter import SheddableEvictionFilter
 from scorers.soft_reflective_ceiling_policy import SoftReflectiveCeilingPolicy
 from scorers.static_usage_limit_policy import StaticUsageLimitPolicy
-from tests.core.flow.pools import PRIORITIES, Pool, band_of, settings_of
+from tests.core.flow.pools import ASKED, Pool, band_of, settings_of
 
 FAIRNESS = (GlobalStrictFairnessPolicy, RoundRobinFairnessPolicy, ProgramAwareFairness)
 LIMITS = (
@@ -66,7 +66,7 @@ class Queues(RuleBasedStateMachine):
 
     @rule(
         target=tickets,
-        objective=st.sampled_from(list(PRIORITIES)),
+        objective=st.sampled_from(list(ASKED.priorities)),
         tenant=st.sampled_from("abc"),
         size=st.integers(0, 30),
     )

@@ -1,0 +1,147 @@
+{{/* As upstream calls it: of the Deployment, the Service and the ServiceAccount. */}}
+{{- define "fleet-epp.name" -}}
+{{ .Release.Name | lower | trunc 40 | trimSuffix "-" }}-epp
+{{- end }}
+
+{{/* Of what is not in a namespace. */}}
+{{- define "fleet-epp.clusterName" -}}
+{{ .Release.Namespace | trunc 40 | trimSuffix "-" }}-{{ include "fleet-epp.name" . }}
+{{- end }}
+
+{{- define "fleet-epp.labels" -}}
+app.kubernetes.io/name: {{ include "fleet-epp.name" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{/* Upstream's, so that a release of its chart can be upgraded to this one: a Deployment cannot change them. */}}
+{{- define "fleet-epp.selector" -}}
+inferencepool: {{ include "fleet-epp.name" . }}
+{{- end }}
+
+{{/* A number as people write it: Helm reads 1000000 as 1e+06. */}}
+{{- define "fleet-epp.word" -}}
+{{- if and (kindIs "float64" .) (eq (float64 (int64 .)) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{- define "fleet-epp.image" -}}
+{{- $image := .Values.inferenceExtension.image }}
+{{- $host := $image.registry | default $image.hub }}
+{{- with $host }}{{ . | trimSuffix "/" }}/{{ end }}{{ $image.name | default $image.repository }}:{{ $image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* "true": replicas stand by for a leader. */}}
+{{- define "fleet-epp.elects" -}}
+{{- $flags := .Values.inferenceExtension.flags | default dict }}
+{{- if hasKey $flags "ha-enable-leader-election" }}
+{{- eq (toString (index $flags "ha-enable-leader-election")) "true" }}
+{{- else }}
+{{- gt (int .Values.inferenceExtension.replicas) 1 }}
+{{- end }}
+{{- end }}
+
+{{/* {"grpc": …, "health": …, "metrics": …}: on which the container listens. */}}
+{{- define "fleet-epp.ports" -}}
+{{- $flags := .Values.inferenceExtension.flags | default dict }}
+{{- dict
+  "grpc" (index $flags "grpc-port" | default 9002 | int)
+  "health" (index $flags "grpc-health-port" | default 9003 | int)
+  "metrics" (index $flags "metrics-port" | default 9090 | int)
+| toJson }}
+{{- end }}
+
+{{/* Ports of further pools. */}}
+{{- define "fleet-epp.poolPorts" -}}
+{{- $ports := list }}
+{{- range .Values.pools }}{{ $ports = append $ports (int .port) }}{{ end }}
+{{- if .Values.poolService.enabled }}
+{{- range .Values.poolService.ports }}{{ $ports = append $ports (int .) }}{{ end }}
+{{- end }}
+{{- $ports | uniq | toJson }}
+{{- end }}
+
+{{/* The container's arguments, one per flag: what the values say, over what the chart would. */}}
+{{- define "fleet-epp.arguments" -}}
+{{- $extension := .Values.inferenceExtension }}
+{{- $pool := .Values.inferencePool }}
+{{- $flags := dict
+  "zap-encoder" "json"
+  "config-file" (printf "/config/%s" $extension.pluginsConfigFile)
+  "tracing" $extension.tracing.enabled }}
+{{- if not $pool.enabled }}
+{{- $labels := list }}
+{{- range $key, $value := $pool.modelServers.matchLabels }}{{ $labels = append $labels (printf "%s=%s" $key $value) }}{{ end }}
+{{- $_ := set $flags "endpoint-selector" (join "," $labels) }}
+{{- $_ := set $flags "endpoint-target-ports" (include "fleet-epp.targetPorts" . | fromJsonArray | join ",") }}
+{{- else if .Values.poolService.enabled }}
+{{- $_ := set $flags "pool-service" (include "fleet-epp.name" .) }}
+{{- else }}
+{{- $_ := set $flags "pool-name" .Release.Name }}
+{{- $pools := list }}
+{{- range .Values.pools }}
+{{- $pools = append $pools (printf "%s%s=%v" (.namespace | empty | ternary "" (printf "%s/" .namespace)) .name (int .port)) }}
+{{- end }}
+{{- with $pools }}{{ $_ := set $flags "pool" . }}{{ end }}
+{{- end }}
+{{- if eq (include "fleet-epp.isOld" .) "true" }}{{ $_ := set $flags "pool-group" "inference.networking.x-k8s.io" }}{{ end }}
+{{- if eq (include "fleet-epp.elects" .) "true" }}{{ $_ := set $flags "ha-enable-leader-election" true }}{{ end }}
+{{- if not $extension.monitoring.prometheus.auth.enabled }}{{ $_ := set $flags "metrics-endpoint-auth" false }}{{ end }}
+{{- if $extension.certificate.secretName }}
+{{- $_ := set $flags "cert-path" "/certificate" }}
+{{- $_ := set $flags "enable-cert-reload" true }}
+{{- end }}
+{{- range $flag, $value := $extension.flags }}{{ $_ := set $flags $flag $value }}{{ end }}
+{{- range $flag, $value := $flags }}
+{{- range (kindIs "slice" $value | ternary $value (list $value)) }}
+- {{ printf "--%s=%s" $flag (include "fleet-epp.word" .) | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* "true": a pool of before v1. */}}
+{{- define "fleet-epp.isOld" -}}
+{{- hasPrefix "inference.networking.x-k8s.io/" .Values.inferencePool.apiVersion }}
+{{- end }}
+
+{{/* [8000, …] */}}
+{{- define "fleet-epp.targetPorts" -}}
+{{- $pool := .Values.inferencePool }}
+{{- $ports := list }}
+{{- range $pool.targetPorts }}{{ $ports = append $ports (int .number) }}{{ end }}
+{{- with $pool.targetPortNumber }}{{ $ports = list (int .) }}{{ end }}
+{{- $ports | toJson }}
+{{- end }}
+
+{{/* What a schema cannot say, in words for people. */}}
+{{- define "fleet-epp.check" -}}
+{{- $extension := .Values.inferenceExtension }}
+{{- $pool := .Values.inferencePool }}
+{{- $labels := $pool.modelServers.matchLabels }}
+{{- if and (not $labels) (or $pool.create (not $pool.enabled)) }}
+{{- fail "inferencePool.modelServers.matchLabels: is missing: the labels of the pods that serve the model, as {app: qwen}" }}
+{{- end }}
+{{- if $extension.latencyPredictor.enabled }}
+{{- fail "inferenceExtension.latencyPredictor.enabled: latency prediction by sidecars is not supported: leave it out" }}
+{{- end }}
+{{- if eq $pool.modelServerProtocol "grpc" }}
+{{- fail "inferencePool.modelServerProtocol: grpc: vLLM's gRPC requests are not understood: let the servers speak http" }}
+{{- end }}
+{{- if and (ne $extension.pluginsConfigFile "default-plugins.yaml") (not (hasKey $extension.pluginsCustomConfig $extension.pluginsConfigFile)) }}
+{{- fail (printf "inferenceExtension.pluginsConfigFile: %s is not in pluginsCustomConfig: write it there, or leave both out" $extension.pluginsConfigFile) }}
+{{- end }}
+{{- if and .Values.pools .Values.poolService.enabled }}
+{{- fail "pools: poolService.enabled finds the pools by itself: leave one of them out" }}
+{{- end }}
+{{- if and (or .Values.pools .Values.poolService.enabled) (eq (include "fleet-epp.isOld" .) "true") }}
+{{- fail "pools: only with inferencePool.apiVersion inference.networking.k8s.io/v1" }}
+{{- end }}
+{{- $taken := list (int $extension.extProcPort) }}
+{{- range .Values.pools }}
+{{- if has (int .port) $taken }}{{ fail (printf "pools: port %v of %s is taken: each pool needs its own" (int .port) .name) }}{{ end }}
+{{- $taken = append $taken (int .port) }}
+{{- end }}
+{{- $drain := index ($extension.flags | default dict) "drain-timeout" | default "30s" | toString }}
+{{- $grace := int $extension.terminationGracePeriodSeconds }}
+{{- if and (regexMatch "^[0-9]+s$" $drain) (ge (trimSuffix "s" $drain | int) $grace) }}
+{{- fail (printf "inferenceExtension.terminationGracePeriodSeconds: %v must be more than drain-timeout (%s): Kubernetes would kill the picker while it still takes requests" $grace $drain) }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,109 @@
+"""Which pools a process serves, each on which port.
+
+Place:   called by epp.runtime.kubernetes.references with the objects as they are now.
+Ignores: how a pool is served.
+Rule:    a port serves one pool: a gateway's request says nothing of the pool but the port it comes to. Who
+         has a port keeps it; what cannot be served is a finding, and the others are.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from epp.config.cluster.objects import Members, Service
+from epp.config.cluster.wishes import PoolName, Wish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a namespace."""
+
+    pools: Mapping[str, Members] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignments:
+    """Who is served where."""
+
+    ports: Mapping[PoolName, int]
+    findings: tuple[str, ...] = ()
+    """What should be corrected, each with its remedy."""
+
+
+def assigned(
+    wishes: Iterable[Wish],
+    known: Mapping[str, Known],
+    *,
+    taken: Mapping[int, str],
+    before: Mapping[PoolName, int],
+) -> Assignments:
+    """The ports of all pools. ``taken``: what this process uses otherwise, and for what."""
+    findings: list[str] = []
+    wanted: dict[PoolName, int] = {}
+    for wish in wishes:
+        for pool, port, problem in _of(wish, known.get(wish.namespace, Known())):
+            if problem:
+                findings.append(problem)
+            else:
+                wanted.setdefault(pool, port)
+    ports: dict[PoolName, int] = {}
+    owners: dict[int, str] = dict(taken)
+    # who has the port he wants comes first
+    for pool in sorted(wanted, key=lambda each: before.get(each) != wanted[each]):
+        port = wanted[pool]
+        owner = owners.get(port) if port else None
+        if owner is None:
+            ports[pool] = port
+            owners[port] = f"InferencePool {pool}"
+        else:
+            findings.append(
+                f"InferencePool {pool}: its picker is to listen on port {port}, which is for {owner}: give"
+                " each its own"
+            )
+    return Assignments(
+        ports={pool: ports[pool] for pool in wanted if pool in ports}, findings=tuple(findings)
+    )
+
+
+def _of(wish: Wish, known: Known) -> Iterator[tuple[PoolName, int, str]]:
+    """The pools that are wished for, each with its port or why it has none."""
+    for name in _names(wish, known):
+        pool = PoolName(wish.namespace, name)
+        members = known.pools.get(name)
+        if wish.port is not None:
+            yield pool, wish.port, ""
+        elif members is None:
+            yield (
+                pool,
+                0,
+                f"InferencePool {pool} is not there: create it, or give its port as --pool {pool}=9002",
+            )
+        else:
+            port = _listening(members, known.services)
+            remedy = f"write endpointPickerRef.port.number, or give it as --pool {pool}=9002"
+            problem = (
+                "" if port else f"InferencePool {pool}: it does not say on which port its picker is: {remedy}"
+            )
+            yield pool, port, problem
+
+
+def _names(wish: Wish, known: Known) -> Collection[str]:
+    if wish.name:
+        return (wish.name,)
+    return sorted(
+        name
+        for name, members in known.pools.items()
+        if members.picker is not None and members.picker.is_service and members.picker.name == wish.service
+    )
+
+
+def _listening(members: Members, services: Mapping[str, Service]) -> int:
+    """The port of the picker itself: where its Service leads, if that is known; 0: nothing says."""
+    picker = members.picker
+    if picker is None:
+        return 0
+    service = services.get(picker.name)
+    for port in (service.spec.ports or ()) if service is not None else ():
+        if port.port == picker.service_port and isinstance(port.target_port, int):
+            return port.target_port
+    return picker.service_port

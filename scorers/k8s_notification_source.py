@@ -1,0 +1,24 @@
+"""``k8s-notification-source``: watching Kubernetes objects, which happens anyway."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from epp.core.scoring import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class K8sNotificationSource:
+    """Accepted and without effect: what is needed of Kubernetes is always watched.
+
+    Lacks:  extractors of one's own.
+    Source: upstream ``k8s-notification-source``, which hands changes of one kind of object to extractors.
+    """
+
+    group: str = ""
+    """Taken and without meaning: the API group of the objects."""
+    version: str = ""
+    """As ``group``: their version."""
+    kind_name: str = field(default="", metadata={"yaml": "kind"})
+    """As ``group``: their kind."""
+
+    kind: ClassVar[Kind] = Kind.NOTIFICATION

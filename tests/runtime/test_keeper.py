@@ -1,0 +1,199 @@
+"""Pools that come, move and go while others are served."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epp.config.cluster.wishes import PoolName
+from epp.runtime import keeper as module
+from epp.runtime.errors import StartError
+from epp.runtime.keeper import Keeper
+from tests.runtime.raw_server import eventually
+
+A, B, C = (PoolName("models", name) for name in "abc")
+
+
+class APool:
+    """Says what is done with it. Streams end when the test says so."""
+
+    def __init__(self, house: "House", name: PoolName) -> None:
+        self.house, self.name = house, name
+        self.port: int | None = None
+        self.is_running = self.is_closed = False
+        house.made.append(self)
+
+    def bind(self, port: int) -> None:
+        if port in self.house.occupied:
+            raise StartError(f"--pool: port {port} cannot be bound")
+        self.house.occupied.add(port)
+        self.port = port
+
+    async def start(self) -> None:
+        self.house.started.append(self.name)
+
+    async def run(self) -> None:
+        self.is_running = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.is_running = False
+
+    async def open(self) -> None:
+        assert self.port is not None and self.is_running
+        self.house.open[self.name] = self.port
+
+    async def leave(self, grace: float) -> None:
+        assert grace == 30.0
+        port, self.port = self.port, None
+        if port is not None:
+            self.house.occupied.discard(port)
+            if self.house.open.get(self.name) == port:
+                del self.house.open[self.name]
+            await self.house.streams_end.wait()
+
+    def close(self) -> None:
+        assert not self.is_running and self.port is None
+        self.is_closed = True
+
+
+class House:
+    def __init__(self) -> None:
+        self.occupied: set[int] = set()
+        self.made: list[APool] = []
+        self.started: list[PoolName] = []
+        self.open: dict[PoolName, int] = {}
+        self.streams_end = asyncio.Event()
+        self.streams_end.set()
+        self.wanted: Mapping[PoolName, int] = {}
+        self.changed = asyncio.Event()
+        self.looks = 0
+        self.keeper = Keeper(lambda name: APool(self, name), first_look=self._look, grace=30.0)
+
+    async def _look(self) -> None:
+        self.looks += 1
+        await asyncio.sleep(0)
+
+    def want(self, wanted: Mapping[PoolName, int]) -> None:
+        self.wanted = wanted
+        self.changed.set()
+
+    @asynccontextmanager
+    async def running(self, first: Mapping[PoolName, int]) -> AsyncIterator[None]:
+        self.wanted = first
+        await self.keeper.prepare(first)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.keeper.run(lambda: self.wanted, self.changed))
+            await self.keeper.is_open.wait()
+            yield
+            task.cancel()
+
+    async def served(self, wanted: Mapping[PoolName, int]) -> None:
+        await eventually(lambda: self.open == wanted)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+async def test_pools_come_and_go(house: House) -> None:
+    async with house.running({A: 1}):
+        assert house.open == {A: 1} and house.looks == 1, "its servers have been looked at"
+        house.want({A: 1, B: 2})
+        await house.served({A: 1, B: 2})
+        house.want({B: 2})
+        await house.served({B: 2})
+        gone, stays = house.made
+        await eventually(lambda: gone.is_closed)
+        assert stays.is_running and house.keeper.pools == {B: stays}
+
+
+async def test_a_pool_that_goes_finishes_what_it_has_begun(house: House) -> None:
+    house.streams_end.clear()
+    async with house.running({A: 1}):
+        house.want({})
+        await house.served({})
+        (pool,) = house.made
+        assert house.occupied == set() and pool.is_running, "its port is free, its streams go on"
+        house.want({A: 1})
+        await house.served({A: 1})
+        house.streams_end.set()
+        await eventually(lambda: pool.is_closed)
+        assert house.keeper.pools == {A: house.made[1]}, "another one, which stays"
+
+
+async def test_a_pool_that_moves_stays_itself(house: House) -> None:
+    async with house.running({A: 1}):
+        house.want({A: 5})
+        await house.served({A: 5})
+        assert len(house.made) == 1 and house.occupied == {5} and house.started == [A]
+
+
+async def test_pools_may_change_places(house: House) -> None:
+    async with house.running({A: 1, B: 2}):
+        house.want({A: 2, B: 1})
+        await house.served({A: 2, B: 1})
+        assert len(house.made) == 2
+
+
+async def test_at_the_start_a_port_that_cannot_be_had_is_an_error(house: House) -> None:
+    house.occupied.add(1)
+    with pytest.raises(StartError, match="port 1 cannot be bound"):
+        await house.keeper.prepare({A: 1})
+    assert house.made[0].is_closed
+
+
+async def test_later_it_is_tried_again_and_the_others_go_on(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "RETRY", 0.01)
+    house.occupied.update({7, 8})
+    async with house.running({A: 1, B: 2}):
+        house.want({A: 7, B: 2, C: 8})
+        await eventually(lambda: "models/a" in house.keeper.detail() and "models/c" in house.keeper.detail())
+        assert house.open == {B: 2}, "a is asked for at a port that it has not"
+        house.occupied.discard(8)
+        await house.served({B: 2, C: 8})
+        house.want({A: 1, B: 2, C: 8})
+        await house.served({A: 1, B: 2, C: 8})
+        assert house.keeper.detail() == ""
+    told = [r.fields["pool"] for r in caplog.records if r.levelno == logging.WARNING]  # type: ignore[attr-defined]
+    assert told == ["models/a", "models/c"], "once each, however often it is tried"
+
+
+async def test_at_the_end_all_ports_are_left(house: House) -> None:
+    async with house.running({A: 1, B: 2}):
+        await house.keeper.leave(30.0)
+        assert house.open == {} and house.occupied == set()
+
+
+PLANS = st.lists(
+    st.dictionaries(st.sampled_from([A, B, C]), st.sampled_from([1, 2, 3]), max_size=3).filter(
+        lambda plan: len(set(plan.values())) == len(plan)
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(plans=PLANS)
+@settings(max_examples=60)
+def test_in_the_end_those_are_served_that_are_wanted(plans: list[dict[PoolName, int]]) -> None:
+    """Whatever was wanted before, and however quickly that changed."""
+
+    async def play() -> None:
+        house = House()
+        async with house.running(plans[0]):
+            for plan in plans[1:]:
+                house.want(plan)
+                await asyncio.sleep(0)
+            wanted, kept = plans[-1], house.keeper.pools.values()
+            await eventually(lambda: house.open == wanted and house.occupied == {*wanted.values()})
+            await eventually(lambda: all(each.is_closed is (each not in kept) for each in house.made))
+
+    asyncio.run(play())

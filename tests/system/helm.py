@@ -1,0 +1,141 @@
+"""Helm for tests, and the plain manifests out of the chart.
+
+    python -m tests.system.helm     # writes deploy/kubernetes (`make manifests`)
+
+The program is built once from a Go module (tools/helm, which names its version and hashes) into the user's
+cache; one on the PATH is as good. It asks no cluster: which Kubernetes and which CRDs there are it is told.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "tools" / "helm"
+CHART = ROOT / "deploy" / "helm" / "fleet-epp"
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+MISSING = (
+    "no helm is here (needs Go 1.26, or helm on the PATH): the chart and deploy/kubernetes stay untested"
+)
+KUBERNETES = "1.34.0"
+"""Helm renders for one; without the flag it takes that of its own libraries, which `go build` leaves out."""
+RELEASE, NAMESPACE = "fleet", "models"
+HEADER = "# Rendered from deploy/helm/fleet-epp with values.yaml, beside this file (make manifests).\n"
+
+
+class Refused(Exception):
+    """What helm says of values or of the chart."""
+
+
+def find() -> Path | None:
+    """The program, if it is there already."""
+    on_path = shutil.which("helm")
+    return next((one for one in (_cache() / "helm", Path(on_path or "")) if one.is_file()), None)
+
+
+def is_possible() -> bool:
+    """It is here, or a Go that can build it."""
+    if find():
+        return True
+    go = shutil.which("go")
+    return (
+        go is not None
+        and not subprocess.run([go, "list", "-m"], cwd=SOURCE, capture_output=True, check=False).returncode
+    )
+
+
+def build() -> Path:
+    """The same, built if need be; RuntimeError if that does not succeed."""
+    if found := find():
+        return found
+    folder = _cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be at it
+        if found := find():
+            return found
+        sys.stderr.write("building helm for the tests: 1 to 3 minutes, once\n")
+        beside = folder / "helm.new"
+        command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", str(beside)]
+        built = subprocess.run(
+            [*command, "helm.sh/helm/v3/cmd/helm"],
+            cwd=SOURCE,
+            env={**os.environ, "CGO_ENABLED": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if built.returncode:
+            raise RuntimeError(f"helm cannot be built (go build in {SOURCE}):\n{built.stderr}")
+        beside.rename(folder / "helm")
+    return folder / "helm"
+
+
+def _cache() -> Path:
+    key = hashlib.sha256((SOURCE / "go.mod").read_bytes()).hexdigest()[:16]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "fleet-epp" / f"helm-{key}"
+
+
+def run(*arguments: str, values: Mapping[str, Any] | Path) -> str:
+    """What it prints; Refused with what it says instead."""
+    given = "-" if isinstance(values, Mapping) else str(values)
+    done = subprocess.run(
+        [str(build()), *arguments, "--kube-version", KUBERNETES, "--values", given],
+        input=yaml.safe_dump(dict(values)) if isinstance(values, Mapping) else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Refused(done.stderr + done.stdout)
+    return done.stdout
+
+
+def template(
+    values: Mapping[str, Any] | Path,
+    *,
+    release: str = RELEASE,
+    namespace: str = NAMESPACE,
+    kinds: Sequence[str] = (),
+) -> str:
+    """The chart's manifests. ``kinds``: what the cluster is said to know, as ``group/version/Kind``."""
+    known = [word for kind in kinds for word in ("--api-versions", kind)]
+    return run("template", release, str(CHART), "--namespace", namespace, *known, values=values)
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """The objects in a YAML text."""
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def manifests() -> dict[str, str]:
+    """By file name, what deploy/kubernetes is to hold."""
+    files: dict[str, list[str]] = {}
+    for part in re.split(r"^---\n", template(MANIFESTS / "values.yaml"), flags=re.MULTILINE):
+        source = re.match(r"# Source: fleet-epp/templates/(\S+)\n", part)
+        if source and documents(part):
+            files.setdefault(source[1], []).append(part[source.end() :].strip() + "\n")
+    return {name: HEADER + "---\n".join(parts) for name, parts in sorted(files.items())}
+
+
+def write() -> None:
+    """Bring deploy/kubernetes up to date."""
+    for name, text in manifests().items():
+        (MANIFESTS / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        write()
+    except (Refused, RuntimeError) as fault:
+        sys.exit(str(fault))

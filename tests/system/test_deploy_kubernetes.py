@@ -1,0 +1,802 @@
+"""The chart, the manifests and the gateways' pages in a real Kubernetes API, and what a kubelet starts of it.
+
+The Deployment's arguments start ``epp`` with its ConfigMap as files and its ServiceAccount's token, so that
+the rules of rbac.yaml hold, for a pod that a real server stands for. Objects of gateways whose CRDs are not
+here are parsed, and each is named as skipped.
+"""
+
+import json
+import re
+import sys
+import urllib.error
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import yaml
+
+from bench.rig.kube import ADMIN
+from bench.rig.llama import LlamaServer
+from bench.rig.picker import Picker
+from bench.rig.process import Process, free_port, http_get, wait_until
+from epp.config import flags, picker_config
+from tests.system import helm
+from tests.system.kube_plane import CLUSTER_WIDE, MISSING, ControlPlane, is_possible, path_of
+from tests.system.talk import channel_to, converse, destination, request_headers
+
+for missing, possible in ((MISSING, is_possible), (helm.MISSING, helm.is_possible)):
+    if not possible():
+        pytest.skip(missing, allow_module_level=True)
+pytestmark = [
+    pytest.mark.timeout(900),  # the first run builds the API server and helm
+    pytest.mark.default_driver,
+]
+
+ROOT = helm.ROOT
+CRDS = ROOT / "tests" / "crds"
+KINDS = [
+    *sorted((CRDS / "gateway-api-v1.5.1").glob("*.yaml")),
+    *sorted((CRDS / "gie-v1.5.0").glob("*.yaml")),
+    *sorted((CRDS / "gie-v1.0.0").glob("*.yaml")),
+    *sorted((CRDS / "envoy-ai-gateway-v1.1.0").glob("*.yaml")),
+    *sorted((CRDS / "envoy-gateway-v1.8.1").glob("*.yaml")),
+]
+ELSEWHERE = {"networking.istio.io", "networking.gke.io", "monitoring.coreos.com", "monitoring.googleapis.com"}
+"""Groups whose CRDs are not here: Istio's, GKE's, the Prometheus operator's, Google's Prometheus'."""
+NAMESPACES = (helm.NAMESPACE, "other", "started", "standing-by")
+
+Document = dict[str, Any]
+
+
+def group(document: Mapping[str, Any]) -> str:
+    return str(document["apiVersion"].rpartition("/")[0])
+
+
+@pytest.fixture(scope="module")
+def plane(logs: Path) -> Iterator[ControlPlane]:
+    with ControlPlane(logs, users={}) as plane:
+        for crd in KINDS:
+            plane.define(crd)
+        for name in NAMESPACES:
+            plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        yield plane
+
+
+def apply(plane: ControlPlane, documents: list[Document], namespace: str = helm.NAMESPACE) -> list[Document]:
+    """As ``kubectl apply --server-side``, unknown fields being errors; what could not be applied."""
+    known = [one for one in documents if group(one) not in ELSEWHERE]
+    for document in known:
+        placed = {**document, "metadata": {"namespace": namespace, **document["metadata"]}}
+        if document["kind"] in CLUSTER_WIDE:
+            placed["metadata"].pop("namespace")
+        query = "fieldManager=tests&force=true&fieldValidation=Strict"
+        try:
+            plane.api.ask("PATCH", f"{path_of(placed)}?{query}", placed, kind="apply-patch+yaml")
+        except urllib.error.HTTPError as refusal:
+            text = json.loads(refusal.read())["message"]
+            pytest.fail(f"{document['kind']} {document['metadata']['name']}: {text}")
+    return [one for one in documents if one not in known]
+
+
+def told(documents: list[Document], where: str) -> None:
+    """A line in the report for what was only parsed."""
+    names = ", ".join(f"{one['kind']} ({one['apiVersion']})" for one in documents)
+    for one in documents:
+        assert one["metadata"]["name"] and one["spec"]
+    pytest.skip(f"{where}: applied but for {names}, whose CRD is not here: only parsed")
+
+
+# --- values -----------------------------------------------------------------------------------------
+
+
+def values(**more: Any) -> Document:
+    """The least, and ``more``."""
+    return {"inferencePool": {"modelServers": {"matchLabels": {"app": "qwen"}}}, **more}
+
+
+CUSTOM = """\
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: queue-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: queue-scorer
+    weight: 2
+"""
+
+UPSTREAM = {
+    "inferenceExtension": {
+        "replicas": 1,
+        "image": {"registry": "registry.example.com/team", "repository": "fleet-epp", "tag": "v1"},
+        "extProcPort": 9002,
+        "failureMode": "FailOpen",
+        "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        "pluginsConfigFile": "custom-plugins.yaml",
+        "pluginsCustomConfig": {"custom-plugins.yaml": CUSTOM},
+        "extraContainerPorts": [{"name": "zmq", "containerPort": 5557, "protocol": "TCP"}],
+        "extraServicePorts": [{"name": "zmq", "port": 5557, "protocol": "TCP"}],
+        "flags": {"v": 3, "refresh-metrics-interval": "100ms", "secure-serving": True, "enable-pprof": False},
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "resources": {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "16Gi"}},
+        "sidecar": {"enabled": False},
+        "monitoring": {
+            "interval": "10s",
+            "provider": {"name": "", "gmp": {"autopilot": False}},
+            "gke": {"enabled": False},
+            "secret": {"name": "inference-gateway-sa-metrics-reader-secret"},
+            "prometheus": {
+                "enabled": False,
+                "auth": {"enabled": True, "secretName": "inference-gateway-sa-metrics-reader-secret"},
+                "extraLabels": {},
+            },
+        },
+        "tracing": {
+            "enabled": False,
+            "otelExporterEndpoint": "http://localhost:4317",
+            "sampling": {"sampler": "parentbased_traceidratio", "samplerArg": "0.1"},
+        },
+        "latencyPredictor": {"enabled": False, "predictionServers": {"count": 10}},
+    },
+    "inferencePool": {
+        "targetPorts": [{"number": 8000}],
+        "modelServerType": "trtllm-serve",
+        "modelServerProtocol": "http",
+        "parser": "",
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "modelServers": {"matchLabels": {"app": "vllm-qwen3-32b"}},
+    },
+    "provider": {"name": "none", "istio": {"destinationRule": {"host": "", "trafficPolicy": {}}}},
+    "experimentalHttpRoute": {
+        "enabled": True,
+        "inferenceGatewayName": "inference-gateway",
+        "inferenceGatewayNamespace": "other",
+        "requestTimeout": "300s",
+        "headerMatches": {"x-model": "qwen"},
+        "baseModel": "qwen",
+    },
+    "inferenceObjectives": [{"name": "high", "priority": 5}, {"name": "low", "priority": -1}],
+}
+"""Every value that upstream's chart has, by its name there."""
+
+OLD = {
+    "inferenceExtension": {"image": {"hub": "registry.example.com", "name": "fleet-epp", "tag": "v1"}},
+    "inferencePool": {
+        "apiVersion": "inference.networking.x-k8s.io/v1alpha2",
+        "targetPortNumber": 8001,
+        "modelServers": {"matchLabels": {"app": "qwen"}},
+    },
+    "gke": {"monitoringSecret": {"name": "x", "namespace": "default"}},
+    "istio": {"destinationRule": {"host": "a.b.svc"}},
+}
+
+ALL_SERVE = {"replicas": 3, "flags": {"ha-enable-leader-election": False}}
+PROMETHEUS = {"monitoring": {"prometheus": {"enabled": True}}}
+SIDECAR = {
+    "enabled": True,
+    "name": "envoy",
+    "image": "envoy",
+    "ports": [{"name": "http", "containerPort": 10000}],
+    "volumeMounts": [{"name": "envoy", "mountPath": "/etc/envoy"}],
+    "volumes": [{"name": "envoy", "configMap": {"name": "envoy"}}],
+    "configMap": {"name": "envoy", "data": {"envoy.yaml": "admin: {}"}},
+}
+PORTS = {"grpc-port": 19002, "grpc-health-port": 19003, "metrics-port": 19090}
+
+VARIANTS: dict[str, Document] = {
+    "defaults": values(),
+    "upstream's values": UPSTREAM,
+    "older values": OLD,
+    "leader election": values(inferenceExtension={"replicas": 3}),
+    "all serve": values(inferenceExtension=ALL_SERVE),
+    "monitoring": values(inferenceExtension=PROMETHEUS),
+    "monitoring without a token": values(
+        inferenceExtension={"monitoring": {"prometheus": {"enabled": True, "auth": {"enabled": False}}}}
+    ),
+    "Istio": values(provider={"name": "istio"}, experimentalHttpRoute={"enabled": True}),
+    "GKE": values(
+        provider={"name": "gke"}, inferenceExtension=PROMETHEUS, experimentalHttpRoute={"enabled": True}
+    ),
+    "a sidecar": values(inferenceExtension={"sidecar": SIDECAR}),
+    "a certificate": values(inferenceExtension={"certificate": {"secretName": "tls"}}),
+    "other ports": values(inferenceExtension={"flags": PORTS, "extProcPort": 9000}),
+    "labels and no pool": {
+        "inferencePool": {
+            "enabled": False,
+            "targetPorts": [{"number": 8000}, {"number": 8001}],
+            "modelServers": {"matchLabels": {"app": "qwen", "tier": "a"}},
+        }
+    },
+    "a pool that is there": {"inferencePool": {"create": False}},
+    "metrics elsewhere": values(inferenceExtension={"metricsDataSource": {"path": "/prometheus/metrics"}}),
+    "several pools": values(
+        pools=[{"name": "llama", "port": 9012}, {"name": "phi", "namespace": "other", "port": 9013}]
+    ),
+    "the pools of its Service": values(poolService={"enabled": True, "ports": [9012, 9013]}),
+    "its own network": values(
+        inferenceExtension={
+            "networkPolicy": {"gateways": [{"namespaceSelector": {}}], "monitoring": [{"podSelector": {}}]}
+        }
+    ),
+}
+
+
+def rendered(given: Document) -> list[Document]:
+    return helm.documents(helm.template(given))
+
+
+def of_kind(documents: list[Document], kind: str) -> list[Document]:
+    return [one for one in documents if one["kind"] == kind]
+
+
+def deployment(documents: list[Document]) -> Document:
+    return of_kind(documents, "Deployment")[0]
+
+
+def picker_container(documents: list[Document]) -> Document:
+    (one,) = [
+        c for c in deployment(documents)["spec"]["template"]["spec"]["containers"] if c["name"] == "epp"
+    ]
+    return one
+
+
+def expanded(arguments: list[str], environment: Mapping[str, str]) -> list[str]:
+    """``$(NAME)`` as Kubernetes does it."""
+    return [re.sub(r"\$\((\w+)\)", lambda name: environment[name[1]], one) for one in arguments]
+
+
+def parsed_flags(documents: list[Document]) -> flags.ServeFlags:
+    """What the picker makes of its arguments."""
+    environment = {"NAMESPACE": helm.NAMESPACE, "POD_NAME": "fleet-epp-5c9d8f7b6-x2x4z"}
+    return flags.parse(expanded(picker_container(documents)["args"], environment), environment)
+
+
+# --- the chart --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", VARIANTS.values(), ids=VARIANTS)
+def test_the_chart_passes_helms_own_checks(given: Document) -> None:
+    assert "0 chart(s) failed" in helm.run("lint", str(helm.CHART), "--strict", values=given)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_the_chart_renders_is_applied(plane: ControlPlane, name: str) -> None:
+    if parsed := apply(plane, rendered(VARIANTS[name])):
+        told(parsed, f"the chart, {name}")
+
+
+@pytest.mark.parametrize("given", VARIANTS.values(), ids=VARIANTS)
+def test_its_arguments_and_its_configuration_are_understood(given: Document) -> None:
+    documents = rendered(given)
+    (config,) = [one for one in of_kind(documents, "ConfigMap") if "-epp" in one["metadata"]["name"]]
+    taken = parsed_flags(documents)
+    assert taken.config_file and taken.config_file.startswith("/config/")
+    picker_config.load(config["data"][taken.config_file.removeprefix("/config/")], taken.config_file)
+
+
+def test_its_configuration_is_the_pickers_own_default() -> None:
+    (config,) = of_kind(rendered(values()), "ConfigMap")
+    written = config["data"]["default-plugins.yaml"]
+    assert yaml.safe_load(written) == yaml.safe_load(picker_config.DEFAULT_TEXT)
+
+
+REFUSED = {
+    "a word for a number": (
+        values(inferenceExtension={"replicas": "three"}),
+        "at '/inferenceExtension/replicas': got string, want integer",
+    ),
+    "a value that is none": (
+        values(inferenceExtension={"replica": 3}),
+        "at '/inferenceExtension': additional properties 'replica' not allowed",
+    ),
+    "another chart's values": (values(router={"epp": {}}), "additional properties 'router' not allowed"),
+    "no labels": ({"inferencePool": {}}, "inferencePool.modelServers.matchLabels: is missing"),
+    "nine ports": (
+        {"inferencePool": {"targetPorts": [{"number": n} for n in range(1, 10)]}},
+        "at '/inferencePool/targetPorts'",
+    ),
+    "latency prediction": (
+        values(inferenceExtension={"latencyPredictor": {"enabled": True}}),
+        "latency prediction by sidecars is not supported: leave it out",
+    ),
+    "gRPC servers": (
+        {"inferencePool": {"modelServerProtocol": "grpc", "modelServers": {"matchLabels": {"app": "a"}}}},
+        "inferencePool.modelServerProtocol: grpc",
+    ),
+    "a configuration that is not there": (
+        values(inferenceExtension={"pluginsConfigFile": "mine.yaml"}),
+        "mine.yaml is not in pluginsCustomConfig",
+    ),
+    "a drain that is too long": (
+        values(inferenceExtension={"flags": {"drain-timeout": "130s"}}),
+        "terminationGracePeriodSeconds: 130 must be more than drain-timeout (130s)",
+    ),
+    "no time to drain": (
+        values(inferenceExtension={"terminationGracePeriodSeconds": 30}),
+        "30 must be more than drain-timeout (30s)",
+    ),
+    "one port for two pools": (
+        values(pools=[{"name": "llama", "port": 9002}]),
+        "pools: port 9002 of llama is taken",
+    ),
+    "pools by name and by Service": (
+        values(pools=[{"name": "llama", "port": 9012}], poolService={"enabled": True}),
+        "leave one of them out",
+    ),
+}
+
+
+@pytest.mark.parametrize("given, said", REFUSED.values(), ids=REFUSED)
+def test_wrong_values_are_refused_in_words(given: Document, said: str) -> None:
+    with pytest.raises(helm.Refused) as refusal:
+        helm.template(given)
+    assert said in str(refusal.value)
+
+
+def test_the_documented_refusal_is_what_helm_says() -> None:
+    shown = re.search(
+        r"```console\n\$ helm template[^\n]*\n(.*?)```", (ROOT / "docs/install.md").read_text(), re.DOTALL
+    )
+    with pytest.raises(helm.Refused) as refusal:
+        helm.run("template", "fleet", str(helm.CHART), "--set", "inferencePool.targetPort=1", values={})
+    assert shown and shown[1].strip() in str(refusal.value)
+
+
+# --- what holds of every Deployment -----------------------------------------------------------------
+
+
+EVERY = {**VARIANTS, "deploy/kubernetes": helm.MANIFESTS / "values.yaml"}
+every = pytest.mark.parametrize("given", EVERY.values(), ids=EVERY)
+
+
+@every
+def test_a_picker_can_do_nothing_that_it_need_not(given: Document) -> None:
+    documents = helm.documents(helm.template(given))
+    pod = deployment(documents)["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert picker_container(documents)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert all(mount["readOnly"] for mount in picker_container(documents)["volumeMounts"])
+    for role in [*of_kind(documents, "Role"), *of_kind(documents, "ClusterRole")]:
+        for rule in role["rules"]:
+            writes = set(rule["verbs"]) - {"get", "list", "watch"}
+            assert not writes or set(rule["resources"]) <= {"leases", "tokenreviews", "subjectaccessreviews"}
+            assert "*" not in [*rule["verbs"], *rule.get("resources", ()), *rule.get("apiGroups", ())]
+            assert "secrets" not in rule.get("resources", ()) or rule["resourceNames"]
+
+
+@every
+def test_ports_probes_and_selectors_fit_together(given: Document) -> None:
+    documents = helm.documents(helm.template(given))
+    spec, picker = deployment(documents)["spec"], picker_container(documents)
+    taken = parsed_flags(documents)
+    ports = {port["name"]: port["containerPort"] for port in picker["ports"]}
+    assert ports["grpc"] == taken.grpc_port and ports["metrics"] == taken.metrics_port
+    assert ports["grpc-health"] == taken.grpc_health_port
+    assert picker["livenessProbe"]["grpc"] == {"port": taken.grpc_health_port, "service": "liveness"}
+    assert picker["readinessProbe"]["grpc"] == {"port": taken.grpc_health_port, "service": "readiness"}
+
+    listening = [port for one in spec["template"]["spec"]["containers"] for port in one["ports"]]
+    (service,) = of_kind(documents, "Service")
+    for port in service["spec"]["ports"]:
+        target = port.get("targetPort", port["port"])
+        assert target in [one["name"] for one in listening] + [one["containerPort"] for one in listening]
+    (policy,) = of_kind(documents, "NetworkPolicy")
+    let_in = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+    assert let_in == {one["containerPort"] for one in listening}
+    for pool in of_kind(documents, "InferencePool"):
+        reference = pool["spec"].get("endpointPickerRef") or pool["spec"]["extensionRef"]
+        port = reference["port"]["number"] if "port" in reference else reference["portNumber"]
+        assert reference["name"] == service["metadata"]["name"]
+        assert port in [one["port"] for one in service["spec"]["ports"]]
+
+    labels = spec["template"]["metadata"]["labels"].items()
+    selectors = [spec["selector"]["matchLabels"], service["spec"]["selector"]]
+    selectors += [policy["spec"]["podSelector"]["matchLabels"]]
+    selectors += [
+        one["labelSelector"]["matchLabels"] for one in spec["template"]["spec"]["topologySpreadConstraints"]
+    ]
+    selectors += [one["spec"]["selector"]["matchLabels"] for one in of_kind(documents, "PodDisruptionBudget")]
+    assert all(selector.items() <= labels for selector in selectors)
+
+
+@every
+def test_a_picker_is_given_the_time_it_takes_to_drain(given: Document) -> None:
+    documents = helm.documents(helm.template(given))
+    taken = parsed_flags(documents)
+    pod = deployment(documents)["spec"]["template"]["spec"]
+    assert taken.drain_timeout < pod["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize(
+    "given, elects, strategy, budgets",
+    [
+        pytest.param({}, False, "RollingUpdate", 0, id="one"),
+        pytest.param({"replicas": 3}, True, "Recreate", 0, id="one of three"),
+        pytest.param(ALL_SERVE, False, "RollingUpdate", 1, id="three"),
+        pytest.param({"flags": {"ha-enable-leader-election": True}}, True, "Recreate", 0, id="one, elected"),
+    ],
+)
+def test_how_several_replicas_are_replaced(
+    given: Document, elects: bool, strategy: str, budgets: int
+) -> None:
+    documents = rendered(values(inferenceExtension=given))
+    arguments = picker_container(documents)["args"]
+    assert ("--ha-enable-leader-election=true" in arguments) == elects
+    assert deployment(documents)["spec"]["strategy"]["type"] == strategy
+    assert len(of_kind(documents, "PodDisruptionBudget")) == budgets
+    assert any("leases" in str(role["rules"]) for role in of_kind(documents, "Role")) == elects
+
+
+# --- the manifests ----------------------------------------------------------------------------------
+
+
+def test_the_manifests_are_the_chart() -> None:
+    written = {
+        path.name: path.read_text(encoding="utf-8")
+        for path in helm.MANIFESTS.glob("*.yaml")
+        if path.name not in {"values.yaml", "kustomization.yaml"}
+    }
+    assert written == helm.manifests(), "make manifests"
+
+
+def test_the_kustomization_has_them_all() -> None:
+    listed = yaml.safe_load((helm.MANIFESTS / "kustomization.yaml").read_text())
+    assert listed["namespace"] == helm.NAMESPACE
+    assert set(listed["resources"]) == set(helm.manifests()) - {"monitoring.yaml"}
+
+
+def test_the_manifests_are_applied(plane: ControlPlane) -> None:
+    documents = [one for text in helm.manifests().values() for one in helm.documents(text)]
+    if parsed := apply(plane, documents):
+        told(parsed, "deploy/kubernetes")
+
+
+def test_every_rule_says_why() -> None:
+    lines = (helm.MANIFESTS / "rbac.yaml").read_text().splitlines()
+    rules = [n for n, line in enumerate(lines) if re.match(r"- (apiGroups|nonResourceURLs):", line)]
+    assert rules and [lines[n] for n in rules if not lines[n - 1].startswith("# ")] == []
+
+
+# --- the pages --------------------------------------------------------------------------------------
+
+
+PAGES = [*sorted((ROOT / "docs" / "gateways").glob("*.md")), ROOT / "docs" / "install.md"]
+NOT_OBJECTS = {
+    ("envoy.md", "metadata_options"),  # a part of Envoy's own configuration
+    ("envoy-ai-gateway.md", "extensionApis"),  # of Envoy Gateway's
+    ("install.md", "endpoints"),  # the endpoints file
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The YAML of a page."""
+
+    objects: list[Document]
+    values: list[Document]
+    others: set[tuple[str, str]]
+
+
+def written(page_path: Path) -> Written:
+    objects, given, others = [], [], set()
+    for block in re.findall(r"^```yaml\n(.*?)^```", page_path.read_text(), re.DOTALL | re.MULTILINE):
+        for document in helm.documents(block):
+            if "apiVersion" in document and "kind" in document:
+                objects.append(document)
+            elif document.keys() & {"inferenceExtension", "inferencePool"}:
+                given.append(document)
+            else:
+                others.add((page_path.name, next(iter(document))))
+    return Written(objects, given, others)
+
+
+@pytest.mark.parametrize("page_path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_has_is_applied(plane: ControlPlane, page_path: Path) -> None:
+    found = written(page_path)
+    parsed = apply(plane, found.objects)
+    for given in found.values:
+        parsed += apply(plane, rendered(given))
+    if parsed:
+        told(parsed, str(page_path.relative_to(ROOT)))
+
+
+def test_no_block_of_a_page_is_passed_over() -> None:
+    assert set().union(*(written(one).others for one in PAGES)) == NOT_OBJECTS
+
+
+@pytest.mark.parametrize("page_path", PAGES[:-1], ids=lambda path: path.name)
+def test_a_page_fits_the_manifests(page_path: Path) -> None:
+    """Its pool is theirs, is picked for by their Service, and is what its route leads to."""
+    objects = written(page_path).objects
+    if not objects:
+        assert page_path.name == "envoy.md"
+        return
+    plain = [one for text in helm.manifests().values() for one in helm.documents(text)]
+    (service,), (pool,) = of_kind(plain, "Service"), of_kind(objects, "InferencePool")
+    assert of_kind(plain, "InferencePool")[0]["spec"] == {
+        **pool["spec"],
+        "endpointPickerRef": {"failureMode": "FailClose", **pool["spec"]["endpointPickerRef"]},
+    }
+    (gateway,) = of_kind(objects, "Gateway")
+    (route,) = [*of_kind(objects, "HTTPRoute"), *of_kind(objects, "AIGatewayRoute")]
+    assert route["spec"]["parentRefs"][0]["name"] == gateway["metadata"]["name"]
+    assert route["spec"]["rules"][0]["backendRefs"] == [
+        {"group": group(pool), "kind": "InferencePool", "name": pool["metadata"]["name"]}
+    ]
+    for rule in of_kind(objects, "DestinationRule"):
+        assert rule["spec"]["host"] == f"{service['metadata']['name']}.{helm.NAMESPACE}.svc.cluster.local"
+    for policy in objects:
+        for target in policy["spec"].get("targetRefs", [policy["spec"].get("targetRef")]):
+            assert target is None or target["name"] in {one["metadata"]["name"] for one in objects}
+    assert {one["metadata"].get("namespace", helm.NAMESPACE) for one in objects} == {helm.NAMESPACE}
+
+
+# --- what a kubelet starts --------------------------------------------------------------------------
+
+
+class Pod(Process):
+    """The container ``epp`` of a Deployment, as a kubelet would start it, and as tests look at a Picker."""
+
+    def __init__(
+        self, plane: ControlPlane, documents: list[Document], namespace: str, folder: Path, name: str
+    ) -> None:
+        spec = deployment(documents)["spec"]["template"]["spec"]
+        container = picker_container(documents)
+        fields = {"metadata.namespace": namespace, "metadata.name": name, "status.podIP": "127.0.0.1"}
+        environment = {
+            one["name"]: one["value"] if "value" in one else fields[one["valueFrom"]["fieldRef"]["fieldPath"]]
+            for one in container["env"]
+        }
+        arguments = expanded(container["args"], environment)
+        volumes = {one["name"]: one for one in spec["volumes"]}
+        for mount in container["volumeMounts"]:
+            below = folder / name / mount["mountPath"].strip("/")
+            below.mkdir(parents=True)
+            wanted = volumes[mount["name"]]["configMap"]["name"]
+            (config,) = [one for one in of_kind(documents, "ConfigMap") if one["metadata"]["name"] == wanted]
+            for file, text in config["data"].items():
+                (below / file).write_text(text)
+            arguments = [one.replace(f"={mount['mountPath']}/", f"={below}/") for one in arguments]
+        environment["KUBECONFIG"] = str(
+            kubeconfig(plane, namespace, spec["serviceAccountName"], folder / name)
+        )
+        environment["PYTHONPATH"] = str(ROOT)
+        super().__init__(
+            name,
+            [sys.executable, "-m", "epp", *arguments],  # the image's entry point
+            log=folder / f"{name}.log",
+            environment=environment,
+        )
+        taken = flags.parse(arguments, environment)
+        self.at(taken.grpc_port)
+        self.metrics_url = f"http://127.0.0.1:{taken.metrics_port}"
+        self.health_port = taken.grpc_health_port
+        self.tls = taken.secure_serving
+        self.probes = {
+            probe: container[f"{probe}Probe"]["grpc"]["service"] for probe in ("liveness", "readiness")
+        }
+
+    health = Picker.health
+
+    def at(self, port: int) -> Self:
+        """To be asked there: each pool has a port."""
+        self.grpc_port, self.address = port, f"127.0.0.1:{port}"
+        return self
+
+    def probe(self, name: str) -> bool:
+        """As the kubelet does."""
+        return self.health(self.probes[name]) == "SERVING"
+
+    def is_ready(self) -> bool:
+        return self.probe("readiness")
+
+
+def token(plane: ControlPlane, namespace: str, account: str) -> str:
+    """What a kubelet would put into the pod; the API server checks it, and what it may."""
+    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+    return str(plane.api.ask("POST", path, asked)["status"]["token"])
+
+
+def kubeconfig(plane: ControlPlane, namespace: str, account: str, folder: Path) -> Path:
+    like = yaml.safe_load(plane.kubeconfig("nobody").read_text())
+    like["users"][0]["user"]["token"] = token(plane, namespace, account)
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(like))
+    return path
+
+
+def server_pod(namespace: str, server: LlamaServer, app: str = "qwen") -> Document:
+    """As a kubelet keeps it, for a server that runs here."""
+    host, _ = server.address.rsplit(":", 1)
+    started = {"name": "server", "ready": True, "image": "x", "imageID": "x", "restartCount": 0}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{app}-0", "namespace": namespace, "labels": {"app": app}},
+        "spec": {"nodeName": "node-0", "containers": [{"name": "server", "image": "x"}]},
+        "status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{**started, "state": {"running": {}}}],
+            "podIP": host,
+            "podIPs": [{"ip": host}],
+        },
+    }
+
+
+def at_ports(given: Document, server: LlamaServer) -> Document:
+    """The same values on free ports, for a pool of this server."""
+    extension = given.get("inferenceExtension", {})
+    ports = {flag: free_port() for flag in PORTS}
+    pool = {"targetPorts": [{"number": server.port}], "modelServers": {"matchLabels": {"app": "qwen"}}}
+    return {
+        **given,
+        "inferenceExtension": {
+            **extension,
+            "extProcPort": ports[
+                "grpc-port"
+            ],  # as two replicas on one machine cannot be told apart otherwise
+            "flags": {"drain-timeout": "1s", **extension.get("flags", {}), **ports},
+        },
+        "inferencePool": {**given["inferencePool"], **pool},
+    }
+
+
+@contextmanager
+def there(plane: ControlPlane, documents: list[Document], namespace: str) -> Iterator[None]:
+    """They are applied, and gone afterwards."""
+    apply(plane, documents, namespace)
+    with ExitStack() as parts:
+        for document in documents:
+            if group(document) not in ELSEWHERE:
+                placed = {**document, "metadata": {"namespace": namespace, **document["metadata"]}}
+                parts.callback(plane.delete, placed)
+        yield
+
+
+@contextmanager
+def deployed(
+    plane: ControlPlane, given: Document, namespace: str, folder: Path, name: str = "fleet-epp-0"
+) -> Iterator[Pod]:
+    """The chart is installed, and the kubelet has started one of its pods."""
+    documents = helm.documents(helm.template(given, namespace=namespace))
+    with there(plane, documents, namespace), Pod(plane, documents, namespace, folder, name) as pod:
+        yield pod
+
+
+STARTED = {
+    "defaults": values(),
+    "upstream's values": {**UPSTREAM, "inferenceObjectives": []},
+    "all serve": values(inferenceExtension=ALL_SERVE),
+    "monitoring": values(inferenceExtension=PROMETHEUS),
+    "labels and no pool": {"inferencePool": {"enabled": False}},
+}
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_the_deployment_starts_and_picks(
+    plane: ControlPlane, name: str, servers: list[LlamaServer], tmp_path: Path
+) -> None:
+    server, given = servers[0], at_ports(STARTED[name], servers[0])
+    plane.apply(server_pod("started", server))
+    with deployed(plane, given, "started", tmp_path) as pod:
+        assert pod.probe("liveness")
+        wait_until(lambda: serves(pod) == {"qwen-0-rank-0"}, what="its pod serves")
+        assert picked(pod) == server.address
+        assert json.loads(shown(pod, "/readyz")[1]).get("details", {}) == {}
+        assert "403" not in pod.log.read_text()
+        assert pod.terminate() == 0
+
+
+def test_metrics_are_for_those_whom_the_rules_let(
+    plane: ControlPlane, servers: list[LlamaServer], tmp_path: Path
+) -> None:
+    given = at_ports(values(inferenceExtension=PROMETHEUS), servers[0])
+    plane.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "any", "namespace": "other"}}
+    )
+    with deployed(plane, given, "started", tmp_path) as pod:
+        assert shown(pod, "/metrics", token(plane, "started", "fleet-epp"))[0] == 200  # Prometheus has it
+        assert shown(pod, "/debug/picks", token(plane, "started", "fleet-epp"))[0] == 403
+        assert shown(pod, "/metrics", token(plane, "other", "any"))[0] == 403
+        assert http_get(f"{pod.metrics_url}/metrics")[0] == 401
+
+
+def pool_of(name: str, server: LlamaServer, port: int) -> Document:
+    return {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "targetPorts": [{"number": server.port}],
+            "endpointPickerRef": {"name": "fleet-epp", "port": {"number": port}},
+        },
+    }
+
+
+@pytest.mark.parametrize("by", ["name", "Service"])
+def test_one_picker_serves_several_pools(
+    plane: ControlPlane, by: str, servers: list[LlamaServer], tmp_path: Path
+) -> None:
+    first, second = servers[:2]
+    port = free_port()
+    found = {"poolService": {"enabled": True, "ports": [port]}}
+    given = at_ports(
+        values(**({"pools": [{"name": "llama", "port": port}]} if by == "name" else found)), first
+    )
+    plane.apply(server_pod("started", first), server_pod("started", second, "llama"))
+    with (
+        there(plane, [pool_of("llama", second, port)], "started"),
+        deployed(plane, given, "started", tmp_path) as pod,
+    ):
+        wait_until(lambda: serves(pod) == {"qwen-0-rank-0", "llama-0-rank-0"}, what="both pools serve")
+        assert (picked(pod), picked(pod, port)) == (first.address, second.address)
+        assert "403" not in pod.log.read_text()
+
+
+def test_of_two_replicas_one_is_ready_and_the_other_takes_over(
+    plane: ControlPlane, servers: list[LlamaServer], tmp_path: Path
+) -> None:
+    server = servers[0]
+    given = [at_ports(values(inferenceExtension={"replicas": 2}), server) for _ in range(2)]
+    plane.apply(server_pod("standing-by", server))
+    documents = [helm.documents(helm.template(one, namespace="standing-by")) for one in given]
+    with there(plane, documents[0], "standing-by"):
+        pods = [Pod(plane, one, "standing-by", tmp_path, f"fleet-epp-{n}") for n, one in enumerate(documents)]
+        with pods[0] as leader, ExitStack() as parts:
+            standby = pods[1].launch()
+            parts.callback(standby.stop)
+            wait_until(lambda: standby.probe("liveness"), what="the standby lives")
+            assert leader.probe("readiness") and not standby.probe("readiness")
+            assert leader.terminate() == 0
+            wait_until(lambda: standby.probe("readiness"), what="the standby leads")
+            wait_until(lambda: serves(standby) == {"qwen-0-rank-0"}, what="its pod serves")
+            assert picked(standby) == server.address
+
+
+def shown(pod: Pod, path: str, bearer: str = ADMIN) -> tuple[int, bytes]:
+    return http_get(f"{pod.metrics_url}{path}", headers={"authorization": f"Bearer {bearer}"})
+
+
+def serves(pod: Pod) -> set[str]:
+    listed = json.loads(shown(pod, "/debug/endpoints")[1])["endpoints"]
+    return {one["name"] for one in listed if one["phase"] in {"warming", "ready"}}
+
+
+def picked(pod: Pod, port: int = 0) -> str:
+    with channel_to(pod.at(port or pod.grpc_port)) as channel:
+        return destination(next(converse(channel, [request_headers(ended=True)])))
+
+
+def test_the_role_gives_no_more_than_it_says(plane: ControlPlane) -> None:
+    """By the API server's own word, for the ServiceAccount of deploy/kubernetes."""
+    apply(plane, helm.documents(helm.manifests()["rbac.yaml"]), "other")
+
+    def may(verb: str, resource: str, api_group: str = "", namespace: str = "other") -> bool:
+        asked = {"verb": verb, "resource": resource, "group": api_group, "namespace": namespace}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": "system:serviceaccount:other:fleet-epp", "resourceAttributes": asked},
+        }
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        return bool(plane.api.ask("POST", path, review)["status"]["allowed"])
+
+    assert may("watch", "pods") and may("list", "inferencepools", "inference.networking.k8s.io")
+    assert may("update", "leases", "coordination.k8s.io")
+    assert not may("list", "pods", namespace="started") and not may("list", "secrets")
+    assert not may("delete", "pods") and not may("create", "pods") and not may("delete", "leases")
+    assert not may("update", "inferencepools", "inference.networking.k8s.io")
