@@ -85,14 +85,13 @@ def in_process(endpoints: int, plan: Plan, *, after_news: bool) -> PickCost:
 
 def _said(asked: Sequence[Request], endpoints: int, *, after_news: bool) -> float:
     """CPU seconds of as many picks, on a fleet of their own."""
-    fleet, scheduler, _ = scheduled(endpoints)
+    made = scheduled(endpoints)
     spent = 0.0
     for number, request in enumerate(asked):
         if after_news:
-            place = number % endpoints
-            fleet.reading(fleet.endpoints[place], load_of(number), 0.0)
+            made.fleet.reading(made.members.endpoints[number % endpoints], load_of(number), 0.0)
         began = time.thread_time()
-        decision = scheduler.pick(request, 0.0)
+        decision = made.scheduler.pick(request, 0.0)
         spent += time.thread_time() - began
         assert isinstance(decision, Decision), decision
         decision.reservation.release()

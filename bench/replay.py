@@ -15,26 +15,31 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.recording import Recording
-from epp.config.picker_config import Assembly, build, load_default
+from epp.config.picker_config import build, load_default
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.fleet import EndpointSpec, Fleet, Load
+from epp.core.members import Members, Pools
 from epp.core.scheduling import Scheduler
 from epp.core.stream import StreamSettings
 from epp.runtime.calls import Services
-from epp.runtime.ext_proc import ExtProc
+from epp.runtime.ext_proc import PROCESS, ExtProc
 from epp.runtime.fast.connection import Connection
 from epp.runtime.fast.limits import Limits
 from epp.runtime.logs import LogSettings, RequestLog
+from epp.runtime.measuring import Measuring
 from epp.runtime.metrics import Metrics
 from epp.runtime.plugins import load_types
 from epp.runtime.reporting import Reporter
 
 BUDGET_BYTES = 1 << 30
 MESSAGE_BYTES = 1 << 27
+CLOCK_SECONDS = 0.0002 / 14
+"""A request looks 14 times."""
 
 
 class _NoTimer:
@@ -43,30 +48,51 @@ class _NoTimer:
     def cancel(self) -> None: ...
 
 
-def scheduled(endpoints: int) -> tuple[Fleet, Scheduler, Assembly]:
+@dataclass(frozen=True, slots=True)
+class Scheduled:
     """The default profile over endpoints that answer."""
+
+    fleet: Fleet
+    members: Members
+    scheduler: Scheduler
+    parsers: Parsers
+
+
+def scheduled(endpoints: int) -> Scheduled:
+    """A pool of so many."""
     assembly = build(load_default(), load_types())
     fleet = Fleet(stale_after=1e9)
-    fleet.replace(
-        (EndpointSpec(name=f"engine-{n}", ip="127.0.0.1", port=8_000 + n) for n in range(endpoints)), 0.0
-    )
-    for number, endpoint in enumerate(fleet.endpoints):
+    pools = Pools(fleet)
+    members = pools.add()
+    specs = [EndpointSpec(name=f"engine-{n}", ip="127.0.0.1", port=8_000 + n) for n in range(endpoints)]
+    pools.replace(members, specs, 0.0)
+    for number, endpoint in enumerate(members.endpoints):
         fleet.reading(endpoint, load_of(number), 0.0)
-    scheduler = Scheduler(fleet, assembly.profile, assembly.producers, chance=random.Random(1))
-    return fleet, scheduler, assembly
+    scheduler = Scheduler(members, assembly.profile, assembly.producers, chance=random.Random(1))
+    return Scheduled(fleet, members, scheduler, Parsers(assembly.parsers))
 
 
 def pool(endpoints: int, log_fd: int) -> Services:
-    """The same as one process serves it."""
-    fleet, scheduler, assembly = scheduled(endpoints)
+    """The same as one process serves it, put together as epp.pool does."""
+    made, metrics = scheduled(endpoints), Metrics(version="bench")
+    # Each look at the clock takes as long as in a process with 5,000 requests a second: of so many as
+    # then it measures more, whatever this machine does meanwhile.
+    clock = itertools.count(0.0, CLOCK_SECONDS).__next__
+    measuring = Measuring(metrics.requests, clock)
     log = RequestLog(LogSettings(), log_fd, later=lambda seconds, flush: None)
-    return ExtProc(
-        scheduler=scheduler,
-        health=fleet,
-        settings=StreamSettings(Parsers(assembly.parsers), Budget(BUDGET_BYTES), new_id=lambda: "made-here"),
-        observer=Reporter(Metrics(version="bench"), log, kick=lambda endpoint: None),
-        clock=time.monotonic,
-    ).services()
+    ext_proc = ExtProc(
+        scheduler=measuring.scheduler(made.scheduler),
+        health=made.fleet,
+        settings=StreamSettings(
+            made.parsers,
+            Budget(BUDGET_BYTES),
+            new_id=lambda: "made-here",
+            endpoint_at=made.members.endpoint_at,
+        ),
+        observer=Reporter(metrics, log, kick=lambda endpoint: None),
+        clock=clock,
+    )
+    return {PROCESS: measuring.calls(ext_proc.open)}
 
 
 def load_of(number: int) -> Load:
@@ -83,9 +109,10 @@ def load_of(number: int) -> Load:
 class Replay:
     """One recording, any number of times."""
 
-    def __init__(self, recording: Recording, *, endpoints: int = 2) -> None:
+    def __init__(self, recording: Recording, *, endpoints: int = 2, measured: bool = False) -> None:
         self.recording = recording
         self._endpoints = endpoints
+        self._measured = measured
         self._limits = Limits(max_receive_bytes=MESSAGE_BYTES)
         self._sink = os.open(os.devnull, os.O_WRONLY)
 
@@ -94,7 +121,7 @@ class Replay:
 
     def ready(self) -> Connection:
         """A connection to a pool of its own, nothing said yet."""
-        services = pool(self._endpoints, self._sink)
+        services = pool(self._endpoints, self._sink, measured=self._measured)
         return Connection(
             services,
             self._limits,
@@ -134,9 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="made by python -m bench.profile")
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--ready", type=int, default=1, help="as often it is made ready, said or not")
+    parser.add_argument("--measured", action="store_true", help="every request, where otherwise a few are")
     options = parser.parse_args(arguments)
     try:
-        replay = Replay(Recording.load(options.file))
+        replay = Replay(Recording.load(options.file), measured=options.measured)
     except (OSError, ValueError) as problem:
         parser.exit(1, f"bench.replay: {problem}\n")
     connections = [replay.ready() for _ in range(max(options.times, options.ready))]

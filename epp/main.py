@@ -461,7 +461,7 @@ def _references(flags: ServeFlags, process: Process) -> "References | None":
     taken = {flags.grpc_health_port: "--grpc-health-port", flags.metrics_port: "--metrics-port"}
     if process.first:
         taken[flags.grpc_port] = "--grpc-port"
-    references = References(process.namespaces, flags.wishes, taken)
+    references = References(process.namespaces, flags.wishes, taken, elsewhere=process.first)
     process.readiness.explain("pools", references.detail)
     process.pages.metrics.add(references)
     return references
@@ -496,6 +496,23 @@ async def _leave(process: Process, plan: Drain) -> None:
         await serving.stop(process.keeper.leave, plan.grace, open_streams=lambda: streams.inflight)
 
 
+async def _prepare(
+    process: Process, references: "References | None", wanted: Callable[[], Mapping[PoolName, int]]
+) -> None:
+    """The first pools, up to serving; nothing stays open if that does not succeed."""
+    namespaces = process.namespaces
+    if namespaces is not None:
+        await namespaces.api.open()
+    try:
+        if references is not None:
+            await references.start()
+        await process.keeper.prepare(wanted())
+    except BaseException:
+        if namespaces is not None:
+            await namespaces.api.close()
+        raise
+
+
 async def serve(flags: ServeFlags) -> None:
     """Everything that lives as long as the process; the first failure stops the rest."""
     request_log = logs.configure(logs.LogSettings.of(flags), later=asyncio.get_running_loop().call_later)
@@ -512,11 +529,7 @@ async def serve(flags: ServeFlags) -> None:
 
     with ports.listen(flags.metrics_port, flag="metrics-port") as listener:
         checks = _checks(flags, process)
-        if namespaces is not None:
-            await namespaces.api.open()
-        if references is not None:
-            await references.start()
-        await keeper.prepare(wanted())
+        await _prepare(process, references, wanted)
         changed = references.changed if references is not None else asyncio.Event()
         parts = {
             "scraper": process.scraper.run(),

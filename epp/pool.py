@@ -205,7 +205,12 @@ class Pool:
             members = selected(flags.pool_namespace, flags.endpoint_selector, flags.endpoint_target_ports)
         return KubernetesDiscovery(
             namespaces.at(name.namespace),
-            KubernetesSettings(pool=name.name, members=members, engines=self._shared.engines),
+            KubernetesSettings(
+                pool=name.name,
+                members=members,
+                engines=self._shared.engines,
+                is_expected=self._is_main or any(wish.is_for(name) for wish in flags.wishes),
+            ),
             tell,
             title=self.title,
             directives=self.directives,

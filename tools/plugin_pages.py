@@ -106,14 +106,13 @@ def pages() -> dict[str, str]:
 
 
 def _index() -> str:
-    parts = [
-        "# Plugin types",
-        MADE.format("*.py"),
+    about = (
         "Made from the code, with upstream's names and formulas: what stands behind a type is on its page. "
         "*Upstream* is how mature llm-d-router v0.10 calls it; alpha ones are used only with "
         "`--allow-experimental-plugins`. Types of your own: [plugins](../plugins.md). How they make a whole: "
-        "[configuration](../configuration.md).",
-    ]
+        "[configuration](../configuration.md)."
+    )
+    parts = ["# Plugin types", MADE.format("*.py"), about]
     for title in SHOWN:
         rows = ["| Type | | Upstream | Compared with it |", "|---|---|---|---|"]
         for each in plugin_types():
@@ -125,12 +124,8 @@ def _index() -> str:
     for name, reason in UNSUPPORTED_TYPES.items():
         refused.setdefault(reason, []).append(f"`{name}`")
     rows = [f"| {', '.join(names)} | {reason} |" for reason, names in refused.items()]
-    parts += [
-        "## Refused at the start",
-        "Types that upstream has and this version has not; a configuration with one of them is refused by its "
-        "name, with this reason.",
-        "\n".join(["| Types | Reason |", "|---|---|", *rows]),
-    ]
+    about = "Types that upstream has and this version has not; a line at the start says so, with this reason."
+    parts += ["## Refused at the start", about, "\n".join(["| Types | Reason |", "|---|---|", *rows])]
     return "\n\n".join(parts) + "\n"
 
 

@@ -60,13 +60,13 @@ class Election:
         self._is_fresh = False
         """What was seen last is what the API has, as far as we know."""
         self._leads_until = float("-inf")
-        self._is_leaving = False
+        self.is_leaving = False
 
     # --- what is asked of it
 
     def leads(self, now: float) -> bool:
         """Whether this candidate is the leader."""
-        return now < self._leads_until and not self._is_leaving
+        return now < self._leads_until and not self.is_leaving
 
     @property
     def leader(self) -> str:
@@ -80,7 +80,7 @@ class Election:
     def bid(self, now: float) -> Bid | None:
         """What to write now; None: the Lease is another's."""
         seen = self._seen
-        if self._is_leaving or (seen is not None and self._is_anothers(seen, now)):
+        if self.is_leaving or (seen is not None and self._is_anothers(seen, now)):
             return None
         is_renewal = seen is not None and seen.holder == self.identity
         changes = 0 if seen is None else seen.transitions + (not is_renewal)
@@ -90,7 +90,7 @@ class Election:
 
     def leave(self) -> None:
         """Lead no longer, and bid no more."""
-        self._is_leaving = True
+        self.is_leaving = True
 
     def release(self) -> Bid | None:
         """What to write so that the next one need not wait; None: the Lease is not ours."""

@@ -8,6 +8,7 @@ Rule:    at most one request in SECONDS_BETWEEN is measured, whatever the load: 
 Source:  names, labels and buckets of llm-d-router v0.10 and GIE v1.5.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -27,6 +28,11 @@ RESPONSE_PROCESSING = (
 _RESPONSE = (State.RESPONDING, State.RESPONDED)
 
 
+def _first(seconds: float) -> float:
+    """When the first one is measured."""
+    return 0.0 if seconds < math.inf else math.inf
+
+
 # --- streams
 
 
@@ -43,9 +49,10 @@ class Conversing(Call, Protocol):
 class StreamTimes:
     """How long responses keep us busy, and the gaps between their pieces."""
 
-    def __init__(self, requests: RequestMetrics, clock: Callable[[], float]) -> None:
+    def __init__(self, requests: RequestMetrics, clock: Callable[[], float], seconds: float) -> None:
         self._requests = requests
-        self._due = 0.0
+        self._seconds = seconds
+        self._due = _first(seconds)
         self.clock = clock
         self._response = Histogram(RESPONSE_PROCESSING)
 
@@ -57,7 +64,7 @@ class StreamTimes:
             now = clock()
             if now < self._due:
                 return opened(push)
-            self._due = now + SECONDS_BETWEEN
+            self._due = now + self._seconds
             return _Measured(opened(push), self)
 
         return open_
@@ -150,8 +157,9 @@ def stages_of(handler: object | None) -> tuple[str, str] | None:
 class PluginTimes:
     """How long plugins take."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], seconds: float) -> None:
         self.clock = clock
+        self.seconds_between = seconds
         self._seconds: dict[Labels, Histogram] = {}
 
     def around(self, scheduler: Scheduler, traces: Traces | None = None) -> "Watched":
@@ -181,7 +189,8 @@ class Watched:
         self._pick = scheduler.pick
         self._watch = Watch(times.clock)
         self._pick_watched = scheduler.watched(self._watch).pick
-        self._due = 0.0
+        self._seconds = times.seconds_between
+        self._due = _first(self._seconds)
         self._ran = times.ran
         self._traces = traces
 
@@ -194,7 +203,7 @@ class Watched:
         steps = self._watch.steps = []
         result = self._pick_watched(request, now)
         if now >= self._due:
-            self._due = now + SECONDS_BETWEEN
+            self._due = now + self._seconds
             self._ran(steps)
         if traces is not None and is_traced:
             return traces.chosen(request, result, steps)
@@ -205,13 +214,21 @@ class Watched:
 
 
 class Measuring:
-    """All of it, once for each process. ``traces``: who makes spans, if anybody does."""
+    """All of it, once for each process. ``traces``: who makes spans, if anybody does.
+
+    ``seconds``: at most one request in so many is measured; 0: every one; infinite: none.
+    """
 
     def __init__(
-        self, requests: RequestMetrics, clock: Callable[[], float], *, traces: Traces | None = None
+        self,
+        requests: RequestMetrics,
+        clock: Callable[[], float],
+        *,
+        traces: Traces | None = None,
+        seconds: float = SECONDS_BETWEEN,
     ) -> None:
-        self._streams = StreamTimes(requests, clock)
-        self._plugins = PluginTimes(clock)
+        self._streams = StreamTimes(requests, clock, seconds)
+        self._plugins = PluginTimes(clock, seconds)
         self._traces = traces
 
     def calls(self, opened: Callable[[Push], Conversing]) -> Callable[[Push], Call]:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Lora, Reservation
+from epp.core.members import Members, Pools
 from epp.core.request import Payload, Request
 from epp.core.scheduling import Decision, Profile, Scheduler
 from epp.core.scoring import Cycle, Scores
@@ -41,9 +42,9 @@ class Best:
 
 
 class APool:
-    """A pool of all that the fleet has."""
+    """A pool."""
 
-    def __init__(self, title: str, fleet: Fleet) -> None:
+    def __init__(self, title: str, fleet: Fleet | Members) -> None:
         self.title, self.members = title, fleet
         profile = Profile(scorers=[("halves", Halves(), 3.0)], picker=("best", Best()))
         self.scheduler = Scheduler(fleet, profile, chance=random.Random(1))
@@ -53,7 +54,9 @@ class APool:
 def state() -> admin.AdminState:
     fleet = Fleet()
     fleet.replace(SPECS, 0.0)
-    pools = [APool("qwen", fleet), APool("phi", Fleet())]
+    phi = Pools(fleet).add()
+    phi.take(fleet.endpoints[1:])
+    pools = [APool("qwen", fleet), APool("phi", phi)]
     return admin.AdminState(
         metrics=Metrics(version="1"),
         readiness=Readiness(),
@@ -182,6 +185,7 @@ async def test_endpoints_are_shown_as_the_picker_sees_them(site: str, state: adm
     assert (up["requests_in_flight"], up["tokens_in_flight"], up["load"]["kv_usage"]) == (1, 7, None)
     assert (down["phase"], down["reason"]) == ("ejected", "connection refused")
     assert down["load"]["age_seconds"] is None
+    assert (up["pools"], down["pools"]) == (["qwen"], ["qwen", "phi"])
 
 
 async def test_a_reading_that_is_too_old_is_shown_as_none_without_any_request(
@@ -219,6 +223,26 @@ async def test_picks_are_the_newest_and_bounded(site: str, state: admin.AdminSta
     assert [found["request_id"] for found in page["picks"]] == [f"r{n}" for n in range(299, 199, -1)]
     _, page = await get(site, "/debug/picks?limit=2")
     assert [found["request_id"] for found in page["picks"]] == ["r299", "r298"]
+
+
+async def test_picks_of_several_pools_are_the_newest_of_all(site: str, state: admin.AdminState) -> None:
+    for number in range(6):
+        pick(state, f"r{number}", float(number), pool=number % 2)
+    _, page = await get(site, "/debug/picks?limit=3")
+    assert [(each["pool"], each["request_id"]) for each in page["picks"]] == [
+        ("phi", "r5"),
+        ("qwen", "r4"),
+        ("phi", "r3"),
+    ]
+    _, page = await get(site, "/debug/picks?pool=qwen")
+    assert [each["request_id"] for each in page["picks"]] == ["r4", "r2", "r0"]
+
+
+async def test_a_pool_that_is_not_there_is_refused(site: str) -> None:
+    assert await get(site, "/debug/picks?pool=llama") == (
+        400,
+        {"error": "pool: 'llama' is none of phi, qwen"},
+    )
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "101", "9" * 5000, "²"])

@@ -813,16 +813,17 @@ async def test_a_pod_that_is_told_to_stop_does_not_wait_for_the_end_of_a_rest(
     monkeypatch.setattr(discovery, "REST", 1_000_000)
     monkeypatch.setattr(discovery, "LONGEST_REST", 3_600.0)
     world.api.change(POOLS, pool())
-    for name in "abc":
-        world.api.change(PODS, pod(name))
+    pods = [pod(f"pod-{number}", f"10.0.0.{number}") for number in range(3)]
+    for one in pods:
+        world.api.change(PODS, one)
 
     def leaving() -> set[str]:
         return {name for name, spec in world.specs.items() if spec.leaving}
 
     async with world.running():
-        for number, name in enumerate("abc", 1):
-            world.api.change(PODS, stopping(pod(name)))
-            await eventually(lambda expected=number: len(leaving()) == expected)
+        for number, one in enumerate(pods):
+            world.api.change(PODS, stopping(one))
+            await eventually(lambda name=f"pod-{number}-rank-0": name in leaving())
 
 
 async def test_a_pod_of_two_pools_is_told_unless_this_process_serves_both(world: World) -> None:

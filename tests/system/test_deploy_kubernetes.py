@@ -41,6 +41,7 @@ KINDS = [
     *sorted((CRDS / "gateway-api-v1.5.1").glob("*.yaml")),
     *sorted((CRDS / "gie-v1.5.0").glob("*.yaml")),
     *sorted((CRDS / "gie-v1.0.0").glob("*.yaml")),
+    *sorted((CRDS / "llm-d-router-v0.10.0").glob("*.yaml")),
     *sorted((CRDS / "envoy-ai-gateway-v1.1.0").glob("*.yaml")),
     *sorted((CRDS / "envoy-gateway-v1.8.1").glob("*.yaml")),
 ]
@@ -172,8 +173,7 @@ OLD = {
         "targetPortNumber": 8001,
         "modelServers": {"matchLabels": {"app": "qwen"}},
     },
-    "gke": {"monitoringSecret": {"name": "x", "namespace": "default"}},
-    "istio": {"destinationRule": {"host": "a.b.svc"}},
+    "istio": {"destinationRule": {"enabled": True, "host": "a.b.svc", "trafficPolicy": {}}},
 }
 
 ALL_SERVE = {"replicas": 3, "flags": {"ha-enable-leader-election": False}}
@@ -471,7 +471,8 @@ def test_every_rule_says_why() -> None:
 # --- the pages --------------------------------------------------------------------------------------
 
 
-PAGES = [*sorted((ROOT / "docs" / "gateways").glob("*.md")), ROOT / "docs" / "install.md"]
+GATEWAYS = sorted((ROOT / "docs" / "gateways").glob("*.md"))
+PAGES = [*GATEWAYS, ROOT / "docs" / "install.md", ROOT / "docs" / "kubernetes.md"]
 NOT_OBJECTS = {
     ("envoy.md", "metadata_options"),  # a part of Envoy's own configuration
     ("envoy-ai-gateway.md", "extensionApis"),  # of Envoy Gateway's
@@ -515,7 +516,7 @@ def test_no_block_of_a_page_is_passed_over() -> None:
     assert set().union(*(written(one).others for one in PAGES)) == NOT_OBJECTS
 
 
-@pytest.mark.parametrize("page_path", PAGES[:-1], ids=lambda path: path.name)
+@pytest.mark.parametrize("page_path", GATEWAYS, ids=lambda path: path.name)
 def test_a_page_fits_the_manifests(page_path: Path) -> None:
     """Its pool is theirs, is picked for by their Service, and is what its route leads to."""
     objects = written(page_path).objects
@@ -540,6 +541,39 @@ def test_a_page_fits_the_manifests(page_path: Path) -> None:
         for target in policy["spec"].get("targetRefs", [policy["spec"].get("targetRef")]):
             assert target is None or target["name"] in {one["metadata"]["name"] for one in objects}
     assert {one["metadata"].get("namespace", helm.NAMESPACE) for one in objects} == {helm.NAMESPACE}
+
+
+def test_the_plain_envoys_file_is_the_sidecars() -> None:
+    """By the command of the page."""
+    (given,) = written(ROOT / "docs" / "gateways" / "envoy.md").values
+    envoy = ROOT / "deploy" / "envoy" / "envoy.yaml"
+    where = r"inferenceExtension.sidecar.configMap.data.envoy\.yaml"
+    text = helm.run(
+        *("template", helm.RELEASE, str(helm.CHART), "--set-file", f"{where}={envoy}"), values=given
+    )
+    documents = helm.documents(text)
+    (config,) = [one for one in of_kind(documents, "ConfigMap") if one["metadata"]["name"] == "envoy"]
+    assert config["data"] == {"envoy.yaml": envoy.read_text(encoding="utf-8")}
+    (sidecar,) = [
+        one
+        for one in deployment(documents)["spec"]["template"]["spec"]["containers"]
+        if one["name"] == "envoy"
+    ]
+    (port,) = [one["containerPort"] for one in sidecar["ports"]]
+    assert f"port_value: {port}}}" in config["data"]["envoy.yaml"]
+    assert parsed_flags(documents).grpc_port == 9002 and "port_value: 9002}" in config["data"]["envoy.yaml"]
+
+
+def test_istio_is_told_how_to_speak_to_the_picker() -> None:
+    def policy(**more: Any) -> Any:
+        return of_kind(rendered(values(provider={"name": "istio"}, **more)), "DestinationRule")[0]["spec"]
+
+    unverified = {"mode": "SIMPLE", "insecureSkipVerify": True}
+    assert policy() == {"host": "fleet-epp.models.svc.cluster.local", "trafficPolicy": {"tls": unverified}}
+    own = {"destinationRule": {"host": "a.b", "trafficPolicy": {"tls": {"mode": "MUTUAL"}}}}
+    assert policy(istio=own) == {"host": "a.b", "trafficPolicy": {"tls": {"mode": "MUTUAL"}}}
+    plain = policy(inferenceExtension={"flags": {"secure-serving": False}})
+    assert plain["trafficPolicy"] == {}
 
 
 # --- what a kubelet starts --------------------------------------------------------------------------

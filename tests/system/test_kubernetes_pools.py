@@ -15,7 +15,7 @@ import pytest
 
 from bench.rig.envoy import Envoy
 from bench.rig.picker import Picker
-from bench.rig.process import free_port, wait_until
+from bench.rig.process import RigError, free_port, wait_until
 from tests.system.cluster import NAMESPACE, Stage, rbac, said
 from tests.system.gate import Gate
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible
@@ -181,6 +181,7 @@ def test_a_pool_comes_moves_and_goes_and_nobody_else_notices(rig: Rig, gateway: 
     names = {one["name"] for one in page(picker, "/debug/endpoints")["endpoints"]}
     assert names == {"qwen-rank-0", "phi-rank-0"}
     assert series(picker).get("llm_d_epp_ready_endpoints", name="later") is None
+    assert said(picker, "later is not there") == 0, "nobody misses it"
     wait_at_rest(picker)
     wait_footprint(picker, before)
 
@@ -250,3 +251,36 @@ def test_two_pools_on_one_port_are_told_and_the_first_keeps_it(rig: Rig) -> None
     stage.delete(clash)
     wait_until(lambda: series(picker).get("fleet_epp_pool_findings") == 0, what="nothing to find")
     assert said(picker, text) == 2, "that it is so, and that it is settled"
+
+
+# --- one of them by name -----------------------------------------------------------------------------
+
+
+def test_a_pool_by_name_is_on_its_flags_port_whatever_it_says(rig: Rig) -> None:
+    """And the others are where they say."""
+    stage, gate = rig.stage, rig.gates["phi"]
+    by_service = f"--pool-service={NAMESPACE}/{SERVICE}-too"
+    picker = stage.picker(f"--pool-name={NAMESPACE}-own", by_service, replica=2)
+    named = {name: rig.pool(name, app="phi") for name in (f"{NAMESPACE}-own", "beside")}
+    ports = {f"{NAMESPACE}-own": picker.grpc_port, "beside": free_port()}
+    for name, pool in named.items():
+        reference = {"name": f"{SERVICE}-too", "port": {"number": ports[name]}}
+        pool["spec"]["endpointPickerRef"] = reference
+    service = rig.service()
+    service["metadata"]["name"] = f"{SERVICE}-too"
+    stage.apply(service, *named.values())
+    with picker:
+        for port in ports.values():
+            wait_until(lambda port=port: rig.picked(port) == gate.address, what=f"a pool on {port}")
+        assert series(picker).get("fleet_epp_pool_findings") == 0
+        assert "pools" not in page(picker, "/readyz").get("details", {})
+    for pool in named.values():
+        stage.delete(pool)
+
+
+def test_a_port_that_another_process_has_stops_the_start_with_one_line(rig: Rig) -> None:
+    picker = rig.stage.picker(f"--pool-service={NAMESPACE}/{SERVICE}", by_name=False, replica=3)
+    with pytest.raises(RigError, match="ended with status 1"):
+        picker.start()
+    (line,) = picker.log.read_text().splitlines()
+    assert "cannot be bound (Address already in use): stop what uses it or choose another" in line

@@ -361,7 +361,7 @@ class Cluster:
     pool: Members | None = None
     """None: there is none of this name."""
     neighbours: Collection[Members] = ()
-    """The other pools of its namespace."""
+    """The pools of its namespace that another process serves."""
     has_picker_service: bool = True
     """The Service that the pool names is there, or nobody knows."""
     pods: Collection[Pod] = ()

@@ -26,3 +26,7 @@ class Wish:
     service: str = ""
     port: int | None = None
     """None: where the pool itself says that its picker is; 0: any."""
+
+    def is_for(self, pool: PoolName) -> bool:
+        """It names this pool and its port, so that the pool need not say anything."""
+        return (self.namespace, self.name) == pool and self.port is not None

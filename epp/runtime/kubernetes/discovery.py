@@ -43,6 +43,8 @@ class KubernetesSettings:
     requests."""
     engines: Collection[str] = ()
     """Names that an engine may have; empty: any."""
+    is_expected: bool = True
+    """Somebody misses the pool where it is not there. Else it is followed because it was."""
     start_timeout: float = 5.0
     """For the lists of ``start``, which others wait for: longer than a connection is broken by a restart of
     the API, shorter than a server outside the cluster should wait for it."""
@@ -288,7 +290,8 @@ class KubernetesDiscovery:
             elif fault is not None:
                 found.append(f"Kubernetes API: {following.name}: {fault}{self._remedy(following)}")
         found += self._misread()
-        if pools.is_listed and self._settings.pool not in {*pools.objects, *pools.unreadable}:
+        is_missing = pools.is_listed and self._settings.pool not in {*pools.objects, *pools.unreadable}
+        if is_missing and self._settings.is_expected:
             found.append(
                 f"InferencePool {pool} is not there: create it, or see --pool-name, --pool-namespace"
             )

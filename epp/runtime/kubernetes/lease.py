@@ -115,9 +115,10 @@ class Leadership:
 
     async def run(self) -> None:
         """Renew, or wait for one's turn."""
-        while True:
+        while not self._election.is_leaving:
             await self._try()
             await asyncio.sleep(RETRY_PERIOD * (1.0 + JITTER * self._chance.random()))
+        await asyncio.Event().wait()  # what goes on as long as the process does is not to end
 
     async def release(self) -> None:
         """Lead no longer, from the first moment on, and let the next one take over at once."""
@@ -139,8 +140,10 @@ class Leadership:
             async with self._turn:
                 await self._bid()
         except (ApiFault, Expired) as fault:
-            error = str(fault)
-        self._tell(error)
+            is_refused = isinstance(fault, ApiFault) and fault.status == 403
+            error = f"{fault}: grant it as deploy/kubernetes/rbac.yaml does" if is_refused else str(fault)
+        if not self._election.is_leaving:
+            self._tell(error)
 
     async def _bid(self) -> None:
         if not self._election.must_read(self._clock()):

@@ -5,7 +5,7 @@ Rule:    an API that is away changes nothing: who is served goes on being served
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from epp.config.cluster.assignments import Assignments, Known, assigned
 from epp.config.cluster.objects import PickerRef
@@ -18,13 +18,24 @@ START_TIMEOUT = 5.0
 
 
 class References:
-    """The pools that ``wishes`` come to. ``taken``: ports that are used otherwise, and for what."""
+    """The pools that ``wishes`` come to. ``taken``: ports that are used otherwise, and for what.
 
-    def __init__(self, namespaces: Namespaces, wishes: Sequence[Wish], taken: Mapping[int, str]) -> None:
+    ``elsewhere``: pools that are served whatever they say.
+    """
+
+    def __init__(
+        self,
+        namespaces: Namespaces,
+        wishes: Sequence[Wish],
+        taken: Mapping[int, str],
+        *,
+        elsewhere: Collection[PoolName] = (),
+    ) -> None:
         self.changed = asyncio.Event()
         """Set whenever ``ports`` may say something else."""
         self._wishes = wishes
         self._taken = taken
+        self._elsewhere = elsewhere
         self._voice = namespaces.voice
         self._namespaces: dict[str, Namespace] = {}
         self._now = Assignments(ports={})
@@ -56,7 +67,11 @@ class References:
         """The port of every pool that is to be served now."""
         known = {}
         for name, namespace in self._namespaces.items():
-            pools = {pool: one.members for pool, one in namespace.pools.objects.items()}
+            pools = {
+                pool: one.members
+                for pool, one in namespace.pools.objects.items()
+                if PoolName(name, pool) not in self._elsewhere
+            }
             for members in pools.values():
                 if members.picker is not None and any(
                     wish.namespace == name

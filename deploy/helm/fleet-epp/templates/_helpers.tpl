@@ -111,6 +111,13 @@ inferencepool: {{ include "fleet-epp.name" . }}
 {{- $ports | toJson }}
 {{- end }}
 
+{{/* "gmp", Google's Prometheus, or "prometheusoperator". */}}
+{{- define "fleet-epp.monitor" -}}
+{{- $monitoring := .Values.inferenceExtension.monitoring }}
+{{- $said := dig "provider" "name" "" $monitoring }}
+{{- $said | default (or (eq .Values.provider.name "gke") (dig "gke" "enabled" false $monitoring) | ternary "gmp" "prometheusoperator") }}
+{{- end }}
+
 {{/* What a schema cannot say, in words for people. */}}
 {{- define "fleet-epp.check" -}}
 {{- $extension := .Values.inferenceExtension }}

@@ -1,0 +1,126 @@
+"""Pools that come by themselves: those that name a Service, each on the port that it gives."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from epp.config.cluster.wishes import PoolName, Wish
+from epp.runtime.kubernetes.namespace import PICKERS, POOLS, Namespaces
+from epp.runtime.kubernetes.references import References
+from epp.runtime.kubernetes.store import ApiFault
+from epp.runtime.metrics import Values
+from tests.runtime.raw_server import eventually
+from tests.runtime.test_kubernetes import Api
+
+QWEN, PHI = PoolName("models", "qwen"), PoolName("models", "phi")
+ALL = Wish(namespace="models", service="fleet-epp")
+
+
+def pool(name: str, port: int = 9002, service: str = "fleet-epp") -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": "models"},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "targetPorts": [{"number": 8000}],
+            "endpointPickerRef": {"name": service, "port": {"number": port}},
+        },
+    }
+
+
+def service(port: int, target: int) -> dict[str, Any]:
+    ports = [{"port": port, "targetPort": target}]
+    return {"metadata": {"name": "fleet-epp", "namespace": "models"}, "spec": {"ports": ports}}
+
+
+class World:
+    def __init__(self, *wishes: Wish, taken: dict[int, str] | None = None) -> None:
+        self.api = Api()
+        clock = asyncio.get_running_loop().time
+        self.namespaces = Namespaces(
+            self.api,  # type: ignore[arg-type]
+            group=POOLS.group,
+            clock=clock,
+            chance=random.Random(1),
+        )
+        self.references = References(self.namespaces, wishes, taken or {})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        await self.references.start()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.namespaces.run())
+            yield
+            task.cancel()
+
+
+async def test_the_pools_of_a_service_are_known_after_the_start() -> None:
+    world = World(ALL)
+    world.api.change(POOLS, pool("qwen", 9002))
+    world.api.change(POOLS, pool("other", 9002, "another-picker"))
+    await world.references.start()
+    assert world.references.is_told and world.references.ports() == {QWEN: 9002}
+
+
+async def test_they_come_move_and_go() -> None:
+    world = World(ALL)
+    async with world.running():
+        assert world.references.ports() == {} and world.references.is_told
+        for change, ports in (
+            (lambda: world.api.change(POOLS, pool("qwen", 9002)), {QWEN: 9002}),
+            (lambda: world.api.change(POOLS, pool("phi", 9012)), {QWEN: 9002, PHI: 9012}),
+            (lambda: world.api.change(POOLS, pool("phi", 9022)), {QWEN: 9002, PHI: 9022}),
+            (lambda: world.api.change(PICKERS, service(9022, 7022)), {QWEN: 9002, PHI: 7022}),
+            (lambda: world.api.delete(POOLS, "qwen"), {PHI: 7022}),
+        ):
+            world.references.changed.clear()
+            change()
+            await asyncio.wait_for(world.references.changed.wait(), 5.0)
+            await eventually(lambda ports=ports: world.references.ports() == ports)
+
+
+async def test_while_the_api_is_away_nothing_changes() -> None:
+    world = World(ALL)
+    world.api.change(POOLS, pool("qwen"))
+    async with world.running():
+        world.api.fault = ApiFault(0, "away")
+        world.api.end_watches()
+        await eventually(lambda: world.namespaces.at("models").pools.fault is not None)
+        assert world.references.ports() == {QWEN: 9002}
+
+
+async def test_a_port_that_two_want_is_told_and_settled(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="epp.kubernetes")
+    world = World(ALL)
+    world.api.change(POOLS, pool("qwen"))
+
+    def findings() -> float:
+        (family,) = world.references.families()
+        assert isinstance(family, Values)
+        return family.values[()]
+
+    async with world.running():
+        assert world.references.ports() == {QWEN: 9002} and findings() == 0.0
+        world.api.change(POOLS, pool("phi", 9002))
+        await eventually(
+            lambda: (
+                "which is for InferencePool models/qwen"
+                in (world.references.ports() and world.references.detail())
+            )
+        )
+        assert world.references.ports() == {QWEN: 9002}, "who has it keeps it, also by another order of names"
+        assert findings() == 1.0
+        world.api.change(POOLS, pool("phi", 9012))
+        await eventually(lambda: world.references.ports() == {QWEN: 9002, PHI: 9012})
+        assert world.references.detail() == "" and findings() == 0.0
+    assert [record.message for record in caplog.records] == ["pool not as it should be", "pool: settled"]
+
+
+async def test_a_port_that_is_written_needs_no_api() -> None:
+    world = World(Wish(namespace="models", name="qwen", port=7000))
+    await world.references.start()
+    assert world.references.ports() == {QWEN: 7000}
+    assert world.api.asked == []
