@@ -43,8 +43,11 @@ system: $(STAMP)  ## tests with the real Envoy, llama.cpp servers and Kubernetes
 	@$(BIN)/python -m tests.system.kube_plane
 	@$(BIN)/python -m pytest tests/system $(ARGS)
 
-bench: $(STAMP)  ## what the picker costs, through Envoy [VERSUS="another picker" SERVERS="fast grpcio"]
+bench: $(STAMP)  ## what the picker costs, through Envoy and in Kubernetes [VERSUS="another picker" SERVERS="fast grpcio"]
 	@$(BIN)/python -m bench.overhead $(if $(VERSUS),--versus "$(VERSUS)") $(if $(SERVERS),--servers "$(SERVERS)")
+	@$(BIN)/python -m bench.picks
+	@$(BIN)/python -m bench.pod_events
+	@$(BIN)/python -m bench.pools
 
 profile: $(STAMP)  ## where a request's CPU goes: flame graph, cost of each stage, instructions
 	@$(BIN)/python -m bench.profile

@@ -169,7 +169,7 @@ def _certificates(flags: ServeFlags) -> dict[str, tls.Certificates]:
             today=_now,
             oldest=_oldest_tls(flags),
             ciphers=flags.tls_cipher_suites.openssl,
-            follow=flags.enable_cert_reload,
+            follow=flags.enable_cert_reload or flag == "metrics-cert-dir",  # as upstream
         )
         for flag, directory in directories.items()
         if directory

@@ -52,7 +52,7 @@ class ProbabilisticAdmitter:
         probability = self._probability(saturation)
         if not probability or (probability < 1.0 and cycle.chance.random() >= probability):
             return ""
-        return f"the pool is {saturation:.0%} full, sheddable requests are turned away"
+        return f"sheddable requests are turned away, the pool's saturation is {saturation:.2f}"
 
     def _probability(self, saturation: float) -> float:
         if saturation <= 0.0:

@@ -58,7 +58,7 @@ def test_every_row_says_what_it_comes_to(table: str) -> None:
         assert re.match(r"(same|better: \w|not supported)", verdict), row
 
 
-def test_the_environment_and_headers_named_are_spelt_as_in_the_code() -> None:
+def test_the_headers_named_are_spelt_as_in_the_code() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "epp").rglob("*.py"))
     code += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "scorers").glob("*.py"))
     headers = PAGE[PAGE.index("## Headers") : PAGE.index("## Answers")]

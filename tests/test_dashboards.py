@@ -182,6 +182,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def samples(picker: Picker) -> dict[str, frozenset[str]]:
     status, page = http_get(f"{picker.metrics_url}/metrics")
     assert status == 200
+    heads = re.findall(rb"^# (?:HELP|TYPE) \w+", page, re.MULTILINE)
+    assert len(heads) == len(set(heads)), "each family once"
     return {
         sample.name: frozenset(sample.labels)
         for family in text_string_to_metric_families(page.decode())

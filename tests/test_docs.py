@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from epp.config import flags, picker_config
+from epp.runtime.plugins import load_types
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -60,6 +61,29 @@ def test_every_flag_named_exists(page: Path) -> None:
 
 def test_the_default_configuration_is_shown_as_it_is() -> None:
     assert picker_config.DEFAULT_TEXT in (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+
+
+def configurations() -> list[tuple[str, str]]:
+    """Every EndpointPickerConfig that a page shows, whole or in part."""
+    found = []
+    for page in [*PAGES, *(ROOT / "deploy").rglob("*.md")]:
+        for block in re.findall(
+            r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            if re.search(r"^plugins:", block, re.MULTILINE) and "hot-spare" not in block:
+                whole = (
+                    block
+                    if "apiVersion" in block
+                    else picker_config.DEFAULT_TEXT.split("plugins:")[0] + block
+                )
+                found.append((f"{page.relative_to(ROOT)}", whole))
+    return found
+
+
+@pytest.mark.parametrize("page, text", configurations())
+def test_every_configuration_shown_is_one(page: str, text: str) -> None:
+    config = picker_config.load(text, page)
+    assert picker_config.build(config, load_types(), allow_experimental=True).profile
 
 
 def test_the_generated_parts_are_fresh() -> None:

@@ -102,10 +102,11 @@ class Picker(Process):
         """SERVING on the health port."""
         return self.health() == "SERVING"
 
-    def health(self, service: str = SERVICE) -> str:
+    def health(self, service: str = SERVICE, *, port: int | None = None) -> str:
         """The answer for one service name, or the gRPC status code's name when there is none."""
         request = health_pb2.HealthCheckRequest(service=service)
-        with grpc.insecure_channel(f"127.0.0.1:{self.health_port}", options=_LONE_CHANNEL) as channel:
+        target = f"127.0.0.1:{port or self.health_port}"
+        with grpc.insecure_channel(target, options=_LONE_CHANNEL) as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
                 request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

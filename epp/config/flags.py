@@ -229,8 +229,8 @@ _SERVING = _group(
     Flag("secure-serving", _boolean, True, "serve TLS; false: plaintext HTTP/2"),
     Flag("cert-path", _text, "", "directory with tls.crt and tls.key; else self-signed", metavar="DIR"),
     Flag(
-        *("enable-cert-reload", _boolean, False, "take over changed certificates within a second"),
-        note="those of --cert-path and --metrics-cert-dir; SIGHUP takes them over in any case",
+        *("enable-cert-reload", _boolean, False, "take over a changed certificate within a second"),
+        note="that of --cert-path; that of --metrics-cert-dir is taken over in any case, and both at SIGHUP",
     ),
     Flag(
         *("tls-min-version", _TLS_VERSIONS, "VersionTLS12", "oldest TLS version to accept"),
@@ -726,12 +726,15 @@ _MOST_NAME = 253
 
 
 def lease(flags: ServeFlags) -> tuple[str, str]:
-    """Namespace and name of the Lease, upstream's: by the own pool, the Service of several, or the first."""
+    """Namespace and name of the Lease, upstream's: by the own pool, the Service of several, or the first.
+
+    Where there is no own pool, the namespace is still ours: a picker need not write in those of its pools.
+    """
     namespace, subject = flags.pool_namespace, flags.pool_title
     if not (flags.pool_name or flags.endpoint_selector):
         first = min(flags.wishes, key=lambda wish: not wish.service)
         namespace, subject = first.namespace, first.service or first.name
-    return namespace, f"epp-{namespace}-{subject}.llm-d.ai"
+    return flags.pool_namespace, f"epp-{namespace}-{subject}.llm-d.ai"
 
 
 def has_own_pool(flags: ServeFlags, *, config_has_discovery: bool) -> bool:
@@ -810,8 +813,8 @@ def without_effect(flags: ServeFlags, *, in_kubernetes: bool = True) -> tuple[st
         )
     if flags.cert_path and not flags.secure_serving:
         told.append("--cert-path has no effect with --secure-serving=false")
-    if flags.enable_cert_reload and not (flags.cert_path or flags.metrics_cert_dir):
-        told.append("--enable-cert-reload has no effect without --cert-path or --metrics-cert-dir")
+    if flags.enable_cert_reload and not flags.cert_path:
+        told.append("--enable-cert-reload has no effect without --cert-path")
     return tuple(told)
 
 

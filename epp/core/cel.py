@@ -8,7 +8,7 @@ Source:  github.com/google/cel-spec, its language definition.
 
 Numbers (``1``, ``1.5``), ``true``, ``false``, texts, ``a.b``, ``a["b"]``, ``has(a.b)``, ``int(x)``,
 ``double(x)``, ``+ - * / %``, ``== != < <= > >=``, ``in``, ``! && ||``, ``c ? x : y`` and parentheses. Unlike
-in CEL whole numbers and others may meet: ``usage.prompt_tokens * 2``. Why no CEL library: decision 0015.
+in CEL whole numbers and others may meet: ``usage.prompt_tokens * 2``. Why no CEL library: decision 0016.
 """
 
 import math

@@ -26,6 +26,8 @@ class Members:
         """In the order of its list; the same tuple until that changes."""
         self.on_news: Callable[[], None] | None = None
         """To be told of every look at one of them and all else that may have changed what it can do."""
+        self.expire = fleet.expire
+        """Let time pass: before a pick, and before anybody shows anything."""
         self._fleet = fleet
         self._by_address: dict[str, Endpoint] = {}
 
@@ -33,10 +35,6 @@ class Members:
     def version(self) -> int:
         """Grows with everything that may change what a pick depends on."""
         return self._fleet.version
-
-    def expire(self, now: float) -> None:
-        """Let time pass: before a pick, and before anybody shows anything."""
-        self._fleet.expire(now)
 
     def endpoint_at(self, address: str) -> Endpoint | None:
         """Who is at ``ip:port``."""

@@ -166,8 +166,12 @@ class _Chooser:
 
     def choose(self, cycle: Cycle, among: Sequence[Endpoint], version: int) -> _Choice | None:
         """The pick among these; None where the filters leave nobody. ``version``: of the fleet."""
-        standing = self._stand(cycle, among, version)
-        candidates = _filtered(self._filters, cycle, standing.candidates)
+        standing = self._standing
+        if standing.version != version or standing.among is not among:
+            standing = self._standing = self._stand(cycle, among, version)
+        candidates = standing.candidates
+        if self._filters:
+            candidates = _filtered(self._filters, cycle, candidates)
         if not candidates:
             return None
         scores, totals = _scored(self._scorers, cycle, candidates, standing.scores, standing.totals)
@@ -179,15 +183,12 @@ class _Chooser:
 
     def _stand(self, cycle: Cycle, among: Sequence[Endpoint], version: int) -> _Standing:
         """What readings alone say about ``among``, worked out once until the fleet changes."""
-        standing = self._standing
-        if standing.version != version or standing.among is not among:
-            candidates = _filtered(self._standing_filters, cycle, among)
-            scores: Mapping[str, Scores] = {}
-            totals: Sequence[float] = ()
-            if candidates and self._standing_scorers:
-                scores, totals = _scored(self._standing_scorers, cycle, candidates, scores, totals)
-            standing = self._standing = _Standing(version, among, candidates, scores, totals, cycle.remark)
-        return standing
+        candidates = _filtered(self._standing_filters, cycle, among)
+        scores: Mapping[str, Scores] = {}
+        totals: Sequence[float] = ()
+        if candidates and self._standing_scorers:
+            scores, totals = _scored(self._standing_scorers, cycle, candidates, scores, totals)
+        return _Standing(version, among, candidates, scores, totals, cycle.remark)
 
 
 class Scheduler:
@@ -252,7 +253,8 @@ class Scheduler:
         candidates = self._candidates(request, now)
         if not candidates:
             return NO_CANDIDATES
-        cycle = Cycle(request, now=now, chance=self._chance, version=self._pool.version)
+        version = self._pool.version
+        cycle = Cycle(request, now=now, chance=self._chance, version=version)
         found = [(each, each.produce(cycle, candidates, name)) for name, each in self._producers]
         for admitter in self._admitters:
             if refusal := admitter.refusal(cycle, candidates):
@@ -260,7 +262,7 @@ class Scheduler:
         if self._handler is not None:
             return self._decide_in_stages(self._handler, cycle, candidates, found)
         chooser = self._chooser
-        choice = chooser.choose(cycle, candidates, self._pool.version)
+        choice = chooser.choose(cycle, candidates, version)
         if choice is None:
             return ALL_FILTERED
         chosen, candidates, scores, totals, remark = choice

@@ -19,6 +19,7 @@ our hands, and Envoy sends none of them to the client (200 with an empty body, 2
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -74,7 +75,7 @@ from epp.core.rejection import (
     Rejection,
 )
 from epp.core.renaming import Renamer
-from epp.core.request import NO_PAYLOAD, Api, Request
+from epp.core.request import NO_PAYLOAD, Api, Payload, Request
 from epp.core.response_reader import ResponseReader, Usage, reader_for
 from epp.core.scheduling import Decision
 from epp.core.verdict import Verdict, judge, judge_error
@@ -84,7 +85,8 @@ CHUNK_BYTES = 62_000
 """Largest piece of a body in one answer, as upstream: it leaves room for framing below 64 KiB."""
 
 OTHER_PATH_HEADERS = ("x-original-path", "x-forwarded-path")
-DEFAULT_PATH = "/v1/completions"
+DEFAULT_PATH, OTHER_DEFAULT_PATH = "/v1/completions", "/v1/chat/completions"
+"""What is asked where no header tells: as upstream, unless the body can only be of the second."""
 
 
 class State(enum.Enum):
@@ -280,7 +282,8 @@ class Stream:
     def _on_request_headers(self, event: RequestHeaders, now: float) -> Sequence[Action]:
         headers = self._headers = event.headers
         self._path = headers.get(":path") or _path_elsewhere(headers)
-        self._outcome = Outcome(received_at=now, request_id=headers.get("x-request-id", ""), path=self._path)
+        path = self._path or DEFAULT_PATH
+        self._outcome = Outcome(received_at=now, request_id=headers.get("x-request-id", ""), path=path)
         self._subset = event.subset
         self._request_mode, self._response_mode = event.request_mode, event.response_mode
         if event.ended:
@@ -347,12 +350,11 @@ class Stream:
         return (Pick(request),)
 
     def _read_request(self) -> Request:
-        body, path, headers = b"".join(self._body), self._path, self._headers
+        body, path, headers = b"".join(self._body), self._path or DEFAULT_PATH, self._headers
         api, payload = Api.PASSTHROUGH, NO_PAYLOAD
         truncated = self._request_mode is BodyMode.BUFFERED_PARTIAL and self._end is None
         if body and not truncated:
-            api = self._settings.parsers.api_of(path)
-            payload = parse(api, body)
+            path, api, payload = self._understood(body)
         target_model, rewritten_by = payload.model, ""
         if target_model:
             target_model, rewritten_by = self._settings.directives.target(target_model, headers)
@@ -380,6 +382,19 @@ class Stream:
             subset=self._subset,
             agent=identify(headers) if identify is not None else "",
         )
+
+    def _understood(self, body: bytes) -> tuple[str, Api, Payload]:
+        """The path, whose API it is, and what ``body`` says; raises Rejected (400)."""
+        parsers, path = self._settings.parsers, self._path or DEFAULT_PATH
+        api = parsers.api_of(path)
+        try:
+            return path, api, parse(api, body)
+        except Rejected:
+            if not self._path:  # NGINX Gateway Fabric tells none
+                api = parsers.api_of(OTHER_DEFAULT_PATH)
+                with suppress(Rejected):
+                    return OTHER_DEFAULT_PATH, api, parse(api, body)
+            raise
 
     def _on_picked(self, event: Picked, now: float) -> Sequence[Action]:
         decision = event.decision
@@ -756,7 +771,7 @@ def _pieces(body: bytes, *, ended: bool) -> Sequence[Action]:
 
 
 def _path_elsewhere(headers: Mapping[str, str]) -> str:
-    return next((headers[name] for name in OTHER_PATH_HEADERS if headers.get(name)), DEFAULT_PATH)
+    return next((headers[name] for name in OTHER_PATH_HEADERS if headers.get(name)), "")
 
 
 def _announced_bytes(headers: Mapping[str, str]) -> int | None:

@@ -727,19 +727,22 @@ class Metrics:
         self.requests = RequestMetrics()
         self.streams = StreamMetrics(is_timed=times_streams)
         self._version = version
-        self._sources: list[Source] = []
-        self._past: dict[str, Family] = {}
+        self._sources: dict[type[Source], list[Source]] = {}
+        self._past: dict[type[Source], dict[str, Family]] = {}
 
     def add(self, *sources: Source) -> None:
-        """Where several have a family of one name, it is one family on the page."""
-        self._sources.extend(sources)
+        """Several of one class (each pool's) have each family once on the page. No two classes share one, so
+        that one alone can be read piece by piece: 1,000 endpoints at once would take 3 ms."""
+        for source in sources:
+            self._sources.setdefault(type(source), []).append(source)
 
     def remove(self, *sources: Source) -> None:
         """A pool's series go with it. What was counted under no pool's name stays: a total never falls."""
         for source in sources:
-            self._sources.remove(source)
+            self._sources[type(source)].remove(source)
             totals = (each for each in source.families() if _is_total(each))
-            self._past = _merged([*self._past.values(), *totals])
+            past = self._past.get(type(source), {})
+            self._past[type(source)] = _merged([*past.values(), *totals])
 
     def families(self) -> Iterator[Family]:
         help_text = "The build that is running."
@@ -749,8 +752,11 @@ class Metrics:
             yield Values(f"{prefix}_info", "gauge", help_text, labels, values)
         yield from self.requests.families()
         yield from self.streams.families()
-        told = (family for source in self._sources for family in source.families())
-        yield from _merged(itertools.chain(told, self._past.values())).values()
+        for of_class, sources in self._sources.items():
+            told = (family for source in sources for family in source.families())
+            past = self._past.get(of_class, {})
+            is_alone = len(sources) == 1 and not past
+            yield from told if is_alone else _merged(itertools.chain(told, past.values())).values()
 
     def pages(self) -> Iterator[bytes]:
         """The page in pieces, so that a reader on the event loop can let others in between."""

@@ -10,6 +10,7 @@ Source:  span names of llm-d-router v0.10; W3C Trace Context; OpenTelemetry's en
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,7 +36,7 @@ MISSING = (
     "OpenTelemetry is not installed, and the environment asks for spans ({variable}): "
     "pip install 'fleet-epp[otel]', or --tracing=false"
 )
-STOP_MILLISECONDS = 2_000
+STOP_SECONDS = 2.0
 MAX_OPEN = 10_000
 """Requests under way of which spans are made; the oldest of more is forgotten."""
 _PARENT = re.compile(
@@ -183,7 +184,7 @@ class Tracing:
         self._clock = clock
         self._unix_clock = unix_clock
         self.stop = stop
-        """Send what is left; may take STOP_MILLISECONDS."""
+        """Send what is left; may take STOP_SECONDS."""
         self._open: dict[int, _Trace] = {}
 
     # --- told while the request is under way
@@ -398,8 +399,12 @@ def start(
             processor.on_end(span)
 
     def stop() -> None:
-        processor.force_flush(STOP_MILLISECONDS)
-        processor.shutdown()  # type: ignore[no-untyped-call]
+        # Of its own the SDK waits for half a minute for a collector that is gone.
+        last = threading.Thread(target=processor.shutdown, name="the last spans", daemon=True)
+        last.start()
+        last.join(STOP_SECONDS)
+        if last.is_alive():
+            exporter.shutdown()
 
     return Tracing(
         settings.sampling,

@@ -69,8 +69,8 @@ def test_a_pool_that_names_no_port_is_told() -> None:
     assert found.ports == {PHI: 9012}
     assert found.findings == (
         (
-            "InferencePool models/qwen: it does not say on which port its picker is: write"
-            " endpointPickerRef.port.number, or give it as --pool models/qwen=9002"
+            "InferencePool models/qwen does not say on which port its picker is: write"
+            " endpointPickerRef.port.number, or give its port as --pool models/qwen=9002"
         ),
     )
 

@@ -120,7 +120,7 @@ def test_what_has_no_effect_is_told() -> None:
     (told,) = flags.without_effect(parse("--cert-path=/certs", "--secure-serving=false"))
     assert told == "--cert-path has no effect with --secure-serving=false"
     (told,) = flags.without_effect(parse("--enable-cert-reload"))
-    assert told == "--enable-cert-reload has no effect without --cert-path or --metrics-cert-dir"
+    assert told == "--enable-cert-reload has no effect without --cert-path"
     (told,) = flags.without_effect(parse("--metrics-endpoint-auth"), in_kubernetes=False)
     assert told.startswith("--metrics-endpoint-auth has no effect without Kubernetes")
     assert flags.without_effect(parse("--metrics-endpoint-auth"), in_kubernetes=True) == ()
@@ -440,8 +440,8 @@ def test_a_pool_is_followed_unless_servers_are_listed(
     [
         (["--pool-name=qwen", "--pool-namespace=m"], "m", "epp-m-qwen.llm-d.ai"),
         (["--pool-name=qwen", "--pool=m/other=9004"], "default", "epp-default-qwen.llm-d.ai"),
-        (["--pool=m/one=9004", "--pool=m/two=9005"], "m", "epp-m-one.llm-d.ai"),
-        (["--pool=m/one=9004", "--pool-service=n/epp"], "n", "epp-n-epp.llm-d.ai"),
+        (["--pool=m/one=9004", "--pool=m/two=9005"], "default", "epp-m-one.llm-d.ai"),
+        (["--pool=m/one=9004", "--pool-service=n/epp", "--pool-namespace=n"], "n", "epp-n-epp.llm-d.ai"),
         (
             ["--endpoint-selector=a=b", "--endpoint-target-ports=1", "--pool-namespace=m"],
             "m",

@@ -284,7 +284,8 @@ def test_plugins_that_cannot_find_what_they_need_are_refused(body: str, message:
 def test_a_chain_is_no_circle() -> None:
     assembly = made(
         "plugins:\n- {type: fact, name: a, parameters: {of: b}}\n"
-        "- {type: fact, name: b, parameters: {of: c}}\n- {type: last, name: c}\n- {type: asking, parameters: {about: a}}",
+        "- {type: fact, name: b, parameters: {of: c}}\n- {type: last, name: c}\n"
+        "- {type: asking, parameters: {about: a}}",
         OWN,
     )
     assert [name for name, _ in assembly.producers] == ["a", "b", "c"]

@@ -272,6 +272,36 @@ def test_the_path_is_found_where_gateways_put_it(headers: dict[str, str], path: 
     assert conversation.request.path == path
 
 
+@pytest.mark.parametrize(
+    "body, path, complaint",
+    [
+        pytest.param(b'{"model":"m","prompt":"hi"}', "/v1/completions", "", id="a completion"),
+        pytest.param(CHAT, "/v1/chat/completions", "", id="a chat"),
+        pytest.param(
+            b'{"model":"m"}', "/v1/completions", "completions request: must have prompt", id="neither"
+        ),
+        pytest.param(b"{", "/v1/completions", "error unmarshaling", id="no JSON"),
+    ],
+)
+def test_without_a_path_the_body_tells(body: bytes, path: str, complaint: str) -> None:
+    conversation = Conversation()
+    answer = conversation.hear(RequestHeaders({"x-request-id": "r"}), RequestBody(body, ended=True))[0]
+    if complaint:
+        assert isinstance(answer, Reject) and complaint in answer.rejection.body
+        conversation.hear(StreamClosed())
+        assert conversation.outcome.path == path
+    else:
+        assert isinstance(answer, AnswerRequestHeaders)
+        assert conversation.request.path == path
+
+
+def test_a_path_that_was_told_counts_whatever_the_body_says() -> None:
+    conversation = Conversation()
+    headers = RequestHeaders({":path": "/v1/completions", "x-request-id": "r"})
+    (answer,) = conversation.hear(headers, RequestBody(CHAT, ended=True))
+    assert isinstance(answer, Reject)
+
+
 def test_several_destinations_are_named_in_order() -> None:
     conversation = Conversation(endpoints=(SECOND, FIRST))
     (answer,) = conversation.hear(get(ended=True))

@@ -53,9 +53,7 @@ class Setting:
         self.plain = ExtProc(
             scheduler=self,
             health=self.fleet,
-            settings=StreamSettings(
-                Parsers(), self.budget, new_id=lambda: "made-id", directives=ASKED
-            ),
+            settings=StreamSettings(Parsers(), self.budget, new_id=lambda: "made-id", directives=ASKED),
             observer=self.watcher,
             clock=time.monotonic,
         )

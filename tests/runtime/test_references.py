@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,10 +14,15 @@ from epp.runtime.kubernetes.references import References
 from epp.runtime.kubernetes.store import ApiFault
 from epp.runtime.metrics import Values
 from tests.runtime.raw_server import eventually
-from tests.runtime.test_kubernetes import Api
+from tests.runtime.test_kubernetes import Api, make_quick
 
 QWEN, PHI = PoolName("models", "qwen"), PoolName("models", "phi")
 ALL = Wish(namespace="models", service="fleet-epp")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_quick(monkeypatch)
 
 
 def pool(name: str, port: int = 9002, service: str = "fleet-epp") -> dict[str, Any]:
@@ -37,7 +42,9 @@ def service(port: int, target: int) -> dict[str, Any]:
 
 
 class World:
-    def __init__(self, *wishes: Wish, taken: dict[int, str] | None = None) -> None:
+    def __init__(
+        self, *wishes: Wish, taken: dict[int, str] | None = None, elsewhere: Sequence[PoolName] = ()
+    ) -> None:
         self.api = Api()
         clock = asyncio.get_running_loop().time
         self.namespaces = Namespaces(
@@ -46,7 +53,7 @@ class World:
             clock=clock,
             chance=random.Random(1),
         )
-        self.references = References(self.namespaces, wishes, taken or {})
+        self.references = References(self.namespaces, wishes, taken or {}, elsewhere=elsewhere)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -124,3 +131,54 @@ async def test_a_port_that_is_written_needs_no_api() -> None:
     await world.references.start()
     assert world.references.ports() == {QWEN: 7000}
     assert world.api.asked == []
+
+
+async def test_a_pool_is_from_the_start_where_its_service_leads() -> None:
+    """Port 80 of a Service is none that a picker may listen on."""
+    world = World(Wish(namespace="models", name="qwen"))
+    world.api.change(POOLS, pool("qwen", 80))
+    world.api.change(PICKERS, service(80, 9002))
+    await world.references.start()
+    assert world.references.ports() == {QWEN: 9002}
+
+
+@pytest.mark.parametrize("wish", [ALL, Wish(namespace="models", name="qwen")], ids=["service", "pool"])
+@pytest.mark.parametrize(
+    "fault, said",
+    [
+        (ApiFault(0, "no answer from x"), "Kubernetes API: no answer from x"),
+        (
+            ApiFault(403, "cannot list"),
+            "Kubernetes API: inferencepools: cannot list: grant it as deploy/kubernetes/rbac.yaml does",
+        ),
+    ],
+)
+async def test_pools_that_nobody_has_told_of_are_not_called_missing(
+    wish: Wish, fault: ApiFault, said: str
+) -> None:
+    world = World(wish)
+    world.api.fault = fault
+    world.api.change(POOLS, pool("qwen"))
+    async with world.running():
+        assert world.references.ports() == {} and not world.references.is_told
+        await eventually(lambda: not world.references.ports() and world.references.detail() == said)
+        world.api.fault = None
+        await eventually(lambda: world.references.ports() == {QWEN: 9002})
+        assert world.references.detail() == ""
+
+
+async def test_a_pool_that_cannot_be_read_is_there() -> None:
+    world = World(Wish(namespace="models", name="qwen"))
+    world.api.change(POOLS, pool("qwen", port="http"))  # type: ignore[arg-type]
+    await world.references.start()
+    assert world.references.ports() == {}
+    assert world.references.detail().startswith("InferencePool models/qwen is not understood: Expected `int`")
+    assert world.references.detail().endswith(": correct it, or give its port as --pool models/qwen=9002")
+
+
+async def test_a_pool_that_is_served_elsewhere_is_not_served_twice() -> None:
+    world = World(ALL, taken={9002: "--grpc-port"}, elsewhere=[QWEN])
+    for one in (pool("qwen", 9002), pool("phi", 9012)):
+        world.api.change(POOLS, one)
+    await world.references.start()
+    assert (world.references.ports(), world.references.detail()) == ({PHI: 9012}, "")

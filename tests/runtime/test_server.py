@@ -359,7 +359,9 @@ async def test_draining_lets_open_streams_finish(driver: str) -> None:
         await call.write(headers(ended=True))
         await call.read()
         async with asyncio.TaskGroup() as tasks:
-            stopping = tasks.create_task(stop(server.stop, 20, open_streams=lambda: watcher.open), name="stopping")
+            stopping = tasks.create_task(
+                stop(server.stop, 20, open_streams=lambda: watcher.open), name="stopping"
+            )
             await call.write(response_headers())
             assert (await call.read()).WhichOneof("response") == "response_headers"
             assert not stopping.done()

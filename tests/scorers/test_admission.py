@@ -1,5 +1,6 @@
 """probabilistic-admitter: whom it turns away, by numbers worked out by hand."""
 
+import random
 from typing import Any
 
 import pytest
@@ -8,8 +9,11 @@ from hypothesis import strategies as st
 
 from epp.core.fleet import Load
 from epp.core.lifecycle import Phase
+from epp.core.rejection import Rejection
 from epp.core.request import Request
+from epp.core.scheduling import Decision, Profile, Scheduler
 from epp.core.scoring import Cycle
+from scorers.max_score_picker import MaxScorePicker
 from scorers.probabilistic_admitter import ProbabilisticAdmitter
 from tests.picking import fleet_of
 
@@ -97,3 +101,21 @@ def test_its_parameters(parameters: dict[str, Any], loads: list[Load], refused: 
 def test_any_pool_has_a_probability(power: float, k: float, waiting: int, kv: float) -> None:
     plugin = ProbabilisticAdmitter(power=power, k=k)
     assert 0.0 <= plugin._probability(max(waiting / 5, kv / 0.8)) <= 1.0
+
+
+def test_the_scheduler_asks_before_it_chooses() -> None:
+    fleet = fleet_of([Load(waiting=99, kv_usage=1.0)])
+    profile = Profile(picker=("max-score-picker", MaxScorePicker()))
+    scheduler = Scheduler(
+        fleet, profile, chance=random.Random(0), admitters=[ProbabilisticAdmitter(), ProbabilisticAdmitter()]
+    )
+    refused = scheduler.pick(Request(priority=-1), 0.0)
+    assert isinstance(refused, Rejection)
+    assert (refused.status, refused.body) == (
+        429,
+        "inference error: ResourceExhausted - request cannot be admitted: "
+        "sheddable requests are turned away, the pool's saturation is 19.80",
+    )
+    assert refused.headers == {"x-llm-d-request-dropped-reason": "rejected-saturated"}
+    assert fleet.endpoints[0].requests_in_flight == 0
+    assert isinstance(scheduler.pick(Request(priority=0), 0.0), Decision)

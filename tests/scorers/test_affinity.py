@@ -97,6 +97,28 @@ def asked(
         # 15,928 tokens/s by default: 286,704 are 18 s
         pytest.param({}, [10, 0], [286_704, 0], [0], id="the-default-speed"),
         pytest.param({}, [10, 0], [286_720, 0], [0, 1], id="the-default-speed-and-a-bit"),
+        # 500 - 400 are just what may be; without a limit in ms
+        pytest.param(
+            {"max_tokens_in_flight_penalty": 100, "max_ttft_penalty_ms": 0.0},
+            [10, 0, 0],
+            [500, 400, 600],
+            [0],
+            id="as-many-tokens-as-may-be",
+        ),
+        pytest.param(
+            {"max_tokens_in_flight_penalty": 100, "max_ttft_penalty_ms": 0.0},
+            [10, 0, 0],
+            [501, 400, 600],
+            [0, 1, 2],
+            id="a-token-too-many",
+        ),
+        pytest.param(
+            {"max_tokens_in_flight_penalty": 10**6, "peak_prefill_throughput": 1000.0},
+            [10, 0],
+            [18_001, 0],
+            [0, 1],
+            id="either-limit",
+        ),
         pytest.param({"exploration_probability": 1.0}, [10, 0], None, [0, 1], id="the-dice-say-so"),
     ],
 )
@@ -234,6 +256,11 @@ def test_a_filter_keeps_some_of_them_in_their_order(
             "explorationProbability: must be from 0 to 1, got -0.1",
         ),
         (PrefixCacheAffinityFilter, {"max_ttft_penalty_ms": -1.0}, "maxTTFTPenaltyMs: must be at least 0"),
+        (
+            PrefixCacheAffinityFilter,
+            {"max_tokens_in_flight_penalty": -1},
+            "maxTokensInFlightPenalty: must be at least 0, got -1",
+        ),
         (PrefixCacheAffinityFilter, {"peak_prefill_throughput": 0.0}, "peakPrefillThroughput: must be above"),
         (
             PrefixCacheAffinityFilter,

@@ -86,11 +86,12 @@ def _cache() -> Path:
     return base / "fleet-epp" / f"helm-{key}"
 
 
-def run(*arguments: str, values: Mapping[str, Any] | Path) -> str:
-    """What it prints; Refused with what it says instead."""
+def run(*arguments: str, values: Mapping[str, Any] | Path, cluster: Path | None = None) -> str:
+    """What it prints; Refused with what it says instead. ``cluster``: the kubeconfig of one to act on."""
     given = "-" if isinstance(values, Mapping) else str(values)
+    where = ["--kube-version", KUBERNETES] if cluster is None else ["--kubeconfig", str(cluster)]
     done = subprocess.run(
-        [str(build()), *arguments, "--kube-version", KUBERNETES, "--values", given],
+        [str(build()), *arguments, *where, "--values", given],
         input=yaml.safe_dump(dict(values)) if isinstance(values, Mapping) else None,
         capture_output=True,
         text=True,

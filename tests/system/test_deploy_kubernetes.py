@@ -7,6 +7,8 @@ here are parsed, and each is named as skipped.
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 import urllib.error
 from collections.abc import Iterator, Mapping
@@ -47,7 +49,7 @@ KINDS = [
 ]
 ELSEWHERE = {"networking.istio.io", "networking.gke.io", "monitoring.coreos.com", "monitoring.googleapis.com"}
 """Groups whose CRDs are not here: Istio's, GKE's, the Prometheus operator's, Google's Prometheus'."""
-NAMESPACES = (helm.NAMESPACE, "other", "started", "standing-by")
+NAMESPACES = (helm.NAMESPACE, "other", "started", "standing-by", "strict", "installed")
 
 Document = dict[str, Any]
 
@@ -187,6 +189,7 @@ SIDECAR = {
     "volumes": [{"name": "envoy", "configMap": {"name": "envoy"}}],
     "configMap": {"name": "envoy", "data": {"envoy.yaml": "admin: {}"}},
 }
+TRACING = {"tracing": {"enabled": True, "sampling": {"samplerArg": "1.0"}}}
 PORTS = {"grpc-port": 19002, "grpc-health-port": 19003, "metrics-port": 19090}
 
 VARIANTS: dict[str, Document] = {
@@ -199,6 +202,7 @@ VARIANTS: dict[str, Document] = {
     "monitoring without a token": values(
         inferenceExtension={"monitoring": {"prometheus": {"enabled": True, "auth": {"enabled": False}}}}
     ),
+    "tracing": values(inferenceExtension=TRACING),
     "Istio": values(provider={"name": "istio"}, experimentalHttpRoute={"enabled": True}),
     "GKE": values(
         provider={"name": "gke"}, inferenceExtension=PROMETHEUS, experimentalHttpRoute={"enabled": True}
@@ -284,6 +288,27 @@ def test_its_configuration_is_the_pickers_own_default() -> None:
     (config,) = of_kind(rendered(values()), "ConfigMap")
     written = config["data"]["default-plugins.yaml"]
     assert yaml.safe_load(written) == yaml.safe_load(picker_config.DEFAULT_TEXT)
+
+
+def test_helm_installs_it_and_changes_it(plane: ControlPlane) -> None:
+    chart, where = (helm.RELEASE, str(helm.CHART)), ("--namespace", "installed")
+    cluster = plane.kubeconfig(ADMIN)
+    deployed_at = "/apis/apps/v1/namespaces/installed/deployments/fleet-epp"
+    said = helm.run("install", *chart, *where, values=values(), cluster=cluster)
+    assert "fleet-epp picks for the InferencePool fleet" in said
+    assert plane.api.ask("GET", deployed_at)["spec"]["replicas"] == 1
+    helm.run("upgrade", *chart, *where, values=values(inferenceExtension=ALL_SERVE), cluster=cluster)
+    assert plane.api.ask("GET", deployed_at)["spec"]["replicas"] == 3
+
+
+def test_a_release_of_upstreams_chart_can_be_upgraded() -> None:
+    """A Deployment's selector cannot change; gateways know the Service by its name."""
+    documents = rendered(UPSTREAM)
+    assert deployment(documents)["spec"]["selector"]["matchLabels"] == {"inferencepool": "fleet-epp"}
+    names = {
+        one["kind"]: one["metadata"]["name"] for one in documents if one["kind"] in {"Deployment", "Service"}
+    }
+    assert names == {"Deployment": "fleet-epp", "Service": "fleet-epp"}
 
 
 REFUSED = {
@@ -375,6 +400,26 @@ def test_a_picker_can_do_nothing_that_it_need_not(given: Document) -> None:
             assert "secrets" not in rule.get("resources", ()) or rule["resourceNames"]
 
 
+@pytest.mark.parametrize(
+    "name", [one for one in VARIANTS if one != "a sidecar"]
+)  # which says for itself what it may
+def test_its_pods_may_run_where_little_is_allowed(plane: ControlPlane, name: str) -> None:
+    """Kubernetes' own Pod Security Standard, ``restricted``, enforced by the API server."""
+    strict = {"pod-security.kubernetes.io/enforce": "restricted"}
+    plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "strict", "labels": strict}})
+    path = "/api/v1/namespaces/strict/pods?dryRun=All&fieldValidation=Strict"
+    pod = deployment(rendered(VARIANTS[name]))["spec"]["template"]
+    plane.api.ask("POST", path, {"apiVersion": "v1", "kind": "Pod", **named(pod)})
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        plane.api.ask("POST", path, {"apiVersion": "v1", "kind": "Pod", **named(pod)})
+
+
+def named(pod: Document) -> Document:
+    """As the ReplicaSet would make it."""
+    return {**pod, "metadata": {**pod["metadata"], "name": "fleet-epp-0"}}
+
+
 @every
 def test_ports_probes_and_selectors_fit_together(given: Document) -> None:
     documents = helm.documents(helm.template(given))
@@ -460,6 +505,21 @@ def test_the_manifests_are_applied(plane: ControlPlane) -> None:
     documents = [one for text in helm.manifests().values() for one in helm.documents(text)]
     if parsed := apply(plane, documents):
         told(parsed, "deploy/kubernetes")
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl: the kustomization is only looked at")
+def test_the_kustomization_is_applied_by_kubectl(plane: ControlPlane) -> None:
+    command = ["kubectl", "--kubeconfig", plane.kubeconfig(ADMIN), "apply", "--kustomize", helm.MANIFESTS]
+    done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    applied = len(
+        re.findall(
+            r"^\S+/\S+ (?:created|configured|serverside-applied|unchanged)$", done.stdout, re.MULTILINE
+        )
+    )
+    assert applied == sum(
+        len(helm.documents(text)) for name, text in helm.manifests().items() if name != "monitoring.yaml"
+    )
 
 
 def test_every_rule_says_why() -> None:
@@ -715,6 +775,7 @@ STARTED = {
     "upstream's values": {**UPSTREAM, "inferenceObjectives": []},
     "all serve": values(inferenceExtension=ALL_SERVE),
     "monitoring": values(inferenceExtension=PROMETHEUS),
+    "tracing": values(inferenceExtension=TRACING),
     "labels and no pool": {"inferencePool": {"enabled": False}},
 }
 
@@ -761,23 +822,46 @@ def pool_of(name: str, server: LlamaServer, port: int) -> Document:
     }
 
 
-@pytest.mark.parametrize("by", ["name", "Service"])
-def test_one_picker_serves_several_pools(
-    plane: ControlPlane, by: str, servers: list[LlamaServer], tmp_path: Path
+def test_one_picker_serves_the_pools_that_are_named(
+    plane: ControlPlane, servers: list[LlamaServer], tmp_path: Path
 ) -> None:
+    """One of them in another namespace, where the chart puts a Role as well."""
+    first, second, third = servers
+    ports = [free_port(), free_port()]
+    named_pools = [
+        {"name": "llama", "port": ports[0]},
+        {"name": "phi", "namespace": "other", "port": ports[1]},
+    ]
+    plane.apply(
+        server_pod("started", first),
+        server_pod("started", second, "llama"),
+        server_pod("other", third, "phi"),
+    )
+    with (
+        there(plane, [pool_of("llama", second, ports[0])], "started"),
+        there(plane, [pool_of("phi", third, ports[1])], "other"),
+        deployed(plane, at_ports(values(pools=named_pools), first), "started", tmp_path) as pod,
+    ):
+        names = {"qwen-0-rank-0", "llama-0-rank-0", "phi-0-rank-0"}
+        wait_until(lambda: serves(pod) == names, what="all pools serve")
+        served = [picked(pod), *(picked(pod, port) for port in ports)]
+        assert served == [first.address, second.address, third.address]
+        assert "403" not in pod.log.read_text()
+
+
+def test_one_picker_serves_the_pools_of_its_service(
+    plane: ControlPlane, servers: list[LlamaServer], tmp_path: Path
+) -> None:
+    """The release's own, and one that comes later."""
     first, second = servers[:2]
     port = free_port()
-    found = {"poolService": {"enabled": True, "ports": [port]}}
-    given = at_ports(
-        values(**({"pools": [{"name": "llama", "port": port}]} if by == "name" else found)), first
-    )
+    given = at_ports(values(poolService={"enabled": True, "ports": [port]}), first)
     plane.apply(server_pod("started", first), server_pod("started", second, "llama"))
-    with (
-        there(plane, [pool_of("llama", second, port)], "started"),
-        deployed(plane, given, "started", tmp_path) as pod,
-    ):
-        wait_until(lambda: serves(pod) == {"qwen-0-rank-0", "llama-0-rank-0"}, what="both pools serve")
-        assert (picked(pod), picked(pod, port)) == (first.address, second.address)
+    with deployed(plane, given, "started", tmp_path) as pod:
+        wait_until(lambda: serves(pod) == {"qwen-0-rank-0"}, what="its own pool serves")
+        with there(plane, [pool_of("llama", second, port)], "started"):
+            wait_until(lambda: serves(pod) == {"qwen-0-rank-0", "llama-0-rank-0"}, what="both serve")
+            assert (picked(pod), picked(pod, port)) == (first.address, second.address)
         assert "403" not in pod.log.read_text()
 
 

@@ -230,6 +230,20 @@ async def test_nginx_gateway_fabric(body: bytes, each_picker: Picker, addresses:
     assert line["address"] == found.raw_value.decode()
 
 
+async def test_nginx_gateway_fabric_tells_no_path_of_a_chat_either(
+    each_picker: Picker, addresses: set[str]
+) -> None:
+    async with dialled(each_picker) as channel:
+        stream = opened(channel)
+        await say(stream, nginx_headers(request_id := new_id()), request_body(chat(), ended=True))
+        await stream.done_writing()
+        assert destination(await hear(stream)) in addresses
+        assert await hear_body(stream) == chat()
+        await end_in_order(stream)
+    line = await asyncio.to_thread(request_line, each_picker, request_id)
+    assert (line["path"], line["model"]) == ("/v1/chat/completions", "tiny")
+
+
 async def test_nginx_gateway_fabric_gets_without_a_body(each_picker: Picker, addresses: set[str]) -> None:
     async with dialled(each_picker) as channel:
         stream = opened(channel)

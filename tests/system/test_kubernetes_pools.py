@@ -1,5 +1,6 @@
 """Several pools of one process, each on the port that its endpointPickerRef gives, behind one Envoy."""
 
+import contextlib
 import math
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 from bench.rig.envoy import Envoy
 from bench.rig.picker import Picker
 from bench.rig.process import RigError, free_port, wait_until
-from tests.system.cluster import NAMESPACE, Stage, rbac, said
+from tests.system.cluster import NAMESPACE, STRANGER, Stage, rbac, said
 from tests.system.gate import Gate
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible
 from tests.system.pools_gateway import MODEL, pools_gateway
@@ -196,18 +197,18 @@ def test_each_port_is_ready_on_its_own(rig: Rig) -> None:
     for one in (*objects, *rights):
         one["metadata"] |= there
     stage.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "elsewhere"}}, *objects)
-    flags = (f"--pool={NAMESPACE}/qwen={near}", f"--pool=elsewhere/far={far}")
+    flags = ("--health-checking", f"--pool={NAMESPACE}/qwen={near}", f"--pool=elsewhere/far={far}")
     with stage.picker(*flags, by_name=False, replica=1) as picker:
         wait_until(lambda: rig.picked(near) == rig.gates["qwen"].address, what="the pool that may be seen")
-        assert picker.health(f"{NAMESPACE}/qwen") == "SERVING"
-        assert picker.health("elsewhere/far") == "NOT_SERVING"
+        assert picker.health(f"{NAMESPACE}/qwen") == picker.health(port=near) == "SERVING"
+        assert picker.health("elsewhere/far") == picker.health(port=far) == "NOT_SERVING"
         wait_until(lambda: "cannot list resource" in str(page(picker, "/readyz")["details"]), what="why")
         assert rig.picked(far) == "", "nobody is there to be picked"
 
         stage.apply(*rights)
         os.kill(picker.pid, signal.SIGHUP)  # else it looks again within 30 s
         wait_until(lambda: rig.picked(far) == gate.address, what="the other pool")
-        assert picker.health("elsewhere/far") == "SERVING"
+        assert picker.health("elsewhere/far") == picker.health(port=far) == "SERVING"
         names = {"elsewhere/far", f"{NAMESPACE}/qwen"}
         assert all(series(picker).get("llm_d_epp_ready_endpoints", name=name) == 1 for name in names)
 
@@ -284,3 +285,19 @@ def test_a_port_that_another_process_has_stops_the_start_with_one_line(rig: Rig)
         picker.start()
     (line,) = picker.log.read_text().splitlines()
     assert "cannot be bound (Address already in use): stop what uses it or choose another" in line
+
+
+def test_whoever_may_not_see_pools_says_so_and_not_that_they_are_missing(rig: Rig) -> None:
+    flags = (f"--pool-service={NAMESPACE}/{SERVICE}", f"--pool={NAMESPACE}/later")
+    picker = rig.stage.picker(*flags, by_name=False, replica=4, token=STRANGER).launch()
+    wait_until(lambda: "cannot list resource" in str(page_of_pools(picker)), what="the refusal")
+    assert 'cannot list resource "inferencepools" in API group' in page_of_pools(picker)
+    assert "is not there" not in page_of_pools(picker)
+    assert picker.health() == "NOT_SERVING"
+    assert said(picker, "cannot list resource") == 1
+
+
+def page_of_pools(picker: Picker) -> str:
+    with contextlib.suppress(OSError):  # not there yet
+        return str(page(picker, "/readyz").get("details", {}).get("pools", ""))
+    return ""

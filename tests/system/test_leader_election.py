@@ -104,6 +104,22 @@ def test_a_leader_that_is_told_to_stop_hands_over_at_once_and_serves_on_for_a_wh
     assert replicas.lease()["leaseTransitions"] == 1
 
 
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["Ctrl-C", "told twice"]
+)
+def test_whoever_does_not_want_to_wait_for_gateways_need_not(
+    stage: Stage, signals: list[signal.Signals]
+) -> None:
+    stage.apply(stage.pool())
+    picker = stage.picker("--drain-timeout=30s").start()
+    first, *more = signals
+    os.kill(picker.pid, first)
+    for number in more:
+        wait_until(lambda: "requests are still taken" in picker.log.read_text(), what="the drain")
+        os.kill(picker.pid, number)
+    picker.wait(timeout=10)
+
+
 def test_a_leader_that_dies_is_followed_when_its_lease_has_run_out(replicas: Replicas) -> None:
     leader, follower = replicas.start()
     began = time.monotonic()

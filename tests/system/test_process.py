@@ -23,6 +23,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from bench.load import text
 from bench.rig.envoy import DIALECTS, Envoy
@@ -215,7 +216,11 @@ def test_a_wrong_list_of_servers_is_refused_with_its_place(text: str, said: list
         pytest.param(
             ["--endpoint-selector=app=x"], ["--endpoint-selector", "--endpoint-target-ports"], id="selector"
         ),
-        pytest.param(["--ha-enable-leader-election"], ["every replica serves"], id="leader-election"),
+        pytest.param(
+            ["--endpoints-file={servers}", "--ha-enable-leader-election"],
+            ["--ha-enable-leader-election", "needs Kubernetes"],
+            id="leader-election",
+        ),
         pytest.param(["--secure-serving=maybe"], ["--secure-serving", "maybe"], id="no-boolean"),
         pytest.param(["servers.yaml"], ["servers.yaml"], id="argument"),
     ],
@@ -519,10 +524,44 @@ def test_an_older_tls_than_told_is_refused(logs: Path) -> None:
         wait_until(lambda: "TLS version is too old" in picker.log.read_text(), what="the reason in the log")
 
 
-def negotiated(port: int, newest: ssl.TLSVersion) -> str | None:
+def test_only_the_cipher_suites_that_were_named_are_spoken(logs: Path, files: Path) -> None:
+    """On both ports that speak TLS."""
+    flags = ["--tls-cipher-suites=TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]
+    flags += ["--metrics-cert-dir", str(files / "good")]
+    with started(logs, "suites", {"a": "127.0.0.1:1"}, flags, tls=True, driver="fast") as picker:
+        wait_until(lambda: reads(lambda: shown_certificate(picker.metrics_port)) != "", what="the pages")
+        for port in (picker.grpc_port, picker.metrics_port):
+            assert negotiated(port, ssl.TLSVersion.TLSv1_3) == "TLSv1.3", "whose suites nobody can choose"
+            spoken = negotiated(port, ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-GCM-SHA256")
+            assert spoken == "TLSv1.2"
+            with pytest.raises(ssl.SSLError):
+                negotiated(port, ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES256-GCM-SHA384")
+
+
+def test_the_gateway_is_told_what_each_server_scored_when_asked_for(
+    logs: Path, servers: list[LlamaServer]
+) -> None:
+    listed = {server.name: server.address for server in servers}
+    flags = ["--emit-endpoint-scores", "--enable-grpc-stream-metrics"]
+    with started(logs, "scores", listed, flags, tls=True, driver="fast") as picker:
+        wait_until(lambda: set(reachability(picker).values()) == {"up"}, what="all servers seen")
+        with channel_to(picker) as channel:
+            first, _ = converse(channel, [request_headers(), request_body(chat())])
+        told = MessageToDict(first.dynamic_metadata)["envoy.lb"]
+        assert told["x-gateway-destination-endpoint"] == destination(first)
+        scores = told["x-gateway-destination-endpoint-scores"]
+        assert set(scores) == set(listed.values())
+        assert scores[destination(first)] == max(scores.values())
+        name = "llm_d_epp_extproc_stream_duration_seconds_count"
+        wait_until(lambda: series(picker).get(name) == 1, what="the stream counted and timed")
+
+
+def negotiated(port: int, newest: ssl.TLSVersion, ciphers: str = "") -> str | None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.maximum_version = newest
+    if ciphers:
+        context.set_ciphers(ciphers)
     with (
         socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
         context.wrap_socket(plain) as secured,
@@ -538,6 +577,11 @@ def test_the_metrics_port_can_speak_tls(logs: Path, files: Path, servers: list[L
             lambda: reads(lambda: shown_certificate(picker.metrics_port)) == (folder / "tls.crt").read_text(),
             what="the certificate",
         )
+        old = shown_certificate(picker.metrics_port)
+        pair = self_signed(dt.datetime.now(dt.UTC))
+        for name, text in (("tls.crt", pair.chain), ("tls.key", pair.key)):
+            (folder / name).write_bytes(text)
+        wait_until(lambda: shown_certificate(picker.metrics_port) != old, what="the next one, as upstream")
 
 
 def reads(read: "object") -> str:

@@ -79,7 +79,7 @@ def said(picker: Picker) -> list[str]:
 
 
 def test_a_hang_up_takes_over_the_list_and_the_certificates(driver: str, logs: Path, tmp_path: Path) -> None:
-    """Certificates that nobody follows, and a list that has not changed."""
+    """A certificate that nobody follows, one that is followed, and a list that has not changed."""
     old, new = (self_signed(dt.datetime.now(dt.UTC)) for _ in range(2))
     folder = tmp_path / "certificates"
     first = write(folder, old)
@@ -91,12 +91,12 @@ def test_a_hang_up_takes_over_the_list_and_the_certificates(driver: str, logs: P
         second = write(folder, new)
         os.kill(picker.pid, signal.SIGHUP)
         wait_until(lambda: all(shown(port) == second for port in ports), what="the new certificate")
-        wait_until(lambda: said(picker).count("certificate reloaded") == 2, what="said for both ports")
+        wait_until(lambda: said(picker).count("certificate reloaded") >= 2, what="said for both ports")
         wait_until(lambda: "endpoints file taken over" in said(picker), what="the list")
         assert "SIGHUP: endpoints and certificates are read again" in said(picker)
         (folder / "tls.key").write_bytes(old.key)
         os.kill(picker.pid, signal.SIGHUP)
-        wait_until(lambda: said(picker).count("the new certificate is not used") == 2, what="refused")
+        wait_until(lambda: said(picker).count("the new certificate is not used") >= 2, what="refused")
         assert all(shown(port) == second for port in ports)
         assert picker.terminate() == 0
 

@@ -330,13 +330,18 @@ def test_the_server_gets_the_context_through_a_gateway(
     assert len(roots) == (len(listeners) if is_on else 0)
 
 
-def test_a_dead_collector_delays_no_request(logs: Path, servers: list[LlamaServer]) -> None:
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_dead_collector_delays_no_request_and_no_end(
+    protocol: str, logs: Path, servers: list[LlamaServer]
+) -> None:
     with http_collector(Collected()) as url:
         pass  # it is gone
-    environment = by_http(url, OTEL_TRACES_SAMPLER="always_on")
+    environment = by_http(url, OTEL_TRACES_SAMPLER="always_on", OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     with picker_with(environment, logs, servers) as picker:
         for _ in range(5):
             assert "traceparent" in answered(picker)
+        assert picker.terminate() == 0
+    assert '"msg":"stopped"' in picker.log.read_text()
 
 
 def test_without_the_extra_one_line_says_what_to_do(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ class Known:
 
     pools: Mapping[str, Members] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
+    misread: Mapping[str, str] = field(default_factory=dict)
+    """By name, why a pool cannot be read as it is now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +39,14 @@ def assigned(
     taken: Mapping[int, str],
     before: Mapping[PoolName, int],
 ) -> Assignments:
-    """The ports of all pools. ``taken``: what this process uses otherwise, and for what."""
+    """The ports of all pools. ``taken``: what this process uses otherwise, and for what.
+
+    ``known``: by namespace, without those that nobody has told of yet.
+    """
     findings: list[str] = []
     wanted: dict[PoolName, int] = {}
     for wish in wishes:
-        for pool, port, problem in _of(wish, known.get(wish.namespace, Known())):
+        for pool, port, problem in _of(wish, known.get(wish.namespace)):
             if problem:
                 findings.append(problem)
             else:
@@ -65,26 +70,27 @@ def assigned(
     )
 
 
-def _of(wish: Wish, known: Known) -> Iterator[tuple[PoolName, int, str]]:
+def _of(wish: Wish, known: Known | None) -> Iterator[tuple[PoolName, int, str]]:
     """The pools that are wished for, each with its port or why it has none."""
-    for name in _names(wish, known):
-        pool = PoolName(wish.namespace, name)
-        members = known.pools.get(name)
-        if wish.port is not None:
-            yield pool, wish.port, ""
-        elif members is None:
-            yield (
-                pool,
-                0,
-                f"InferencePool {pool} is not there: create it, or give its port as --pool {pool}=9002",
-            )
-        else:
-            port = _listening(members, known.services)
-            remedy = f"write endpointPickerRef.port.number, or give it as --pool {pool}=9002"
-            problem = (
-                "" if port else f"InferencePool {pool}: it does not say on which port its picker is: {remedy}"
-            )
-            yield pool, port, problem
+    if wish.port is not None:
+        yield PoolName(wish.namespace, wish.name), wish.port, ""
+    elif known is not None:
+        for name in _names(wish, known):
+            pool = PoolName(wish.namespace, name)
+            port = _listening(known.pools[name], known.services) if name in known.pools else 0
+            yield pool, port, "" if port else _problem(pool, known)
+
+
+def _problem(pool: PoolName, known: Known) -> str:
+    """Why a pool has no port."""
+    remedy = f"give its port as --pool {pool}=9002"
+    if pool.name in known.pools:
+        what, correction = "does not say on which port its picker is", "write endpointPickerRef.port.number"
+    elif pool.name in known.misread:
+        what, correction = f"is not understood: {known.misread[pool.name]}", "correct it"
+    else:
+        what, correction = "is not there", "create it"
+    return f"InferencePool {pool} {what}: {correction}, or {remedy}"
 
 
 def _names(wish: Wish, known: Known) -> Collection[str]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from epp.config.claims import Claims
 from epp.config.cluster.endpoints import Translation, translate
-from epp.config.cluster.groups import OLD_POOL_GROUP, POOL_GROUP
 from epp.config.cluster.objects import SLICES_ANNOTATION, Cluster, Members, Pod, Slice
 from epp.config.cluster.rules import NO_RULES, Asked, rules
 from epp.core.directives import Directives
@@ -277,33 +276,17 @@ class KubernetesDiscovery:
     def _faults(self) -> tuple[str, ...]:
         """What the API does not tell, and why; the same fault of several resources once."""
         pools, pool = self._namespace.pools, f"{self._namespace.name}/{self._settings.pool}"
-        found = []
-        for following in self._all:
-            fault = following.fault if following.is_lasting else None
-            if fault is not None and fault.status == 403 and following is self._namespace.pickers:
-                continue  # whether its Service is there is good to know, no more
-            if fault is not None and fault.status == 0:
-                found.append(f"Kubernetes API: {fault}{', what it last told stays' if self._specs else ''}")
-            elif fault is not None and fault.status == 404:
-                if following is pools:
-                    found.append(f"Kubernetes API: {self._without_pools()}")
-            elif fault is not None:
-                found.append(f"Kubernetes API: {following.name}: {fault}{self._remedy(following)}")
+        found = [
+            self._namespace.wrong(one, is_serving=bool(self._specs), remedy=self._remedy(one))
+            for one in self._all
+        ]
         found += self._misread()
         is_missing = pools.is_listed and self._settings.pool not in {*pools.objects, *pools.unreadable}
         if is_missing and self._settings.is_expected:
             found.append(
                 f"InferencePool {pool} is not there: create it, or see --pool-name, --pool-namespace"
             )
-        return tuple(dict.fromkeys(found))
-
-    def _without_pools(self) -> str:
-        if self._namespace.group == POOL_GROUP:
-            return (
-                "it has no InferencePools: install the CRDs of GIE v1.0 or newer, or give"
-                f" --pool-group={OLD_POOL_GROUP} for older ones"
-            )
-        return f"it has no InferencePools of {self._namespace.group}: leave out --pool-group for newer ones"
+        return tuple(dict.fromkeys(filter(None, found)))
 
     def _misread(self) -> list[str]:
         """Objects that are not what they should be; of the pools only our own is our affair."""
@@ -322,8 +305,6 @@ class KubernetesDiscovery:
 
     def _remedy(self, following: Following[Any]) -> str:
         match following.fault:
-            case ApiFault(status=403):
-                return ": grant it as deploy/kubernetes/rbac.yaml does"
             case ApiFault(status=400) if following is self._pods and self._settings.members is not None:
                 return ": correct --endpoint-selector"
             case ApiFault(status=400) if following is self._slices:

@@ -151,6 +151,30 @@ class Namespace:
         is_known = picker.is_service and self.pickers.is_selected
         return not is_known or picker.name in self.pickers.objects
 
+    def wrong(self, following: Following[Any], *, is_serving: bool, remedy: str = "") -> str:
+        """What is wrong with these objects, for people; empty: nothing that lasts, or that anybody misses."""
+        fault = following.fault if following.is_lasting else None
+        if fault is None:
+            return ""
+        match fault.status:
+            case 0:
+                return f"Kubernetes API: {fault}{', what it last told stays' if is_serving else ''}"
+            case 404:
+                return f"Kubernetes API: {self._without_pools()}" if following is self.pools else ""
+            case 403 if following is self.pickers:
+                return ""  # whether its Service is there is good to know, no more
+            case 403:
+                remedy = ": grant it as deploy/kubernetes/rbac.yaml does"
+        return f"Kubernetes API: {following.name}: {fault}{remedy}"
+
+    def _without_pools(self) -> str:
+        if self.group == POOL_GROUP:
+            return (
+                "it has no InferencePools: install the CRDs of GIE v1.0 or newer, or give"
+                f" --pool-group={OLD_POOL_GROUP} for older ones"
+            )
+        return f"it has no InferencePools of {self.group}: leave out --pool-group for newer ones"
+
     def need_llmkube(self) -> None:
         """From now on LLMKube's own objects are followed."""
         self.services.select({})

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from epp.config.cluster.assignments import Assignments, Known, assigned
-from epp.config.cluster.objects import PickerRef
+from epp.config.cluster.objects import Members, PickerRef
 from epp.config.cluster.wishes import PoolName, Wish
 from epp.runtime.kubernetes.namespace import Namespace, Namespaces
 from epp.runtime.metrics import Family, Values
@@ -39,6 +39,7 @@ class References:
         self._voice = namespaces.voice
         self._namespaces: dict[str, Namespace] = {}
         self._now = Assignments(ports={})
+        self._wrong: tuple[str, ...] = ()
         for wish in wishes:
             namespace = self._namespaces[wish.namespace] = namespaces.at(wish.namespace)
             if wish.port is None:
@@ -49,12 +50,12 @@ class References:
 
     async def start(self) -> None:
         """Have pools and Services listed; an API that is away is not waited for."""
-        lists = [
-            one for namespace in self._namespaces.values() for one in (namespace.pools, namespace.pickers)
-        ]
+        namespaces = self._namespaces.values()
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                await asyncio.gather(*(one.first() for one in lists))
+                await asyncio.gather(*(namespace.pools.first() for namespace in namespaces))
+                self._need_pickers()
+                await asyncio.gather(*(namespace.pickers.first() for namespace in namespaces))
         except TimeoutError:
             pass  # each is tried again by its namespace, which says what is wrong
 
@@ -65,28 +66,40 @@ class References:
 
     def ports(self) -> Mapping[PoolName, int]:
         """The port of every pool that is to be served now."""
-        known = {}
+        known: dict[str, Known] = {}
+        faults = []
+        self._need_pickers()
         for name, namespace in self._namespaces.items():
-            pools = {
-                pool: one.members
-                for pool, one in namespace.pools.objects.items()
-                if PoolName(name, pool) not in self._elsewhere
-            }
-            for members in pools.values():
-                if members.picker is not None and any(
-                    wish.namespace == name
-                    and (wish.name == members.name or wish.service == members.picker.name)
-                    for wish in self._wishes
-                ):
-                    namespace.need_picker(members.picker)
-            known[name] = Known(pools=pools, services=namespace.pickers.objects)
+            pools = self._members(namespace)
+            faults.append(namespace.wrong(namespace.pools, is_serving=bool(self._now.ports)))
+            if namespace.pools.is_listed:
+                misread = namespace.pools.unreadable
+                known[name] = Known(pools=pools, services=namespace.pickers.objects, misread=misread)
         self._now = assigned(self._wishes, known, taken=self._taken, before=self._now.ports)
-        self._voice.say(self, self._now.findings)
+        self._wrong = (*dict.fromkeys(filter(None, faults)), *self._now.findings)
+        self._voice.say(self, self._wrong)
         return self._now.ports
+
+    def _members(self, namespace: Namespace) -> Mapping[str, Members]:
+        """Of its pools, but for those that are served elsewhere."""
+        return {
+            name: pool.members
+            for name, pool in namespace.pools.objects.items()
+            if PoolName(namespace.name, name) not in self._elsewhere
+        }
+
+    def _need_pickers(self) -> None:
+        """Look at the Services of all pools that are wished for: they say where their ports lead."""
+        for wish in self._wishes:
+            namespace = self._namespaces[wish.namespace]
+            for name, members in self._members(namespace).items():
+                picker = members.picker
+                if picker is not None and (name == wish.name or picker.name == wish.service):
+                    namespace.need_picker(picker)
 
     def detail(self) -> str:
         """What is wrong, for /readyz; empty when nothing is."""
-        return "; ".join(self._now.findings)
+        return "; ".join(self._wrong)
 
     def families(self) -> Iterable[Family]:
         help_text = "What keeps pools from being served; /readyz and the log say what."
