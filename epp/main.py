@@ -318,6 +318,8 @@ def _build(flags: ServeFlags, request_log: logs.RequestLog) -> Process:
     logs.warn_of((*told, *assembly.warnings))
     if assembly.stamps_responses and flags.response_phase == "none":
         logs.warn_of(["--response-phase=none: plugins cannot add their headers to responses"])
+    if assembly.reports is not None and flags.response_phase != "full":
+        logs.warn_of([f"--response-phase={flags.response_phase}: usage is not seen, so none is reported"])
     readiness, transitions = Readiness(), Transitions()
 
     def changed(endpoint: Endpoint, change: Change) -> None:

@@ -135,9 +135,19 @@ def _page(each: PluginType) -> str:
     told = [f"- {title}: {text}" for title, text in each.facts.items() if title != "Source"]
     if told:
         parts.append("\n".join(told))
-    parts += [*_parameters(each.plugin), *_nested(each.plugin)]
+    parts += [*_parameters(each.plugin), *_nested(each.plugin), *_moved(each.plugin)]
     parts.append(f"[All types](README.md) · [scorers/{file}](../../scorers/{file})")
     return "\n\n".join(parts) + "\n"
+
+
+def _moved(plugin: type) -> Iterator[str]:
+    """Parameters that were here once."""
+    for now_of, names in getattr(plugin, "moved", {}).items():
+        listed = ", ".join(f"`{name}`" for name in names)
+        yield (
+            f"{listed} were parameters of this type once: they are read for the "
+            f"[`{now_of}`]({now_of}.md) that is added, with a line in the log."
+        )
 
 
 def _about(each: PluginType) -> str:
@@ -222,8 +232,10 @@ def _meaning(plugin: type, parameter: "dataclasses.Field[Any]", said: str) -> st
     for needs in ("requires", "uses"):
         producer = getattr(plugin, needs, {}).get(parameter.name)
         if producer:
+            others = getattr(plugin, "alternatives", {}).get(parameter.name, ())
+            named = " or ".join(f"`{each}`" for each in (producer, *others))
             added = "; added when there is none" if needs == "requires" else ""
-            return f"the `{producer}` to read, by name; not needed when there is one{added}"
+            return f"the {named} to read, by name; not needed when there is one{added}"
     if not said:
         raise SystemExit(
             f"{plugin.__module__}.{plugin.__name__}.{parameter.name}: write a docstring below it"

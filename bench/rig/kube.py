@@ -226,6 +226,13 @@ class ControlPlane:
             return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
         wait_until(is_served, what=f"{crd.name} established")
+        spec = document["spec"]
+        objects = [
+            f"/apis/{spec['group']}/{one['name']}/{spec['names']['plural']}"
+            for one in spec["versions"]
+            if one["served"]
+        ]
+        wait_until(lambda: not any(map(self._is_gone, objects)), what=f"{crd.name} listed")
 
     def undefine(self, *crds: Path) -> None:
         """Kinds that were there before, or were not, are not there, nor any of their objects."""

@@ -221,7 +221,7 @@ class _Builder:
                 isinstance(each, TierPreference) for profile in profiles for _, each in profile.filters
             ),
             identify=identities[0].identity if identities else None,
-            stamps_responses=bool(verifiers or reporters) or any(isinstance(each, Told) for each in plugins),
+            stamps_responses=bool(verifiers) or any(isinstance(each, Told) for each in plugins),
             warnings=tuple(self._warnings),
         )
 

@@ -24,6 +24,7 @@ class PluginTypes(Mapping[str, type]):
 
     def __init__(self, offered: Iterable[EntryPoint]) -> None:
         self._offered: dict[str, EntryPoint] = {}
+        self._found: dict[str, type] = {}  # a package's metadata take 0.5 ms to read, and each pool asks
         for entry in offered:
             other = self._offered.setdefault(entry.name, entry)
             if other is not entry:
@@ -31,6 +32,11 @@ class PluginTypes(Mapping[str, type]):
                 raise PluginError(f'the plugin type "{entry.name}" is offered by {both}, uninstall one')
 
     def __getitem__(self, name: str) -> type:
+        if name not in self._found:
+            self._found[name] = self._imported(name)
+        return self._found[name]
+
+    def _imported(self, name: str) -> type:
         entry = self._offered[name]
         where = f'the plugin type "{name}" of {_package(entry)}'
         try:

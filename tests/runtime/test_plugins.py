@@ -39,6 +39,13 @@ def test_a_type_is_imported_only_when_it_is_looked_up() -> None:
         offered["another"]
 
 
+def test_a_type_is_imported_once_however_many_pools_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = types(good="scorers.queue_scorer:QueueScorer")
+    first = offered["good"]
+    monkeypatch.setattr(EntryPoint, "load", lambda entry: pytest.fail("imported again"))
+    assert offered["good"] is first
+
+
 @pytest.mark.parametrize(
     "value, reason",
     [

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.rig.envoy import Body, Envoy, Listener, Route
 from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
 from bench.rig.process import wait_until
 from epp.wire.pb import ext_proc_pb2 as pb
 from tests.system.talk import (
+    CHAT,
+    ask,
     channel_to,
     chat,
     converse,
@@ -153,3 +156,56 @@ def test_errors_are_counted_by_source(beside: Picker) -> None:
     page = series(beside)
     for source in ("metrics-data-source", "models-data-source", "dcgm-data-source"):
         assert page.get("llm_d_epp_datalayer_poll_errors_total", source_type=source) is not None
+
+
+LISTENERS = {
+    "full_duplex": Listener(),
+    "override_host": Listener(route=Route.OVERRIDE_HOST),
+    "buffered": Listener(request_body=Body.BUFFERED, response_body=Body.BUFFERED),
+    "streamed": Listener(request_body=Body.STREAMED, response_body=Body.STREAMED),
+}
+
+
+@pytest.fixture(scope="module")
+def gateway_beside(_servers: list[LlamaServer], beside: Picker, logs: Path) -> Iterator[Envoy]:
+    servers = [server.address for server in _servers]
+    with Envoy(
+        logs=logs, name="envoy-beside", servers=servers, picker=beside.address, listeners=LISTENERS
+    ) as envoy:
+        yield envoy
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("listener", LISTENERS)
+def test_behind_a_real_envoy_answers_are_whole_with_their_reports(
+    listener: str, stream: bool, gateway_beside: Envoy, beside: Picker
+) -> None:
+    wait_until(lambda: figures(beside) == {0.1}, what="a figure of each endpoint")
+    reply = ask(gateway_beside.url(listener), CHAT, chat(stream=stream))
+    assert (reply.status, reply.complete) == (200, True)
+    told = reply.headers["x-conformance-test-served-endpoint"]
+    if listener == "override_host":
+        assert told in {each["address"] for each in endpoints(beside).values()}
+    else:
+        assert told == "fail: missing destination endpoint served metadata"
+    assert reply.events()[-1] == "[DONE]" if stream else reply.json()["choices"]
+
+
+def test_a_report_that_cannot_be_made_is_told_at_the_start(
+    servers: list[LlamaServer], logs: Path, driver: str
+) -> None:
+    report = {"key": {"name": "cost"}, "expression": "usage.total_tokens"}
+    plugins = [
+        {"type": "queue-scorer"},
+        {"type": "request-attribute-reporter", "parameters": {"attributes": [report]}},
+    ]
+    with Picker(
+        logs=logs,
+        name="picker-unreported",
+        endpoints={"llama-0": servers[0].address},
+        config={"plugins": plugins},
+        driver=driver,
+        flags=["--response-phase=headers"],
+    ) as picker:
+        wait_reachable(picker, {"llama-0": "up"})
+    assert "--response-phase=headers: usage is not seen, so none is reported" in picker.log.read_text()
