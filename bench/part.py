@@ -6,13 +6,19 @@ Ignores: what is measured.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import uvloop
+
+from bench.gateway import Gone, Stuck
 from bench.overhead import machine
 from bench.report import Table, headed, paste
+from bench.rig.process import RigError
+
+T = TypeVar("T")
 
 
 def parser(name: str, about: str) -> argparse.ArgumentParser:
@@ -21,6 +27,19 @@ def parser(name: str, about: str) -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, default=Path(".build/bench"), help="folder for JSON and Markdown")
     made.add_argument("--into", type=Path, metavar="PAGE", help="put the tables into this page as well")
     return made
+
+
+def played(work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` returns; what went wrong in one of its tasks, as if it had none."""
+    try:
+        return uvloop.run(work)
+    except ExceptionGroup as group:
+        problem: Exception = group
+        while isinstance(problem, ExceptionGroup):
+            problem = problem.exceptions[0]
+        if isinstance(problem, (Gone, Stuck)):
+            raise RigError(f"the picker: {problem or 'it closed the connection'}") from None
+        raise problem from None
 
 
 class Part:

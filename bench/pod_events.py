@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 from bench import part
 from bench.cluster import NAMESPACE, Cluster, missing, pod, pool
 from bench.goals import LATE_PICKS, READY_SECONDS, Bound
@@ -234,7 +232,7 @@ def run(times: int, crowd: int) -> list[Turn]:
             found = []
             for beside in (0, crowd):
                 _progress(f"{times} pods come and go, {beside} others change meanwhile")
-                found += uvloop.run(turns(cluster, picker.grpc_port, times, beside))
+                found += part.played(turns(cluster, picker.grpc_port, times, beside))
             return found
 
 

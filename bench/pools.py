@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import uvloop
-
 from bench import part
 from bench.cluster import NAMESPACE, PICKER, Cluster, missing, pod, pool
 from bench.goals import REST_CORES, Bound
@@ -90,7 +88,7 @@ def measured(picker: Picker, ports: Sequence[int], pods: int) -> Process:
     began = time.monotonic()
     picker.launch()
     try:
-        uvloop.run(_all_pick(picker, ports))
+        part.played(_all_pick(picker, ports))
         start_seconds = time.monotonic() - began
         time.sleep(SETTLE_SECONDS)
         before = cpu_seconds(picker.pid)
@@ -99,11 +97,11 @@ def measured(picker: Picker, ports: Sequence[int], pods: int) -> Process:
         rest_rss_bytes = rss_bytes(picker.pid)
         one = [ports[0]] * CONNECTIONS
         every = [ports[number % len(ports)] for number in range(CONNECTIONS)]
-        uvloop.run(_cpu_us(picker, every, WARM_REQUESTS))
+        part.played(_cpu_us(picker, every, WARM_REQUESTS))
         costs: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(ROUNDS):
             for is_every, target in ((False, one), (True, every)):
-                costs[is_every].append(uvloop.run(_cpu_us(picker, target, REQUESTS)))
+                costs[is_every].append(part.played(_cpu_us(picker, target, REQUESTS)))
         return Process(
             pools=len(ports),
             pods=pods,

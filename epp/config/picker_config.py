@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from epp.config.decode import ConfigError, Section, camel, read, suggestion
 from epp.config.flow_control import DetectorReference, FlowControlSection, settings_of
@@ -48,12 +48,14 @@ from scorers.tier_preference import TierPreference
 from scorers.utilization_detector import UtilizationDetector
 
 Settings = TypeVar("Settings")
+SideSettings: TypeAlias = DcgmDataSource | ModelsDataSource
 
 __all__ = ["API_VERSIONS", "DEFAULT_TEXT", "Assembly", "build", "load", "load_default"]
 
 LIFECYCLE_FILTER = "lifecycle-filter"
 LOAD_PRODUCER = "inflight-load-producer"
 _CHOOSING = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
+_SOURCES = {"dcgm-extractor": "dcgm-data-source", "models-data-extractor": "models-data-source"}
 OURS = "scorers."
 """Where the plugin types are that come with the picker."""
 
@@ -80,7 +82,7 @@ class Assembly:
     metrics_source: MetricsDataSource
     metrics_source_at: Section
     extractor: CoreMetricsExtractor
-    side_sources: tuple[tuple[DcgmDataSource | ModelsDataSource, Section], ...]
+    side_sources: tuple[tuple[SideSettings, Section], ...]
     """What is read beside the metrics, with the place where it is configured."""
     admitters: tuple[Admitter, ...]
     """They may turn a request away before anybody is chosen for it."""
@@ -551,13 +553,11 @@ class _Builder:
             raise entry.at.error(f"a parser other than {', '.join(known)} {NOT_SUPPORTED}")
         return known[entry.type]
 
-    def _sources(
-        self,
-    ) -> tuple[_Plugin, _Plugin, tuple[tuple[DcgmDataSource | ModelsDataSource, Section], ...]]:
+    def _sources(self) -> tuple[_Plugin, _Plugin, tuple[tuple[SideSettings, Section], ...]]:
         """Where metrics come from, who reads them, and what else is read; metrics have defaults."""
         layer = self._config.layer
         metrics: tuple[_Plugin, _Plugin] | None = None
-        sides: list[tuple[DcgmDataSource | ModelsDataSource, Section]] = []
+        sides: list[tuple[SideSettings, Section]] = []
         for each in layer.sources:
             of = (Kind.METRICS_SOURCE, Kind.SIDE_SOURCE, Kind.NOTIFICATION)
             source = self._referred(each.plugin_ref, each.at, *of)
@@ -583,14 +583,15 @@ class _Builder:
         """The one extractor of a source."""
         if len(source.extractors) > 1:
             raise source.extractors[1].at.error(f"more than one extractor of a source {NOT_SUPPORTED}")
-        for each in source.extractors:
-            return self._of_types(each.plugin_ref, each.at, (usual,))
-        return self._only(usual)
+        if not source.extractors:
+            return self._only(usual)
+        named = source.extractors[0]
+        return self._of_types(named.plugin_ref, named.at, (usual,))
 
     def _side_source(
         self, found: _Plugin, source: DataSource, others: Sequence[Any]
-    ) -> tuple[DcgmDataSource | ModelsDataSource, Section]:
-        settings: DcgmDataSource | ModelsDataSource
+    ) -> tuple[SideSettings, Section]:
+        settings: SideSettings
         if isinstance(found.plugin, DcgmDataSource):
             settings = found.plugin
         else:
@@ -605,7 +606,7 @@ class _Builder:
         for each in self._of_kind(Kind.SIDE_EXTRACTOR):
             its_type = each.entry.type if each.entry else each.name
             if each.is_used and each.entry and its_type not in read:
-                source = its_type.replace("-extractor", "-source").replace("dcgm-", "dcgm-data-")
+                source = _SOURCES.get(its_type, "source")
                 raise each.entry.at.error(
                     f'nothing is read for "{each.name}": add a {source} to plugins and to dataLayer.sources'
                 )

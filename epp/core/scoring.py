@@ -280,7 +280,7 @@ class Kind(enum.Enum):
     NOTIFICATION = "notification source"
     ADMITTER = "admitter"
     REPORTER = "reporter"
-    RESPONSE_HEADER = "response header"
+    RESPONSE_HEADER = "writer of a response header"
     NOTHING = "name without effect"
     DETECTOR = "saturation detector"
     USAGE_LIMIT = "usage limit policy"

@@ -32,6 +32,7 @@ SOON = 1.0
 LASTS = 3.0
 """Intervals for which a figure counts."""
 MAX_PAGE = 4 << 20
+MAX_WRONG = 10_000
 
 
 @dataclass(slots=True)
@@ -64,6 +65,8 @@ class SideSource:
         self.name = "dcgm-data-source" if isinstance(settings, DcgmDataSource) else "models-data-source"
         self.extractor = settings.extractor
         self.stats = SideStats()
+        self.wrong: dict[_Whom, str] = {}
+        """What is wrong with pages that cannot be read: said once."""
         self._fleet = fleet
         self._settings = settings
         certificate = (settings.client_cert_path, settings.client_key_path)
@@ -124,8 +127,6 @@ class SideScraper:
         self.sources = tuple(sources)
         self._fleet = fleet
         self._clock = clock
-        self._silent: set[tuple[str, _Whom]] = set()
-        """Pages that did not come, said once."""
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -156,13 +157,32 @@ class SideScraper:
 
         async def work() -> None:
             for whom, those in waiting:  # shared: each takes the next one
-                await self._ask(source, whom, those, lasts)
+                await self._safely_ask(source, whom, those, lasts)
 
         async with asyncio.TaskGroup() as group:
             for place in range(min(PLACES, len(pages))):
                 group.create_task(work(), name=f"side scrape: {source.name} {place}")
 
-    async def _ask(self, source: SideSource, whom: _Whom, those: Sequence[Endpoint], lasts: float) -> None:
+    async def _safely_ask(
+        self, source: SideSource, whom: _Whom, those: Sequence[Endpoint], lasts: float
+    ) -> None:
+        try:
+            wrong = await self._ask(source, whom, those, lasts)
+        except Exception as error:  # one server's oddity; the others are to be read
+            source.stats.poll_errors += 1
+            logger.exception("defect while reading a page beside the metrics")
+            wrong = f"defect: {type(error).__name__}"
+        before = source.wrong.pop(whom, "")
+        if wrong:
+            source.wrong[whom] = wrong
+            while len(source.wrong) > MAX_WRONG:  # of servers that have gone
+                source.wrong.pop(next(iter(source.wrong)))
+        if wrong and not before:
+            fields = {"source": source.name, "address": f"{whom.host}:{whom.port}", "remark": wrong}
+            logger.warning("a page beside the metrics cannot be read", extra={"fields": fields})
+
+    async def _ask(self, source: SideSource, whom: _Whom, those: Sequence[Endpoint], lasts: float) -> str:
+        """What is wrong with the page, or nothing."""
         try:
             connection = Connection(await source.server(whom), max_body=MAX_PAGE)
             try:
@@ -171,22 +191,13 @@ class SideScraper:
                 await connection.aclose()
         except (FetchError, FileFault) as error:
             source.stats.poll_errors += 1
-            self._complain(source, whom, str(error))
-            return
+            return str(error)
         if page.status != 200:
             source.stats.poll_errors += 1
-            self._complain(source, whom, f"it answers {page.status} to {source.path}")
-            return
+            return f"it answers {page.status} to {source.path}"
         until = self._clock() + lasts
         told = [source.take(each, page.body, until) for each in those]
-        if not any(told):
-            source.stats.extract_errors += 1
-            self._complain(source, whom, f"its {source.path} says nothing about {those[0].name}")
-            return
-        self._silent.discard((source.name, whom))
-
-    def _complain(self, source: SideSource, whom: _Whom, why: str) -> None:
-        if (source.name, whom) not in self._silent:
-            self._silent.add((source.name, whom))
-            fields = {"source": source.name, "address": f"{whom.host}:{whom.port}", "remark": why}
-            logger.warning("a page beside the metrics cannot be read", extra={"fields": fields})
+        if any(told):
+            return ""
+        source.stats.extract_errors += 1
+        return f"its {source.path} says nothing about {those[0].name}"

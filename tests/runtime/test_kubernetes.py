@@ -354,6 +354,30 @@ async def test_an_answer_that_comes_when_nobody_asks_any_more_is_forgotten(fault
         await eventually(lambda: not pods.objects and pods.fault is None and not pods.is_listed)
 
 
+async def test_a_first_list_that_comes_late_does_not_undo_what_was_heard_since() -> None:
+    api, is_asked, arrives = Api(), asyncio.Event(), asyncio.Event()
+    api.change(PODS, pod("a"))
+    answer = api.fetch
+
+    async def late(path: str, query: Mapping[str, str]) -> bytes:
+        body = await answer(path, query)
+        if not is_asked.is_set():
+            is_asked.set()
+            await arrives.wait()
+        return body
+
+    api.fetch = late  # type: ignore[method-assign]
+    async with asyncio.TaskGroup() as group, followed(api) as pods:
+        first = group.create_task(pods.first())
+        await is_asked.wait()
+        await eventually(lambda: api.count("watch", PODS) == 1)
+        api.delete(PODS, "a")
+        await eventually(lambda: pods.objects == {})
+        arrives.set()
+        await first
+        assert pods.objects == {}
+
+
 async def test_again_lists_again() -> None:
     api = Api()
     async with followed(api) as pods:

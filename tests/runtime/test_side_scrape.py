@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from epp.core.fleet import EndpointSpec, Fleet
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet
 from epp.runtime.side_scrape import PLACES, SideScraper, SideSource
 from scorers.dcgm_data_source import DcgmDataSource
 from scorers.models_data_source import ModelsDataSource
@@ -159,3 +159,23 @@ def test_a_certificate_that_cannot_be_read_is_found_at_the_start(tmp_path: Path)
 
     with pytest.raises(FileFault, match=r"^caCertPath .*missing\.pem"):
         SideSource(fleet_of(), ModelsDataSource(ca_cert_path=str(tmp_path / "missing.pem")))
+
+
+async def test_an_odd_server_does_not_keep_others_from_being_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = SideSource.take
+
+    def odd(source: SideSource, endpoint: Endpoint, page: bytes, until: float) -> bool:
+        if endpoint.name == "e0":
+            raise ZeroDivisionError
+        return usual(source, endpoint, page, until)
+
+    monkeypatch.setattr(SideSource, "take", odd)
+    async with serving(answering(answer(MODELS))) as one, serving(answering(answer(MODELS))) as other:
+        fleet = fleet_of(spec(0, one.port), spec(1, other.port))
+        async with reading(fleet, ModelsDataSource(interval=1.0)) as source:
+            await eventually(lambda: fleet.endpoints[1].models is not None and source.stats.poll_errors >= 2)
+    assert fleet.endpoints[0].models is None
+    warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert [each.__dict__["fields"]["remark"] for each in warnings] == ["defect: ZeroDivisionError"]

@@ -111,10 +111,10 @@ def test_the_scheduler_asks_before_it_chooses() -> None:
     )
     refused = scheduler.pick(Request(priority=-1), 0.0)
     assert isinstance(refused, Rejection)
-    assert (refused.status, refused.body) == (
-        429,
+    assert refused.status == 429
+    assert refused.body == (
         "inference error: ResourceExhausted - request cannot be admitted: "
-        "sheddable requests are turned away, the pool's saturation is 19.80",
+        "sheddable requests are turned away, the pool's saturation is 19.80"
     )
     assert refused.headers == {"x-llm-d-request-dropped-reason": "rejected-saturated"}
     assert fleet.endpoints[0].requests_in_flight == 0

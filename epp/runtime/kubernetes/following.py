@@ -144,7 +144,7 @@ class Following(Generic[T]):
         """One try to list, by whoever cannot wait for ``run``."""
         if self._query is not None and not self.is_listed:
             try:
-                await self._list(self._query)
+                await self._list(self._query, is_first=True)
                 self.fault = None
             except (ApiFault, Expired) as fault:
                 self._failed(fault)
@@ -177,13 +177,15 @@ class Following(Generic[T]):
                 self._failed(fault)
             await asyncio.sleep(pauses.after(failed, lasted=self._clock() - began))
 
-    async def _list(self, query: dict[str, str]) -> None:
+    async def _list(self, query: dict[str, str], *, is_first: bool = False) -> None:
         try:
             body = await self._api.fetch(self._path, query)
         except ApiFault as fault:
             if fault.status == 403 and not await self._is_there():
                 raise ApiFault(404, "there is no such resource") from fault
             raise
+        if is_first and self.is_listed:
+            return  # ``run`` was quicker, and may have heard of changes since
         self._store.take_list(body)
         self.is_listed, self.is_selected = True, query is self._query
         self._on_change()

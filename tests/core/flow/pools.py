@@ -2,9 +2,9 @@
 
 from collections import Counter
 
+from epp.core.directives import OBJECTIVE_HEADERS, Directives
 from epp.core.fleet import Endpoint, Fleet, Reservation
 from epp.core.flow.control import Fate, FlowControl
-from epp.core.directives import OBJECTIVE_HEADERS, Directives
 from epp.core.flow.policies import BandSettings, FlowSettings
 from epp.core.flow.queues import Ticket
 from epp.core.flow.tenants import FAIRNESS_HEADERS
