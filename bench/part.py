@@ -38,7 +38,7 @@ def played(work: Coroutine[Any, Any, T]) -> T:
         while isinstance(problem, ExceptionGroup):
             problem = problem.exceptions[0]
         if isinstance(problem, (Gone, Stuck)):
-            raise RigError(f"the picker: {problem or 'it closed the connection'}") from None
+            raise RigError(f"the picker: {str(problem) or 'it closed the connection'}") from None
         raise problem from None
 
 

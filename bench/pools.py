@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bench import part
 from bench.cluster import NAMESPACE, PICKER, Cluster, missing, pod, pool
+from bench.gateway import Gone
 from bench.goals import REST_CORES, Bound
 from bench.report import Table, kept
 from bench.requests import Requests
@@ -46,7 +47,7 @@ class Process:
     rest_cores: float
     rest_rss_bytes: int
     one_cpu_us: Sequence[float]
-    """CPU of a request, round by round, all requests to one pool."""
+    """CPU of a request beyond what is needed at rest, round by round, all requests to one pool."""
     all_cpu_us: Sequence[float]
     """The same, each request on the next pool's connection."""
     load_rss_bytes: int
@@ -59,7 +60,7 @@ async def _first_pick(picker: Picker, port: int) -> None:
             async with Requests.to([port]) as requests:
                 await requests.one(requests.gateways[0])
                 return
-        except (ConnectionError, ValueError):  # nobody listens, or the pool has nobody yet
+        except (ConnectionError, Gone, ValueError):  # nobody listens, or the pool has nobody yet
             await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -75,12 +76,13 @@ async def _all_pick(picker: Picker, ports: Sequence[int]) -> None:
         raise RigError(f"{picker.name} ended with status {picker.exit_status}:\n{picker.log_tail()}")
 
 
-async def _cpu_us(picker: Picker, ports: Sequence[int], count: int) -> float:
-    """CPU of a request [µs]."""
+async def _cpu_us(picker: Picker, ports: Sequence[int], count: int, rest_cores: float) -> float:
+    """CPU of a request [µs] beyond what the picker needs at rest, of which slow requests would get more."""
     async with Requests.to(ports) as requests:
-        before = cpu_seconds(picker.pid)
+        before, began = cpu_seconds(picker.pid), time.monotonic()
         await requests.send(CLIENTS, count)
-        return (cpu_seconds(picker.pid) - before) / count * 1e6
+        spent = cpu_seconds(picker.pid) - before - rest_cores * (time.monotonic() - began)
+        return spent / count * 1e6
 
 
 def measured(picker: Picker, ports: Sequence[int], pods: int) -> Process:
@@ -97,11 +99,11 @@ def measured(picker: Picker, ports: Sequence[int], pods: int) -> Process:
         rest_rss_bytes = rss_bytes(picker.pid)
         one = [ports[0]] * CONNECTIONS
         every = [ports[number % len(ports)] for number in range(CONNECTIONS)]
-        part.played(_cpu_us(picker, every, WARM_REQUESTS))
+        part.played(_cpu_us(picker, every, WARM_REQUESTS, rest_cores))
         costs: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(ROUNDS):
             for is_every, target in ((False, one), (True, every)):
-                costs[is_every].append(part.played(_cpu_us(picker, target, REQUESTS)))
+                costs[is_every].append(part.played(_cpu_us(picker, target, REQUESTS, rest_cores)))
         return Process(
             pools=len(ports),
             pods=pods,

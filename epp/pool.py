@@ -86,8 +86,9 @@ class Pool:
         flags, assembly, chance = shared.flags, shared.assemble(), random.Random()
         self._shared = shared
         self._is_main = name == shared.main
-        self._heeds_tiers = assembly.heeds_tiers
+        self._heeds_tiers, self._plugins = assembly.heeds_tiers, assembly.plugins
         self._server: serving.Server | None = None
+        self._is_open = False
         self.title = shared.titles(name)
         self.readiness = Readiness(above=shared.readiness)
         self.members = shared.pools.add()
@@ -116,6 +117,7 @@ class Pool:
     def bind(self, port: int) -> None:
         flags = self._shared.flags
         health = HealthService(self.readiness).services() if flags.health_checking else {}
+        self._is_open = False
         self._server = serving.make_server(
             flags.server,
             {PROCESS: self._shared.measuring.calls(self._ext_proc.open), **health},
@@ -133,7 +135,8 @@ class Pool:
         await self.discovery.run()
 
     async def open(self) -> None:
-        if self._server is not None:
+        if self._server is not None and not self._is_open:
+            self._is_open = True
             await self._server.start()
 
     async def leave(self, grace: float) -> None:
@@ -143,9 +146,14 @@ class Pool:
 
     def close(self) -> None:
         shared = self._shared
-        shared.readiness.forget(self._subject)
+        self.discovery.close()
+        shared.readiness.forget(self._subject, self.discovery.detail)
         shared.metrics.remove(*self._metrics)
-        shared.scraper.update(*shared.pools.remove(self.members, time.monotonic()))
+        shared.scraper.update(*shared.pools.remove(self.members, self._plugins, time.monotonic()))
+
+    def refuse_waiting(self) -> None:
+        if self._queues is not None:
+            self._queues.gate.close()
 
     # --- for main
 
@@ -153,11 +161,6 @@ class Pool:
     def port(self) -> int:
         """Where it is served; 0: nowhere now."""
         return 0 if self._server is None else self._server.port
-
-    def refuse_waiting(self) -> None:
-        """The end is near: tell the clients whose requests still wait."""
-        if self._queues is not None:
-            self._queues.gate.close()
 
     # --- inside
 

@@ -150,4 +150,9 @@ class DisaggProfileHandler:
         if encode:
             headers[ENCODE_HEADER] = ",".join(endpoint.address for endpoint in encode)
         decode = self.profiles.decode
-        return Route(decode, headers=headers, prompt_at=self.profiles.prefill if prefill else decode)
+        return Route(
+            decode,
+            headers=headers,
+            prompt_at=self.profiles.prefill if prefill else decode,
+            stages=[name for name, picked in (("encode", encode), ("prefill", prefill)) if picked],
+        )

@@ -5,6 +5,8 @@ from typing import ClassVar
 
 from epp.core.scoring import Kind
 
+WATCHED = "what is needed of Kubernetes is always watched, and nothing else"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class K8sNotificationSource:
@@ -14,11 +16,8 @@ class K8sNotificationSource:
     Source: upstream ``k8s-notification-source``, which hands changes of one kind of object to extractors.
     """
 
-    group: str = ""
-    """Taken and without meaning: the API group of the objects."""
-    version: str = ""
-    """As ``group``: their version."""
-    kind_name: str = field(default="", metadata={"yaml": "kind"})
-    """As ``group``: their kind."""
+    group: str = field(default="", metadata={"without_effect": WATCHED})
+    version: str = field(default="", metadata={"without_effect": WATCHED})
+    kind_name: str = field(default="", metadata={"yaml": "kind", "without_effect": WATCHED})
 
     kind: ClassVar[Kind] = Kind.NOTIFICATION

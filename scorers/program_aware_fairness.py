@@ -1,11 +1,16 @@
 """``program-aware-fairness``: the tenant goes first that has got the least lately."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from epp.core.scoring import Flow
+
+MAX_IDLE = 5_000
+"""Clients choose tenants' names: of those without running requests no more are remembered. About 2 MB, and
+0.8 ms for the index of all."""
 
 
 class Program:
@@ -39,6 +44,7 @@ class ProgramAwareFairness:
     Out:  `lasWeightService` * (1 - service scaled to [0, 1]) + `lasWeightHeadWait` * (wait scaled to
           [0, 1]), the highest goes; scaled over the tenants that wait, all equal 0.5.
     Ties: the one whose last turn is longest ago.
+    Better: 5,000 tenants without running requests are remembered, those that were idle for longest forgotten.
     Source: upstream ``program-aware-fairness`` (least attained service).
     """
 
@@ -55,6 +61,8 @@ class ProgramAwareFairness:
     eviction_sweep_seconds: float = 300.0
     """How often that is looked at."""
     programs: dict[str, Program] = field(init=False, repr=False, compare=False, default_factory=dict)
+    idle: OrderedDict[str, None] = field(init=False, repr=False, compare=False, default_factory=OrderedDict)
+    """Those without running requests, the one that was not heard of for longest first."""
     swept_at: list[float] = field(init=False, repr=False, compare=False, default_factory=list)
 
     tells_apart: ClassVar[bool] = True
@@ -74,7 +82,7 @@ class ProgramAwareFairness:
         services, waits = [], []
         for name, flow in flows.items():
             since = flow.head.at
-            services.append(self._busy(name, min(since, now), now).service)
+            services.append(self._service(name, min(since, now), now))
             waits.append(now - since)
         scores = [
             self.las_weight_service * (1 - service) + self.las_weight_head_wait * wait
@@ -85,18 +93,26 @@ class ProgramAwareFairness:
     def dispatched(self, flow: str, waited: float, now: float) -> None:
         """A request of this tenant got a server."""
         self._sweep(now)
-        program = self._busy(flow, now - waited, now)
+        program = self.programs.get(flow)
+        if program is None:
+            program = self.programs[flow] = Program()
+        self._busy(program, now - waited, now)
+        self.idle.pop(flow, None)
         program.in_flight += 1
         program.dispatched += 1
         program.waited += waited
 
     def completed(self, flow: str, prompt_tokens: int, output_tokens: int, now: float) -> None:
         """It has ended."""
-        program = self._busy(flow, now, now)
+        program = self.programs[flow]
+        self._busy(program, now, now)
         program.in_flight -= 1
         program.service += prompt_tokens + 2 * output_tokens
         if program.in_flight == 0:
             program.idle_since = now
+            self.idle[flow] = None
+            if len(self.idle) > MAX_IDLE:
+                self._forget_one()
 
     def jains_index(self) -> float:
         """How equal the tenants' average waits are: 1 equal, 1/n one alone waits."""
@@ -104,17 +120,27 @@ class ProgramAwareFairness:
         squares = math.fsum(wait * wait for wait in waits)
         return math.fsum(waits) ** 2 / (len(waits) * squares) if squares else 1.0
 
-    def _busy(self, name: str, since: float, now: float) -> Program:
-        """The tenant, which has had work since then: what it got has decayed until then."""
+    def _service(self, name: str, since: float, now: float) -> float:
+        """What a tenant got whose requests wait since then."""
         program = self.programs.get(name)
         if program is None:
-            program = self.programs[name] = Program()
+            return 0.0
+        self._busy(program, since, now)
+        if not program.in_flight:
+            self.idle.move_to_end(name)
+        return program.service
+
+    def _busy(self, program: Program, since: float, now: float) -> None:
+        """It has had work since then: what it got has decayed until then."""
         if program.idle_since is not None:
             idle = max(since - program.idle_since, 0.0)
             program.service *= 0.5 ** (idle / self.las_half_life_seconds)
             program.idle_since = None
         program.used_at = now
-        return program
+
+    def _forget_one(self) -> None:
+        name, _ = self.idle.popitem(last=False)
+        del self.programs[name]
 
     def _sweep(self, now: float) -> None:
         if not self.swept_at:
@@ -124,11 +150,8 @@ class ProgramAwareFairness:
         self.swept_at[0] = now
         if self.eviction_ttl_seconds:
             oldest = now - self.eviction_ttl_seconds
-            gone = [
-                name for name, each in self.programs.items() if not each.in_flight and each.used_at < oldest
-            ]
-            for name in gone:
-                del self.programs[name]
+            while self.idle and self.programs[next(iter(self.idle))].used_at < oldest:
+                self._forget_one()
 
 
 def _scaled(values: list[float]) -> list[float]:

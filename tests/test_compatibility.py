@@ -23,7 +23,7 @@ def test_every_flag_of_upstreams_is_known_and_every_other_one_says_that_it_is_ou
 
 def test_what_is_said_to_be_better_of_a_flag_is_of_one_that_works() -> None:
     works = {flag.name for flag in FLAGS if flag.works is Works.YES}
-    assert compatibility.BETTER_FLAGS.keys() | compatibility.WITHOUT_EFFECT.keys() <= works
+    assert compatibility.BETTER_FLAGS.keys() <= works
     assert all(flag.note for flag in FLAGS if flag.works is not Works.YES)
 
 

@@ -42,10 +42,6 @@ BETTER_FLAGS: Mapping[str, str] = {
     "refresh-metrics-interval": "servers at rest are read less often",
     "tracing": "prints no spans where no exporter is set",
 }
-WITHOUT_EFFECT: Mapping[str, str] = {
-    "refresh-prometheus-metrics-interval": "figures are worked out when the page is read"
-}
-"""Flags that work by doing nothing."""
 
 
 def _flag(flag: Flag) -> str:
@@ -53,8 +49,6 @@ def _flag(flag: Flag) -> str:
         return "ours"
     if flag.works is Works.IDLE:
         return f"not supported, accepted with a line in the log: {flag.note}"
-    if flag.name in WITHOUT_EFFECT:
-        return f"same; {WITHOUT_EFFECT[flag.name]}"
     return f"better: {BETTER_FLAGS[flag.name]}" if flag.name in BETTER_FLAGS else "same"
 
 

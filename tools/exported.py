@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from epp.config.cluster.assignments import Wish
-from epp.config.decode import parse, read
-from epp.config.flow_control import FlowControlSection, settings_of
+from epp.config.picker_config import build, load
 from epp.core.budget import Budget
 from epp.core.directives import Directives
 from epp.core.fleet import Fleet
 from epp.core.flow.control import FlowControl
 from epp.core.rejection import NO_CANDIDATES
-from epp.core.scoring import Kind
 from epp.runtime.discovery import DiscoverySettings, FileDiscovery
 from epp.runtime.flow_metrics import FlowMetrics
 from epp.runtime.kubernetes.api import KubernetesApi
@@ -36,9 +34,9 @@ from epp.runtime.metrics import (
     ScrapeMetrics,
     Single,
 )
+from epp.runtime.plugins import load_types
 from epp.runtime.probe import ScrapeStats
 from epp.runtime.transitions import Transitions
-from scorers.program_aware_fairness import ProgramAwareFairness
 
 REQUEST = ("model_name", "target_model_name", "fairness_id", "priority")
 UNITS = {
@@ -49,6 +47,14 @@ UNITS = {
     "ratio": "0 to 1",
     "utilization": "0 to 1",
 }
+QUEUES = """
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+featureGates: [flowControl]
+plugins: [{type: program-aware-fairness}]
+flowControl: {defaultPriorityBand: {fairnessPolicyRef: program-aware-fairness}}
+"""
+"""With the policy that has series of its own."""
 
 
 def every_family() -> Iterator[Family]:
@@ -74,17 +80,10 @@ def every_family() -> Iterator[Family]:
 
 
 def _flow_metrics() -> FlowMetrics:
-    """With the policy that has series of its own."""
     found = FlowMetrics("", float)
-    section = read(
-        parse("defaultPriorityBand: {fairnessPolicyRef: program-aware-fairness}", ""), FlowControlSection
-    )
-
-    def default(_kind: Kind, usual: type, _type: str, name: str, _at: object) -> tuple[str, Any]:
-        return name, ProgramAwareFairness() if name == "program-aware-fairness" else usual()
-
-    settings = settings_of(section, default, lambda *_: None)
-    found.watch(FlowControl(settings, Fleet(), lambda *_: NO_CANDIDATES, watcher=found))
+    settings = build(load(QUEUES, "queues"), load_types(), allow_experimental=True).flow
+    assert settings is not None
+    found.watch(FlowControl(settings, Fleet(), lambda *_: NO_CANDIDATES, watcher=found, guard=lambda count: count()))
     return found
 
 

@@ -203,7 +203,7 @@ def _level(text: str) -> str:
 
 # --- the flags ---------------------------------------------------------------------------------------
 
-_PORTS = ("grpc-port", "grpc-health-port", "metrics-port")
+_OTHER_PORTS = ("grpc-health-port", "metrics-port")
 _LEGACY_METRICS = (
     *("total-queued-requests-metric", "total-running-requests-metric", "kv-cache-usage-percentage-metric"),
     *("lora-info-metric", "cache-info-metric"),
@@ -442,12 +442,6 @@ _READING = _group(
         note="upstream applies it to the pool gauges only, here choosing follows it as well; below 2s"
         " servers at rest are read more often",
     ),
-    Flag(
-        *("refresh-prometheus-metrics-interval", _duration, 5.0, "greatest age of the pool gauges"),
-        shown="5s",
-        least="0s",
-        note="without effect: they are computed when /metrics is read",
-    ),
 )
 _SERVERS = _group(
     "Reading the servers",
@@ -493,6 +487,12 @@ _IDLE = _group(
         note="attach py-spy to the process instead",
         harmless=(False,),
         shown="true upstream",
+    ),
+    Flag(
+        *("refresh-prometheus-metrics-interval", _duration, 5.0, "greatest age of the pool gauges"),
+        shown="5s upstream",
+        least="0s",
+        note="the pool gauges are computed when /metrics is read",
     ),
     *(Flag(name, _text, "", "what an engine calls this", note=_LEGACY) for name in _LEGACY_METRICS),
     works=Works.IDLE,
@@ -693,13 +693,13 @@ def _check(flags: ServeFlags) -> None:
             )
         if flags.tls_cipher_suites.names:
             raise UsageError("--tls-cipher-suites: needs --server=fast: gRPC cannot be told for one port")
-    _check_ports(flags)
     _check_pools(flags)
 
 
-def _check_ports(flags: ServeFlags) -> None:
+def _check_ports(flags: ServeFlags, *, has_own_pool: bool) -> None:
     taken: dict[int, str] = {}
-    own = [(flag, getattr(flags, flag.replace("-", "_"))) for flag in _PORTS]
+    ports = ("grpc-port", *_OTHER_PORTS) if has_own_pool else _OTHER_PORTS
+    own = [(flag, getattr(flags, flag.replace("-", "_"))) for flag in ports]
     for flag, port in (*own, *(("pool", wish.port) for wish in flags.wishes)):
         if port and port in taken:
             raise UsageError(f"--{taken[port]}, --{flag}: both are {port}: give each its own")
@@ -754,6 +754,7 @@ def follows_kubernetes(flags: ServeFlags, *, config_has_discovery: bool) -> bool
 def check_discovery(flags: ServeFlags, *, config_has_discovery: bool) -> None:
     """Once the configuration is read, if there is one: it must be clear where the servers come from."""
     _check_selector(flags)
+    _check_ports(flags, has_own_pool=has_own_pool(flags, config_has_discovery=config_has_discovery))
     _check_lease(flags)
     if flags.endpoints_file and config_has_discovery:
         raise UsageError("--endpoints-file: the configuration has a file-discovery plugin: leave one out")
@@ -803,9 +804,13 @@ def _check_selector(flags: ServeFlags) -> None:
         )
 
 
-def without_effect(flags: ServeFlags, *, in_kubernetes: bool = True) -> tuple[str, ...]:
+def without_effect(
+    flags: ServeFlags, *, in_kubernetes: bool = True, has_own_pool: bool = True
+) -> tuple[str, ...]:
     """One line each, for the log: what was written and does nothing, here as upstream."""
     told = list(flags.idle)
+    if flags.grpc_port != _BY_NAME["grpc-port"].default and not has_own_pool:
+        told.append("--grpc-port has no effect: every pool has a port of its own")
     if flags.metrics_endpoint_auth and not in_kubernetes:
         told.append(
             "--metrics-endpoint-auth has no effect without Kubernetes, which says who may see the pages: see"
@@ -815,6 +820,12 @@ def without_effect(flags: ServeFlags, *, in_kubernetes: bool = True) -> tuple[st
         told.append("--cert-path has no effect with --secure-serving=false")
     if flags.enable_cert_reload and not flags.cert_path:
         told.append("--enable-cert-reload has no effect without --cert-path")
+    if not (flags.secure_serving or flags.metrics_cert_dir):
+        told += [
+            f"--{name} has no effect with --secure-serving=false and without --metrics-cert-dir"
+            for name in ("tls-min-version", "tls-cipher-suites")
+            if getattr(flags, _BY_NAME[name].key) != _BY_NAME[name].default
+        ]
     return tuple(told)
 
 

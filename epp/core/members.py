@@ -68,11 +68,13 @@ class Pools:
         self._lists[members] = tuple(specs)
         return self._merge(now)
 
-    def remove(self, members: Members, now: float) -> Replaced:
-        """There is no such pool any more."""
+    def remove(self, members: Members, plugins: Iterable[object], now: float) -> Replaced:
+        """There is no such pool any more, nor its ``plugins``: what they remember goes as well."""
         del self._lists[members]
+        gone = {id(owner) for plugin in plugins for owner in (plugin, *_attributes(plugin))}
         for endpoint in members.endpoints:
-            endpoint.memory.clear()  # its plugins go; those of other pools begin anew
+            for key in [key for key in endpoint.memory if id(key) in gone]:
+                del endpoint.memory[key]
         members.take(())
         return self._merge(now)
 
@@ -121,6 +123,12 @@ class Pools:
         for members in self._whose.get(endpoint, ()):
             if members.on_news is not None:
                 members.on_news()
+
+
+def _attributes(plugin: object) -> Iterator[object]:
+    """A plugin remembers under itself or an object of its own (docs/plugins.md)."""
+    for name in (*getattr(plugin, "__dict__", ()), *getattr(type(plugin), "__slots__", ())):
+        yield getattr(plugin, name, None)
 
 
 def _servers(specs: Iterable[EndpointSpec]) -> Iterator[tuple[_Server, EndpointSpec]]:

@@ -8,7 +8,7 @@ Source:  the upstream picker's scheduler: total = sum of weight * clamp(score, 0
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from heapq import nlargest
@@ -66,6 +66,8 @@ class Decision(msgspec.Struct, frozen=True):
     """Where to send the request, if not to the endpoints' own addresses."""
     picks: Mapping[str, Sequence[Endpoint]] | None = None
     """By profile, where a handler chooses between several."""
+    stages: Collection[str] | None = None
+    """As in Route."""
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -265,23 +267,7 @@ class Scheduler:
         choice = chooser.choose(cycle, candidates, version)
         if choice is None:
             return ALL_FILTERED
-        chosen, candidates, scores, totals, remark = choice
-        if len(chosen) < self._destinations and len(chosen) < len(candidates):
-            chosen = self._with_next_best(chosen, candidates, totals)
-        match = self._match(cycle)
-        prefer = request.headers.get("prefer")
-        if prefer and wants_cached(prefer) and not _held(match, chosen[0]):
-            return NOT_CACHED
-        for producer, what in found:
-            producer.picked(cycle, chosen[0], what)
-        told: Mapping[str, str] | None = None
-        if self._told:
-            cycle.picks = {chooser.name: chosen}
-            told = self._tell(cycle, chooser.name)
-        reservation = Reservation(chosen[0], cycle.charge, at=now, is_streamed=request.shows_first_token)
-        return Decision(
-            chosen, reservation, candidates, scores, totals, chooser.weights, match, remark, None, told
-        )
+        return self._settle(chooser, choice, cycle, found)
 
     def _decide_in_stages(
         self,
@@ -296,34 +282,60 @@ class Scheduler:
         choice = choices.get(route.primary)
         if choice is None:
             return refusals.get(route.primary, ALL_FILTERED)
-        chosen, candidates, scores, totals, _ = choice
+        remarks = [f"{name}: {remark}" for name, (*_, remark) in choices.items() if remark]
+        remarks += [f"{name}: nobody could be picked, the request goes without" for name in refusals]
+        choice = (*choice[:4], "; ".join(remarks))
+        return self._settle(self._choosers[route.primary], choice, cycle, found, route)
+
+    def _settle(
+        self,
+        chooser: _Chooser,
+        choice: _Choice,
+        cycle: Cycle,
+        found: Sequence[tuple[Producer, Any]],
+        route: Route | None = None,
+    ) -> Decision | Rejection:
+        """What a choice comes to: reserved, and told to those who want to know. ``route``: of a handler."""
+        chosen, candidates, scores, totals, remark = choice
         if len(chosen) < self._destinations and len(chosen) < len(candidates):
             chosen = self._with_next_best(chosen, candidates, totals)
         match = self._match(cycle)
-        prefer = cycle.request.headers.get("prefer")
-        if prefer and wants_cached(prefer) and not _held(match, chosen[0]):
+        first, request = chosen[0], cycle.request
+        prefer = request.headers.get("prefer")
+        if prefer and wants_cached(prefer) and not _held(match, first):
             return NOT_CACHED
-        prompt_at = cycle.picks[route.prompt_at or route.primary][0]
-        for endpoint in dict.fromkeys((chosen[0], prompt_at)):  # in the end both hold the prompt
+        prompt_at = first if route is None else cycle.picks[route.prompt_at or route.primary][0]
+        for endpoint in (first,) if prompt_at is first else (first, prompt_at):  # in the end both hold it
             cycle.charge = 0
             for producer, what in found:
                 producer.picked(cycle, endpoint, what)
-        told = self._tell(cycle, route.primary) if self._told else None
-        remarks = [f"{name}: {remark}" for name, (*_, remark) in choices.items() if remark]
-        remarks += [f"{name}: nobody could be picked, the request goes without" for name in refusals]
+        told: Mapping[str, str] | None = None
+        if self._told:
+            if route is None:
+                cycle.picks = {chooser.name: chosen}
+            told = self._tell(cycle, chooser.name)
+        weights = chooser.weights
+        if route is None:  # without names: this is made for nearly every request
+            reservation = Reservation(
+                first, cycle.charge, at=cycle.now, is_streamed=request.shows_first_token
+            )
+            return Decision(
+                chosen, reservation, candidates, scores, totals, weights, match, remark, None, told
+            )
         return Decision(
             endpoints=chosen,
-            reservation=_reserve(cycle, route, chosen[0], prompt_at),
+            reservation=_reserve(cycle, route, first, prompt_at),
             candidates=candidates,
             scores=scores,
             totals=totals,
-            weights=self._choosers[route.primary].weights,
+            weights=weights,
             match=match,
-            remark="; ".join(remarks),
+            remark=remark,
             headers=route.headers or None,
             response_headers=told,
             destinations=route.destinations,
             picks=cycle.picks,
+            stages=route.stages,
         )
 
     def _run_stages(

@@ -24,7 +24,7 @@ The class variable ``is_experimental = True``: it is used only with --allow-expe
 """
 
 import enum
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
@@ -238,6 +238,9 @@ class Route:
     """The profile whose first pick works on the prompt; empty: the primary one."""
     destinations: Sequence[str] | None = None
     """Where to send the request, ``ip:port`` each, if not to where the picked endpoints are."""
+    stages: Collection[str] | None = None
+    """Of ``encode`` and ``prefill``, those that an endpoint of their own works on; None: this handler never
+    has several endpoints work on one request. Counted."""
 
 
 @runtime_checkable

@@ -173,6 +173,9 @@ class FileDiscovery:
             group.create_task(self._follow_file(), name="discovery: file")
             group.create_task(self._follow_names(), name="discovery: names")
 
+    def close(self) -> None:
+        """Everything that is taken belongs to ``run``."""
+
     def reread(self) -> None:
         """Take the file over as it is now, followed or not, changed or not, and look up its names."""
         self._asked_for = True

@@ -160,7 +160,7 @@ class Conversation:
         """Carry out what follows from an event; ``answers`` gets what the gateway is to be told."""
         for action in self._stream.receive(event, now):
             # By type, not by match: 0.1 us an action, where four patterns take 0.7.
-            carry_out = _OURS.get(type(action))
+            carry_out = OURS.get(type(action))
             if carry_out is None:
                 answers.append(ext_proc.encode(action))  # type: ignore[arg-type] # nothing else is left
             else:
@@ -199,7 +199,7 @@ class Conversation:
         self._pool.observer.finished(action.outcome)
 
 
-_OURS: Mapping[type[Action], Callable[..., None]] = {
+OURS: Mapping[type[Action], Callable[..., None]] = {
     Pick: Conversation._pick,
     Prefilled: Conversation._prefilled,
     Moved: Conversation._moved,

@@ -21,7 +21,7 @@ from epp.core.request import Request
 from epp.core.scheduling import Decision, Pool
 from epp.core.stream import State
 from epp.runtime.calls import Push
-from epp.runtime.ext_proc import _OURS, Conversation, ExtProc
+from epp.runtime.ext_proc import OURS, Conversation, ExtProc
 from epp.runtime.flow_metrics import FlowMetrics
 from epp.wire import ext_proc
 
@@ -71,10 +71,12 @@ class Gate:
 
     def arrive(self, request: Request, now: float, owner: "QueuedConversation") -> Ticket:
         """A request is complete. Where its ticket has no result yet, ``owner.happened`` will hear of it."""
-        ticket = self._control.arrive(request, now, owner)
-        self._watch.arrived(ticket, self._clock() - now)
-        self._plan(now)
-        return ticket
+        try:
+            ticket = self._control.arrive(request, now, owner)
+            self._watch.arrived(ticket, self._clock() - now)
+            return ticket
+        finally:  # where a policy fails, somebody may have lost his place to this request already
+            self._plan(now)
 
     def ended(self, ticket: Ticket, now: float, *, prompt_tokens: int, output_tokens: int) -> None:
         """A request that arrived is over."""
@@ -115,7 +117,10 @@ class Gate:
         owner = ticket.owner
         assert isinstance(owner, QueuedConversation)
         try:
-            owner.happened(event or _answer(ticket), now)
+            if event is None:
+                owner.answered(ticket, now)
+            else:
+                owner.happened(event, now)
         except Exception:  # one stream's failure; the others' answers and reservations must reach them
             logger.exception("answering failed", extra={"fields": {"request_id": ticket.request.id}})
 
@@ -161,13 +166,14 @@ class QueuedExtProc(ExtProc):
 class QueuedConversation(Conversation):
     """One stream, as a Call."""
 
-    __slots__ = ("_gate", "_output_tokens", "_prompt_tokens", "_push", "_ticket")
+    __slots__ = ("_gate", "_is_answered", "_output_tokens", "_prompt_tokens", "_push", "_ticket")
 
     def __init__(self, pool: QueuedExtProc, push: Push) -> None:
         super().__init__(pool)
         self._gate = pool.gate
         self._push = push
         self._ticket: Ticket | None = None
+        self._is_answered = False  # the stream has what the ticket brought, and gives it back itself
         self._prompt_tokens = self._output_tokens = 0
 
     def receive(self, message: bytes) -> list[bytes]:
@@ -183,8 +189,14 @@ class QueuedConversation(Conversation):
         finally:
             self._end(self._pool.clock())
 
+    def answered(self, ticket: Ticket, now: float) -> None:
+        """What was waited for has come."""
+        if ticket is self._ticket:  # else the stream is over, and nothing is reserved any more
+            self._is_answered = True
+            self.happened(_answer(ticket), now)
+
     def happened(self, event: Event, now: float) -> None:
-        """The answer that was waited for, or the end of what has a server."""
+        """Something that no message of the gateway brought."""
         answers: list[bytes] = []
         self._feed(event, now, answers)
         if answers:
@@ -192,9 +204,12 @@ class QueuedConversation(Conversation):
 
     def _end(self, now: float) -> None:
         ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            tokens = self._prompt_tokens, self._output_tokens
-            self._gate.ended(ticket, now, prompt_tokens=tokens[0], output_tokens=tokens[1])
+        if ticket is None:
+            return
+        if isinstance(ticket.result, Decision) and not self._is_answered:
+            ticket.result.reservation.release()
+        tokens = self._prompt_tokens, self._output_tokens
+        self._gate.ended(ticket, now, prompt_tokens=tokens[0], output_tokens=tokens[1])
 
     def _feed(self, event: Event, now: float, answers: list[bytes]) -> None:
         for action in self._stream.receive(event, now):
@@ -207,6 +222,7 @@ class QueuedConversation(Conversation):
     def _pick(self, action: Pick, now: float, answers: list[bytes]) -> None:
         ticket = self._ticket = self._gate.arrive(action.request, now, self)
         if ticket.result is not None:
+            self._is_answered = True
             self._feed(_answer(ticket), now, answers)
 
     def _prefilled(self, action: Prefilled, now: float, answers: list[bytes]) -> None:
@@ -231,7 +247,7 @@ class QueuedConversation(Conversation):
 
 
 _QUEUED: Mapping[type[Action], Callable[..., None]] = {
-    **_OURS,
+    **OURS,
     Pick: QueuedConversation._pick,
     Prefilled: QueuedConversation._prefilled,
     Moved: QueuedConversation._moved,
@@ -249,6 +265,14 @@ class Queues:
     metrics: FlowMetrics
 
 
+def _guarded(count: Callable[[], None]) -> None:
+    """A Guard of epp.core.flow.control."""
+    try:
+        count()
+    except Exception:  # a policy is other people's code; no request fails with it
+        logger.exception("a policy of flow control failed at counting")
+
+
 def queued(
     settings: FlowSettings,
     plain: ExtProc,
@@ -264,7 +288,7 @@ def queued(
     def pick(request: Request, _now: float) -> Decision | Rejection:
         return plain.choose(request, plain.clock())  # several in one turn, each at its own time
 
-    control = FlowControl(settings, pool, pick, watcher=metrics)
+    control = FlowControl(settings, pool, pick, watcher=metrics, guard=_guarded)
     metrics.watch(control)
     gate = Gate(control, clock=plain.clock, loop=loop, watch=metrics)
     service = QueuedExtProc(

@@ -8,8 +8,10 @@ Source:  names, labels and buckets of llm-d-router v0.10 (``llm_d_epp_*``) and G
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from epp.core.flow.control import Fate, FlowControl
+from epp.core.flow.policies import Programs, Staleness
 from epp.core.flow.queues import Ticket
 from epp.runtime.metrics import (
     MAX_LABEL_VALUES,
@@ -21,10 +23,8 @@ from epp.runtime.metrics import (
     Labels,
     Numbers,
     Values,
-    _label,
+    as_label,
 )
-from scorers.program_aware_fairness import ProgramAwareFairness
-from scorers.utilization_detector import UtilizationDetector
 
 QUEUE_SECONDS = (
     *(0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1),
@@ -79,14 +79,19 @@ class FlowMetrics:
         self._cycles.observe(seconds)
 
     def _known(self, ticket: Ticket) -> _Flow:
+        """Its labels; from now on they are on the page."""
+        flow = self._flow(ticket)
+        self._flows[flow] = None
+        return flow
+
+    def _flow(self, ticket: Ticket) -> _Flow:
         """Its labels, or what it shares with others once there are too many."""
         request = ticket.request
         flow = (ticket.tenant, str(ticket.priority), request.payload.model, request.target_model)
         if flow not in self._flows:
-            flow = (_label(flow[0]), flow[1], _label(flow[2]), _label(flow[3]))
+            flow = (as_label(flow[0]), flow[1], as_label(flow[2]), as_label(flow[3]))
             if flow not in self._flows and len(self._flows) >= MAX_LABEL_VALUES:
                 flow = _ALL_OTHERS
-            self._flows[flow] = None
         return flow
 
     # --- the page
@@ -134,7 +139,7 @@ class FlowMetrics:
         shares: tuple[Numbers, Numbers] = ({}, {})
         for band in control.bands:
             for ticket in band.by_arrival:
-                flow = self._known(ticket)
+                flow = self._flow(ticket)
                 key = (*flow[:2], self._pool, *flow[2:])
                 size[key] = size.get(key, 0.0) + 1
                 held[key] = held.get(key, 0.0) + ticket.request.body_bytes
@@ -171,27 +176,27 @@ class FlowMetrics:
             f"inference_extension_{name}", "gauge", help_text, ("inference_pool",), {(self._pool,): value}
         )
         settings = control.settings
-        if isinstance(settings.detector, UtilizationDetector):
+        if isinstance(settings.detector, Staleness):
             stale: Numbers = {(settings.detector_name,): float(settings.detector.stale(control.serving))}
             help_text = "Endpoints in service whose load is unknown although their engine tells it."
             yield Values("llm_d_epp_flow_control_stale_endpoints", "gauge", help_text, ("detector",), stale)
 
 
 def _programs(control: FlowControl) -> Iterator[Family]:
-    """Of the first ``program-aware-fairness`` that is in use."""
+    """Of the first policy in use that shows them."""
     policies = [band.settings.fairness for band in control.bands]
-    policy = next((each for each in policies if isinstance(each, ProgramAwareFairness)), None)
+    policy = next((each for each in policies if isinstance(each, Programs)), None)
     if policy is None:
         return
-    shown = list(policy.programs.items())[:MAX_LABEL_VALUES]
+    shown = tuple(islice(policy.programs.items(), MAX_LABEL_VALUES))
     help_text = "How equal the tenants' average waits are: 1 equal, 1/n one of n alone waits."
     name = "llm_d_epp_program_aware_jains_fairness_index"
     yield Values(name, "gauge", help_text, (), {(): policy.jains_index()})
-    waits: Numbers = {(_label(name),): 1000 * each.average_wait for name, each in shown}
+    waits: Numbers = {(as_label(name),): 1000 * each.average_wait for name, each in shown}
     help_text = "Average wait of a tenant's requests that got a server, in milliseconds."
     name = "llm_d_epp_program_aware_avg_wait_time_milliseconds"
     yield Values(name, "gauge", help_text, ("program_id",), waits)
-    services: Numbers = {(_label(name),): each.service for name, each in shown}
+    services: Numbers = {(as_label(name),): each.service for name, each in shown}
     help_text = "Weighted tokens that a tenant got lately."
     name = "llm_d_epp_program_aware_attained_service_tokens"
     yield Values(name, "gauge", help_text, ("program_id",), services)

@@ -63,9 +63,10 @@ class Readiness:
         """Show what ``read`` returns under ``subject``; an empty text is not shown."""
         self._details[subject] = read
 
-    def forget(self, subject: str) -> None:
-        """Show nothing under it any more."""
-        self._details.pop(subject, None)
+    def forget(self, subject: str, read: Callable[[], str]) -> None:
+        """Show nothing under it any more, unless somebody else explains it by now."""
+        if self._details.get(subject) == read:
+            del self._details[subject]
 
     def details(self) -> dict[str, str]:
         """What is wrong without making the process unready."""

@@ -8,8 +8,8 @@ Rule:    at the start a port that cannot be had is an error; later it is logged 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 from epp.config.cluster.wishes import PoolName
 from epp.runtime.errors import StartError
@@ -34,7 +34,10 @@ class Pool(Protocol):
         """Keep up with them, until cancelled."""
 
     async def open(self) -> None:
-        """Serve on it."""
+        """Serve on the port, if there is one."""
+
+    def refuse_waiting(self) -> None:
+        """Nobody comes any more for whom requests could wait: tell their clients."""
 
     async def leave(self, grace: float) -> None:
         """Free the port at once; open streams may finish for ``grace`` seconds."""
@@ -49,7 +52,7 @@ AnyPool = TypeVar("AnyPool", bound=Pool)
 class Keeper(Generic[AnyPool]):
     """``make``: puts a pool together. ``first_look``: waits until new endpoints have been looked at.
 
-    ``grace`` [s]: for what a pool has begun when it goes.
+    ``grace`` [s]: for what a pool has begun when it goes or moves.
     """
 
     def __init__(
@@ -67,8 +70,14 @@ class Keeper(Generic[AnyPool]):
         self._pools: dict[PoolName, AnyPool] = {}
         self._ports: dict[PoolName, int | None] = {}
         """None: it has left one, and the next cannot be had."""
-        self._running: dict[PoolName, asyncio.Task[None]] = {}
+        self._lives: dict[PoolName, asyncio.Task[None]] = {}
+        self._seen: set[PoolName] = set()
+        """Those whose endpoints have been looked at: they are served as soon as they have a port."""
+        self._ending: list[AnyPool] = []
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Ports that are left, with streams that are still open."""
         self._refused: dict[PoolName, str] = {}
+        self._is_over = False
 
     @property
     def pools(self) -> Mapping[PoolName, AnyPool]:
@@ -88,15 +97,23 @@ class Keeper(Generic[AnyPool]):
     async def run(self, wanted: Callable[[], Mapping[PoolName, int]], changed: asyncio.Event) -> None:
         """Serve what was prepared, and what is wanted whenever that has ``changed``."""
         async with asyncio.TaskGroup() as group:
-            await self._open(tuple(self._pools), group)
+            first = [self._begin(name, group, is_started=True) for name in self._pools]
+            await asyncio.gather(*(is_open.wait() for is_open in first))
             self.is_open.set()
             while True:
                 await told_or_after(changed, RETRY if self._refused else None)
-                await self._take(wanted(), group)
+                if not self._is_over:
+                    await self._take(wanted(), group)
+
+    def refuse_waiting(self) -> None:
+        """The end is near: tell all whose requests still wait."""
+        for pool in (*self._pools.values(), *self._ending):
+            pool.refuse_waiting()
 
     async def leave(self, grace: float) -> None:
-        """All ports, at the end."""
-        await asyncio.gather(*(pool.leave(grace) for pool in self._pools.values()))
+        """All ports, at the end; from now on nothing is wanted any more."""
+        self._is_over = True
+        await asyncio.gather(*(pool.leave(grace) for pool in self._pools.values()), *self._leaving)
 
     # --- inside
 
@@ -109,63 +126,75 @@ class Keeper(Generic[AnyPool]):
             raise
         self._pools[name], self._ports[name] = pool, port
 
-    async def _open(self, names: Sequence[PoolName], group: asyncio.TaskGroup) -> None:
-        for name in names:
-            running = self._run(name, self._pools[name])
-            self._running[name] = group.create_task(running, name=f"pool: {name}")
-        await self._first_look()
-        for name in names:
-            await self._pools[name].open()
-
-    async def _run(self, name: PoolName, pool: AnyPool) -> None:
-        await forever(pool.run(), f"pool {name}")
-
     async def _take(self, wanted: Mapping[PoolName, int], group: asyncio.TaskGroup) -> None:
         for name in tuple(self._pools):
             if name not in wanted:
                 self._retire(name, group)
             elif self._ports[name] not in (wanted[name], None):
                 self._ports[name] = None
-                group.create_task(self._pools[name].leave(self._grace), name=f"pool moves: {name}")
+                self._leave(name, self._pools[name].leave(self._grace), group)
         await asyncio.sleep(0)  # their ports are free now
         before, self._refused = self._refused, {}
-        for name in [name for name, port in self._ports.items() if port is None]:
-            await self._try(name, self._move(name, wanted[name]), before)
-        fresh = [name for name in wanted if name not in self._pools]
-        for name in fresh:
-            await self._try(name, self._admit(name, wanted[name]), before)
-        fresh = [name for name in fresh if name in self._pools]
-        if fresh:
-            await asyncio.gather(*(self._pools[name].start() for name in fresh))
-            await self._open(fresh, group)
+        for name, port in wanted.items():
+            if self._ports.get(name) is None:
+                try:
+                    await self._place(name, port, group)
+                except StartError as fault:
+                    self._refuse(name, str(fault), before)
 
-    async def _try(self, name: PoolName, step: Awaitable[None], before: Mapping[PoolName, str]) -> None:
-        try:
-            await step
-        except StartError as fault:
-            self._refused[name] = str(fault)
-            if before.get(name) != str(fault):
-                fields = {"pool": str(name), "error": str(fault), "retry_seconds": RETRY}
-                logger.warning("pool is not served where it is to be", extra={"fields": fields})
-
-    async def _admit(self, name: PoolName, port: int) -> None:
-        self._add(name, port)
-
-    async def _move(self, name: PoolName, port: int) -> None:
-        pool = self._pools[name]
+    async def _place(self, name: PoolName, port: int, group: asyncio.TaskGroup) -> None:
+        """A new pool, or one that has left its port."""
+        pool = self._pools.get(name)
+        if pool is None:
+            self._add(name, port)
+            self._begin(name, group)
+            return
         pool.bind(port)
         self._ports[name] = port
-        await pool.open()
+        if name in self._seen:
+            await pool.open()
         logger.info("pool has moved", extra={"fields": {"pool": str(name), "port": port}})
 
+    def _refuse(self, name: PoolName, why: str, before: Mapping[PoolName, str]) -> None:
+        self._refused[name] = why
+        if before.get(name) != why:
+            fields = {"pool": str(name), "error": why, "retry_seconds": RETRY}
+            logger.warning("pool is not served where it is to be", extra={"fields": fields})
+
+    def _begin(self, name: PoolName, group: asyncio.TaskGroup, *, is_started: bool = False) -> asyncio.Event:
+        """Each on its own: one whose first lists take long keeps no other waiting."""
+        is_open = asyncio.Event()
+        life = self._live(name, self._pools[name], is_open, is_started=is_started)
+        self._lives[name] = group.create_task(life, name=f"pool: {name}")
+        return is_open
+
+    async def _live(self, name: PoolName, pool: AnyPool, is_open: asyncio.Event, *, is_started: bool) -> None:
+        if not is_started:
+            await pool.start()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(forever(pool.run(), f"pool {name}"), name=f"endpoints: {name}")
+            await self._first_look()
+            self._seen.add(name)
+            await pool.open()
+            is_open.set()
+
     def _retire(self, name: PoolName, group: asyncio.TaskGroup) -> None:
-        pool, running = self._pools.pop(name), self._running.pop(name)
+        pool, life = self._pools.pop(name), self._lives.pop(name)
         del self._ports[name]
-        group.create_task(self._end(pool, running), name=f"pool ends: {name}")
+        self._seen.discard(name)
+        self._ending.append(pool)
+        pool.refuse_waiting()
+        self._leave(name, self._end(pool, life), group)
         logger.info("pool is not served any more", extra={"fields": {"pool": str(name)}})
 
-    async def _end(self, pool: AnyPool, running: asyncio.Task[None]) -> None:
+    def _leave(self, name: PoolName, leaving: Coroutine[Any, Any, None], group: asyncio.TaskGroup) -> None:
+        task = group.create_task(leaving, name=f"pool leaves: {name}")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _end(self, pool: AnyPool, life: asyncio.Task[None]) -> None:
         await pool.leave(self._grace)
-        running.cancel()
-        await asyncio.wait([running])
+        life.cancel()
+        await asyncio.wait([life])
+        self._ending.remove(pool)
         pool.close()

@@ -16,7 +16,7 @@ from epp.core.rejection import Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision, Scheduler
 from epp.core.stream import State
-from epp.core.watching import Step, Watch, type_of
+from epp.core.watching import Step, Watch
 from epp.runtime.calls import Call, Push
 from epp.runtime.metrics import ITL, SCHEDULER, Family, Histogram, Histograms, Labels, RequestMetrics
 
@@ -143,15 +143,6 @@ class Traces(Protocol):
         self, request: Request, result: Decision | Rejection, steps: Sequence[Step]
     ) -> Decision | Rejection:
         """It has been decided on, by these steps; the decision with what it takes along."""
-
-
-STAGED = ("disagg-profile-handler", "pd-profile-handler")
-
-
-def stages_of(handler: object | None) -> tuple[str, str] | None:
-    """Name and type of the profile handler, if it has several endpoints work on one request."""
-    found = "" if handler is None else type_of(handler)
-    return (found, found) if found in STAGED else None
 
 
 class PluginTimes:

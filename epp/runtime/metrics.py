@@ -14,11 +14,12 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from epp.core.budget import Budget
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, Load, Reservation
+from epp.core.flow.tenants import DEFAULT_FLOW, fairness_id
 from epp.core.lifecycle import Phase
 from epp.core.prefix import Held
 from epp.core.rejection import Rejection
@@ -33,8 +34,8 @@ MAX_LABEL_VALUES = 100
 histogram is 28 lines under each of two names, so that a thousand models made a page of 75 MB."""
 MAX_LABEL_CHARACTERS = 256
 OTHER = "other"
-DEFAULT_FLOW = "default-flow"
-FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+MAX_ATTEMPT_SERIES = 1000
+"""Endpoints come and go for months: those that were not picked while so many others were are one, OTHER."""
 
 # Bounds are of the type of what is observed: comparing a float with an int takes twice as long.
 LATENCY = (
@@ -67,7 +68,6 @@ RESPONSE_BYTES = TOKENS[:15]
 OUTPUT_TOKENS = TOKENS[:12]
 
 INFLIGHT_PRODUCER = "inflight-load-producer"
-PREFILL_HEADER, ENCODE_HEADER = "x-prefiller-host-port", "x-encoder-hosts-ports"
 DISAGGREGATION = {
     (False, False): "decode-only",
     (False, True): "prefill-decode",
@@ -199,10 +199,13 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         self.stages: tuple[str, str] | None = None
-        """Name and type of the plugin that has several endpoints work on one request; None: there is none."""
+        """Name and type of the profile handler; None: there is none."""
         self._series: dict[tuple[str, str, str, str], _Series] = {}
         self._rewrites: dict[tuple[str, str, str], int] = {}
-        self._attempts: dict[_Attempt, int] = {}
+        self._attempts: dict[_Attempt, float] = {}
+        self._attempts_before: dict[_Attempt, float] = {}  # not made again since the others are counted
+        self._attempts_gone: dict[_Attempt, float] = {}
+        self._targets: set[str] = set()
         self._scheduling = Histogram(SCHEDULER)
         self._hit_ratio = Histogram(HIT_RATIO)
         self._hit_bytes = Histogram(HIT_BYTES)
@@ -222,8 +225,8 @@ class RequestMetrics:
             series = self._of(request)
             series.running += 1
             self._open[id(result)] = series, result.reservation
-            if result.picks is not None:
-                self._staged(request, result)
+            if result.stages is not None:
+                self._staged(request, result.stages)
             self._last_resorts += bool(result.remark)
             endpoint, match = result.endpoints[0], result.match
             if match is not None and match.total_blocks:
@@ -235,25 +238,32 @@ class RequestMetrics:
         try:
             self._attempts[key] += 1
         except KeyError:
-            full = len(self._attempts) >= MAX_LABEL_VALUES
-            key = (key[0], OTHER if full else _label(key[1]), *key[2:])
-            self._attempts[key] = self._attempts.get(key, 0) + 1
+            self._attempted(key)
+
+    def _attempted(self, key: _Attempt) -> None:
+        """An attempt whose like is not among the latest."""
+        target = as_label(key[1])
+        if target not in self._targets and len(self._targets) >= MAX_LABEL_VALUES:
+            target = OTHER
+        self._targets.add(target)
+        key = (key[0], target, *key[2:])
+        if key not in self._attempts and len(self._attempts) >= MAX_ATTEMPT_SERIES:
+            _add_up(self._attempts_gone, self._attempts_before, _of_some_endpoint)
+            self._attempts, self._attempts_before = {}, self._attempts
+        self._attempts[key] = self._attempts.get(key, 0) + self._attempts_before.pop(key, 0) + 1
 
     def _rewritten(self, request: Request) -> None:
-        key = (request.rewritten_by, _label(request.payload.model), request.target_model)
+        key = (request.rewritten_by, as_label(request.payload.model), request.target_model)
         if key not in self._rewrites and len(self._rewrites) >= MAX_LABEL_VALUES:
             key = (request.rewritten_by, OTHER, request.target_model)
         self._rewrites[key] = self._rewrites.get(key, 0) + 1
 
-    def _staged(self, request: Request, result: Decision) -> None:
+    def _staged(self, request: Request, stages: Collection[str]) -> None:
         """Where one server can work on the prompt and another on the answer: who does."""
-        if self.stages is None:
-            return
-        headers = result.headers or {}
-        kind = DISAGGREGATION[bool(headers.get(ENCODE_HEADER)), bool(headers.get(PREFILL_HEADER))]
+        kind = DISAGGREGATION["encode" in stages, "prefill" in stages]
         key = (request.payload.model, kind)
         if key not in self._stages:
-            key = (_label(key[0]) if len(self._stages) < MAX_LABEL_VALUES else OTHER, kind)
+            key = (as_label(key[0]) if len(self._stages) < MAX_LABEL_VALUES else OTHER, kind)
         self._stages[key] = self._stages.get(key, 0) + 1
 
     def paused(self, request: Request, gaps: Histogram) -> None:
@@ -311,10 +321,8 @@ class RequestMetrics:
         if request is None:
             key = _NO_REQUEST
         else:
-            headers = request.headers
-            fairness = headers.get(FAIRNESS_HEADERS[0]) or headers.get(FAIRNESS_HEADERS[1])
-            fairness = fairness or request.agent or DEFAULT_FLOW
-            key = (request.payload.model, request.target_model, fairness, str(request.priority))
+            tenant = fairness_id(request.headers, request.agent)
+            key = (request.payload.model, request.target_model, tenant, str(request.priority))
         try:
             return self._series[key]
         except KeyError:
@@ -322,7 +330,7 @@ class RequestMetrics:
 
     def _admit(self, key: tuple[str, str, str, str]) -> _Series:
         """A new label set, or what it shares once there are too many: first its flow, then its model."""
-        model, target, fairness, priority = map(_label, key)
+        model, target, fairness, priority = map(as_label, key)
         limits = (
             ((model, target, fairness, priority), MAX_LABEL_VALUES),
             ((model, target, OTHER, priority), 2 * MAX_LABEL_VALUES),
@@ -399,7 +407,9 @@ class RequestMetrics:
         ):
             for prefix in ("llm_d_epp", "inference_extension"):
                 yield Histograms(f"{prefix}_{name}", help_text, (), {(): histogram})
-        attempts: Numbers = {(*key[:4], str(key[4])): float(n) for key, n in self._attempts.items()}
+        attempts: Numbers = {}
+        for each in (self._attempts_gone, self._attempts_before, self._attempts):
+            _add_up(attempts, each, lambda key: (*key[:4], str(key[4])))
         help_text = "Attempts to choose an endpoint."
         for prefix, endpoint in (("llm_d_epp", "endpoint_name"), ("inference_extension", "pod_name")):
             labels = ("status", "target_model_name", endpoint, "namespace", "port")
@@ -481,29 +491,52 @@ def _observed(values: Mapping[tuple[str, ...], Histogram]) -> dict[Labels, Histo
     return {labels: histogram for labels, histogram in values.items() if any(histogram.counts)}
 
 
-def _label(text: str) -> str:
+def as_label(text: str) -> str:
     """A client's text, fit for the page: not endless, and encodable."""
     return text[:MAX_LABEL_CHARACTERS].encode(errors="replace").decode()
+
+
+_Key = TypeVar("_Key", bound=tuple[object, ...])
+_NewKey = TypeVar("_NewKey", bound=tuple[object, ...])
+
+
+def _add_up(
+    totals: dict[_NewKey, float], counts: Mapping[_Key, float], rename: Callable[[_Key], _NewKey]
+) -> None:
+    """Add these to ``totals``, under new names."""
+    for key, count in counts.items():
+        new = rename(key)
+        totals[new] = totals.get(new, 0) + count
+
+
+def _of_some_endpoint(key: _Attempt) -> _Attempt:
+    return (*key[:2], OTHER, "", "") if key[2] else key
 
 
 def _fold(values: Mapping[Labels, float], keep: tuple[int, ...]) -> Numbers:
     """Sum over the labels that an older family does not have."""
     folded: Numbers = {}
-    for labels, value in values.items():
-        key = tuple(labels[index] for index in keep)
-        folded[key] = folded.get(key, 0.0) + value
+    _add_up(folded, values, lambda labels: tuple(labels[index] for index in keep))
     return folded
 
 
 def _fold_histograms(values: Mapping[Labels, Histogram]) -> dict[Labels, Histogram]:
     """The same for histograms: what remains is (model, target model)."""
-    folded: dict[Labels, Histogram] = {}
+    return _added_up(values, lambda labels: labels[:2])
+
+
+def _added_up(
+    values: Mapping[Labels, Histogram], rename: Callable[[Labels], Labels]
+) -> dict[Labels, Histogram]:
+    """The sums of those that get the same new name."""
+    totals: dict[Labels, Histogram] = {}
     for labels, histogram in values.items():
-        total = folded.get(labels[:2])
+        new = rename(labels)
+        total = totals.get(new)
         if total is None:
-            total = folded[labels[:2]] = Histogram(histogram.bounds)
+            total = totals[new] = Histogram(histogram.bounds)
         total.add(histogram)
-    return folded
+    return totals
 
 
 class StreamMetrics:
@@ -742,9 +775,14 @@ class Metrics:
             self._sources[type(source)].remove(source)
             totals = (each for each in source.families() if _is_total(each))
             past = self._past.get(type(source), {})
-            self._past[type(source)] = _merged([*past.values(), *totals])
+            merged = _merged([*past.values(), *totals])
+            self._past[type(source)] = {name: _limited(family) for name, family in merged.items()}
 
     def families(self) -> Iterator[Family]:
+        told = [(tuple(each), self._past.get(kind, {})) for kind, each in self._sources.items()]
+        return self._families(told)  # sources come and go while the page is written
+
+    def _families(self, told: Iterable[tuple[Sequence[Source], Mapping[str, Family]]]) -> Iterator[Family]:
         help_text = "The build that is running."
         labels = ("commit", "build_ref")
         values: Numbers = {("", f"fleet-epp-{self._version}"): 1.0}
@@ -752,11 +790,10 @@ class Metrics:
             yield Values(f"{prefix}_info", "gauge", help_text, labels, values)
         yield from self.requests.families()
         yield from self.streams.families()
-        for of_class, sources in self._sources.items():
-            told = (family for source in sources for family in source.families())
-            past = self._past.get(of_class, {})
+        for sources, past in told:
+            present = (family for source in sources for family in source.families())
             is_alone = len(sources) == 1 and not past
-            yield from told if is_alone else _merged(itertools.chain(told, past.values())).values()
+            yield from present if is_alone else _merged(itertools.chain(present, past.values())).values()
 
     def pages(self) -> Iterator[bytes]:
         """The page in pieces, so that a reader on the event loop can let others in between."""
@@ -784,6 +821,30 @@ def _is_total(family: Family) -> bool:
     """What only grows, and belongs to no pool."""
     grows = isinstance(family, Histograms) or family.kind == "counter"
     return grows and not _POOL_LABELS.intersection(family.labels)
+
+
+_CLIENT_LABELS = frozenset({"fairness_id", "model_name", "priority", "target_model_name"})
+"""Their values come from clients."""
+
+
+def _limited(family: Family) -> Family:
+    """What clients of former pools have brought must not grow with every pool: later ones become OTHER."""
+    if len(family.values) <= MAX_LABEL_VALUES:
+        return family
+    of_clients = [name in _CLIENT_LABELS for name in family.labels]
+    kept = set(itertools.islice(family.values, MAX_LABEL_VALUES))
+
+    def renamed(labels: Labels) -> Labels:
+        if labels in kept:
+            return labels
+        pairs = zip(labels, of_clients, strict=True)
+        return tuple(OTHER if is_of_client else value for value, is_of_client in pairs)
+
+    if isinstance(family, Values):
+        numbers: Numbers = {}
+        _add_up(numbers, family.values, renamed)
+        return replace(family, values=numbers)
+    return replace(family, values=_added_up(family.values, renamed))
 
 
 def _merged(families: Iterable[Family]) -> dict[str, Family]:

@@ -33,6 +33,9 @@ class Discovery(Protocol):
     async def run(self) -> None:
         """Tell what changes."""
 
+    def close(self) -> None:
+        """Leave nothing behind, whether it has run or not."""
+
     def reread(self) -> None:
         """Look again at everything."""
 
@@ -71,6 +74,10 @@ class Sources:
         async with asyncio.TaskGroup() as group:
             for name, source in self._sources.items():
                 group.create_task(forever(source.run(), name), name=f"discovery: {name}")
+
+    def close(self) -> None:
+        for source in self._sources.values():
+            source.close()
 
     def reread(self) -> None:
         for source in self._sources.values():

@@ -48,7 +48,7 @@ async def grouped(make: Callable[[], Exception]) -> None:
     "make, expected, said",
     [
         (lambda: ValueError("no endpoint was picked: all are down"), ValueError, "no endpoint was picked"),
-        (lambda: Gone(), RigError, "the picker: it closed the connection"),
+        (Gone, RigError, "the picker: it closed the connection"),
         (lambda: Stuck("stream 5: 2 messages are due"), RigError, "the picker: stream 5: 2 messages are due"),
     ],
     ids=["refused", "gone", "stuck"],

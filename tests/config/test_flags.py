@@ -1,5 +1,6 @@
 """The command line: Go's spellings in, one validated record or one line of complaint out."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,22 @@ def test_what_has_no_effect_is_told() -> None:
     assert told == "--cert-path has no effect with --secure-serving=false"
     (told,) = flags.without_effect(parse("--enable-cert-reload"))
     assert told == "--enable-cert-reload has no effect without --cert-path"
+    (told,) = flags.without_effect(parse("--refresh-prometheus-metrics-interval=10s"))
+    assert told.startswith("--refresh-prometheus-metrics-interval: no effect: the pool gauges are computed")
     (told,) = flags.without_effect(parse("--metrics-endpoint-auth"), in_kubernetes=False)
     assert told.startswith("--metrics-endpoint-auth has no effect without Kubernetes")
     assert flags.without_effect(parse("--metrics-endpoint-auth"), in_kubernetes=True) == ()
+
+
+@pytest.mark.parametrize(
+    "given", ["--tls-min-version=VersionTLS13", "--tls-cipher-suites=TLS_AES_128_GCM_SHA256"]
+)
+def test_settings_of_tls_are_told_where_nothing_speaks_it(given: str) -> None:
+    (told,) = flags.without_effect(parse(given, "--secure-serving=false"))
+    name = given.partition("=")[0]
+    assert told == f"{name} has no effect with --secure-serving=false and without --metrics-cert-dir"
+    assert flags.without_effect(parse(given)) == ()
+    assert flags.without_effect(parse(given, "--secure-serving=false", "--metrics-cert-dir=/certs")) == ()
 
 
 def test_what_charts_write_and_nobody_misses_is_accepted_and_told() -> None:
@@ -474,12 +488,55 @@ def test_help_shows_every_flag_that_works_and_names_the_others(argument: str) ->
 
 
 def test_every_flag_that_works_reaches_the_settings() -> None:
-    not_fields = {  # read together into verbosity, log_encoder…; or what they ask for holds anyway
+    not_fields = {  # read together into verbosity, log_encoder, wishes
         *("v", "zap_log_level", "zap_encoder", "zap_devel", "zap_stacktrace_level", "zap_time_encoding"),
-        *("tls_min_version", "refresh_prometheus_metrics_interval", "pool", "pool_service"),
+        *("pool", "pool_service"),
     }
     fields = set(ServeFlags.__dataclass_fields__)
     assert {flag.key for flag in FLAGS if flag.works is Works.YES} - not_fields <= fields
+
+
+def test_the_port_of_the_own_pool_is_free_where_there_is_none() -> None:
+    found = flags.parse(["--pool=models/qwen=9002"], {})
+    assert flags.without_effect(found, has_own_pool=False) == ()
+    with pytest.raises(UsageError, match="--grpc-port, --pool: both are 9002"):
+        flags.parse(["--pool=models/qwen=9002", "--pool-name=phi"], {})
+    (told,) = flags.without_effect(
+        flags.parse(["--pool=models/qwen", "--grpc-port=9010"], {}), has_own_pool=False
+    )
+    assert told == "--grpc-port has no effect: every pool has a port of its own"
+
+
+@pytest.mark.parametrize(
+    "given, wishes",
+    [
+        (["--pool=models/qwen"], [("models", "qwen", "", None)]),
+        (["--pool=qwen=9012"], [("default", "qwen", "", 9012)]),
+        (["--pool-namespace=m", "--pool=a", "--pool", "b=0"], [("m", "a", "", None), ("m", "b", "", 0)]),
+        (["--pool-service=models/epp", "--pool=a=1"], [("default", "a", "", 1), ("models", "", "epp", None)]),
+    ],
+)
+def test_pools_of_their_own_are_read(given: list[str], wishes: list[tuple[object, ...]]) -> None:
+    found = parse(*given).wishes
+    assert [(wish.namespace, wish.name, wish.service, wish.port) for wish in found] == wishes
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--pool=Qwen"], "--pool: no object in Kubernetes can be called 'Qwen': write NAMESPACE/NAME"),
+        (["--pool=a/b/c"], "--pool: no object in Kubernetes can be called 'a/b': write NAMESPACE/NAME"),
+        (["--pool=a=x"], '--pool: "x" is not a whole number'),
+        (["--pool=a", "--pool=default/a=1"], "default/a is given twice"),
+        (["--pool=a", "--pool-name=a"], "default/a is given twice"),
+        (["--pool=a=1", "--pool=b=1"], "--pool, --pool: both are 1: give each its own"),
+        (["--pool-service=e", "--pool-service=e"], "default/Service e is given twice"),
+        (["--pool=a", "--kubernetes=false"], "--pool, --pool-service: need Kubernetes"),
+    ],
+)
+def test_pools_that_cannot_be(given: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        parse(*given)
 
 
 def test_the_page_about_flags_is_up_to_date() -> None:

@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.config.decode import ConfigError
-from epp.config.picker_config import (
-    API_VERSIONS,
-    DEFAULT_TEXT,
-    Assembly,
-    build,
-    load,
-    load_default,
-)
+from epp.config.picker_config import DEFAULT_TEXT, Assembly, build, load, load_default
+from epp.config.picker_file import API_VERSIONS
 from epp.config.unsupported import UNSUPPORTED_TYPES
 from epp.core.apis import DEFAULT_PARSERS, Parser
 from epp.core.lifecycle import HealthSettings

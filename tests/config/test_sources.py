@@ -95,12 +95,25 @@ plugins:
 - type: endpoint-notification-source
 dataLayer: {sources: [{pluginRef: pods, extractors: []}, {pluginRef: endpoint-notification-source}]}
 """
+WATCHED = "has no effect: what is needed of Kubernetes is always watched, and nothing else"
 
 
 @pytest.mark.parametrize("body", [NOTIFYING, NOTIFYING[: NOTIFYING.index("dataLayer")]])
 def test_notifications_come_anyway(body: str) -> None:
     assembly = made(body)
-    assert (assembly.side_sources, assembly.warnings) == ((), ())
+    assert assembly.side_sources == ()
+    assert assembly.warnings == tuple(
+        f"c.yaml:5: plugins[1].parameters.{name}: {WATCHED}" for name in ("version", "kind")
+    )
+
+
+def test_a_notification_source_hands_nothing_on() -> None:
+    extracted = NOTIFYING.replace("extractors: []", "extractors: [{pluginRef: queue-scorer}]")
+    *_, told = made(extracted).warnings
+    assert told == (
+        "c.yaml:7: dataLayer.sources[0].extractors[0]: has no effect: nothing is handed to extractors of a "
+        "notification source"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Several pools over one fleet."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,13 @@ from epp.core.members import Members, Pools
 
 def spec(name: str, ip: str = "10.0.0.1", port: int = 8000) -> EndpointSpec:
     return EndpointSpec(name=name, namespace="models", ip=ip, port=port)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remembering:
+    """A plugin with an object under which it remembers."""
+
+    index: object = field(default_factory=object)
 
 
 class House:
@@ -56,7 +63,7 @@ def test_what_the_older_pool_says_of_it_counts(house: House) -> None:
     assert house.lists(house.a, replace(spec("pod"), tier=1)) == ([], ["pod"], [])
     (shared,) = house.b.endpoints
     assert shared.spec.tier == 1
-    house.pools.remove(house.a, 0.0)
+    house.pools.remove(house.a, (), 0.0)
     assert house.b.endpoints == (shared,) and shared.spec.tier == 2
 
 
@@ -65,7 +72,7 @@ def test_a_rank_that_is_another_port_in_another_pool_is_another_server(house: Ho
     house.lists(house.b, spec("pod-rank-0", port=9000))
     assert [each.name for each in house.fleet.endpoints] == ["pod-rank-0", "pod-rank-0@2"]
     second = house.b.endpoints[0]
-    house.pools.remove(house.a, 0.0)
+    house.pools.remove(house.a, (), 0.0)
     assert house.b.endpoints == (second,) and second.name == "pod-rank-0@2", (
         "it keeps its name, and its state"
     )
@@ -75,7 +82,7 @@ def test_a_server_keeps_its_name_when_the_pool_that_named_it_goes(house: House) 
     house.lists(house.a, spec("pod-rank-0"))
     house.lists(house.b, spec("pod-rank-1"))
     (shared,) = house.b.endpoints
-    house.pools.remove(house.a, 0.0)
+    house.pools.remove(house.a, (), 0.0)
     assert house.b.endpoints == (shared,) and shared.name == "pod-rank-0"
 
 
@@ -88,9 +95,10 @@ def test_plugins_of_a_pool_that_goes_leave_nothing_behind(house: House) -> None:
     house.lists(house.a, spec("pod"))
     house.lists(house.b, spec("pod"))
     (shared,) = house.b.endpoints
-    shared.memory["a plugin of a"] = "prefixes"
-    house.pools.remove(house.a, 0.0)
-    assert shared.memory == {}
+    of_a, of_b = Remembering(), Remembering()
+    shared.memory |= {of_a: "itself", of_a.index: "prefixes", of_b.index: "prefixes of b"}
+    house.pools.remove(house.a, [of_a], 0.0)
+    assert shared.memory == {of_b.index: "prefixes of b"}
 
 
 def test_news_go_to_the_pools_of_the_endpoint(house: House) -> None:
@@ -134,7 +142,7 @@ def test_every_pool_has_what_it_lists_and_the_fleet_nothing_else(
         if specs is None:
             if which not in there:
                 continue
-            changed = pools.remove(there.pop(which)[0], 0.0)
+            changed = pools.remove(there.pop(which)[0], (), 0.0)
         else:
             members = there[which][0] if which in there else pools.add()
             there[which] = members, specs

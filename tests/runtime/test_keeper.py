@@ -34,6 +34,8 @@ class APool:
         self.port = port
 
     async def start(self) -> None:
+        if self.name in self.house.slow:
+            await self.house.lists_come.wait()
         self.house.started.append(self.name)
 
     async def run(self) -> None:
@@ -44,8 +46,12 @@ class APool:
             self.is_running = False
 
     async def open(self) -> None:
-        assert self.port is not None and self.is_running
-        self.house.open[self.name] = self.port
+        assert self.is_running
+        if self.port is not None:
+            self.house.open[self.name] = self.port
+
+    def refuse_waiting(self) -> None:
+        self.house.refused.append(self.name)
 
     async def leave(self, grace: float) -> None:
         assert grace == 30.0
@@ -67,8 +73,10 @@ class House:
         self.made: list[APool] = []
         self.started: list[PoolName] = []
         self.open: dict[PoolName, int] = {}
-        self.streams_end = asyncio.Event()
+        self.refused: list[PoolName] = []
+        self.streams_end, self.lists_come = asyncio.Event(), asyncio.Event()
         self.streams_end.set()
+        self.slow: set[PoolName] = set()
         self.wanted: Mapping[PoolName, int] = {}
         self.changed = asyncio.Event()
         self.looks = 0
@@ -166,10 +174,71 @@ async def test_later_it_is_tried_again_and_the_others_go_on(
     assert told == ["models/a", "models/c"], "once each, however often it is tried"
 
 
+async def test_a_pool_whose_port_cannot_be_had_leaves_nothing_behind(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY", 0.001)
+    house.occupied.add(7)
+    async with house.running({}):
+        house.want({A: 7})
+        await eventually(lambda: len(house.made) > 5)
+        assert all(each.is_closed for each in house.made)
+
+
+async def test_a_pool_whose_lists_are_late_keeps_no_other_waiting(house: House) -> None:
+    house.slow.add(B)
+    async with house.running({A: 1}):
+        house.want({A: 1, B: 2})
+        await eventually(lambda: 2 in house.occupied)
+        house.want({B: 2, C: 3})
+        await house.served({C: 3})
+        house.want({B: 5, C: 3})
+        await eventually(lambda: 5 in house.occupied and 2 not in house.occupied)
+        assert house.open == {C: 3}
+        house.lists_come.set()
+        await house.served({B: 5, C: 3})
+
+
+async def test_a_pool_that_goes_before_its_lists_have_come_is_closed(house: House) -> None:
+    house.slow.add(B)
+    async with house.running({A: 1}):
+        house.want({A: 1, B: 2})
+        await eventually(lambda: 2 in house.occupied)
+        house.want({A: 1})
+        await eventually(lambda: house.made[1].is_closed)
+        assert house.occupied == {1} and house.started == [A]
+
+
+async def test_those_who_wait_in_a_pool_that_goes_are_told(house: House) -> None:
+    async with house.running({A: 1, B: 2}):
+        house.want({A: 5})
+        await house.served({A: 5})
+        assert house.refused == [B], "and not those of one that moves"
+
+
 async def test_at_the_end_all_ports_are_left(house: House) -> None:
     async with house.running({A: 1, B: 2}):
         await house.keeper.leave(30.0)
         assert house.open == {} and house.occupied == set()
+        house.want({A: 5, B: 2, C: 3})
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert house.open == {} and house.occupied == set(), "nothing begins any more"
+
+
+async def test_the_end_waits_for_those_that_were_going(house: House) -> None:
+    house.streams_end.clear()
+    async with house.running({A: 1, B: 2, C: 3}):
+        house.want({A: 1, C: 4})
+        await house.served({A: 1, C: 4})
+        house.keeper.refuse_waiting()
+        assert house.refused == [B, A, C, B]
+        async with asyncio.TaskGroup() as group:
+            end = group.create_task(house.keeper.leave(30.0))
+            await eventually(lambda: house.open == {})
+            assert not end.done(), "b and c have streams on ports that they have left"
+            house.streams_end.set()
+        assert house.made[1].is_closed
 
 
 PLANS = st.lists(

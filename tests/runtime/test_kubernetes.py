@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epp.config.cluster.objects import Pod
+from epp.config.cluster.wishes import Wish
 from epp.core.directives import Directives
 from epp.core.fleet import EndpointSpec
 from epp.runtime.errors import StartError
@@ -307,6 +308,30 @@ async def test_a_line_that_is_no_event_ends_the_watch_only(line: bytes) -> None:
         await eventually(lambda: pods.faults["pods"] > 0)
         api.forget()
         await eventually(lambda: "a" in pods.objects)
+
+
+@pytest.mark.parametrize("fault", [None, AWAY], ids=["a-list", "a-fault"])
+async def test_those_who_cannot_wait_share_one_try(fault: ApiFault | None) -> None:
+    """A hundred pools that start together ask for what they have in common once."""
+    api = Api()
+    api.fault, fetch = fault, api.fetch
+
+    async def slow(path: str, query: Mapping[str, str]) -> bytes:
+        await asyncio.sleep(0)
+        return await fetch(path, query)
+
+    api.fetch = slow  # type: ignore[method-assign]
+    pods = Following(
+        api,  # type: ignore[arg-type]
+        *(PODS, Pod, "models", lambda: None),
+        clock=asyncio.get_running_loop().time,
+        chance=random.Random(1),
+    )
+    pods.select({})
+    await asyncio.gather(*(pods.first() for _ in range(100)))
+    assert api.count("list", PODS) == 1 and pods.is_listed is (fault is None)
+    await pods.first()
+    assert api.count("list", PODS) == (1 if fault is None else 2), "who comes later tries again"
 
 
 async def test_another_selection_is_another_list() -> None:
@@ -621,6 +646,7 @@ class World:
             yield self
             for task in tasks:
                 task.cancel()
+        self.discovery.close()
         assert not self.api.is_open
 
 
@@ -718,11 +744,13 @@ async def test_slices_that_are_refused_do_not_hold_up_the_pods(
     world.api.change(PODS, pod("a"))
     async with world.running():
         assert world.told == [{"a-rank-0": "10.0.0.1:8000"}]
-        await eventually(lambda: world.api.count("list", SLICES) >= 5)
-        assert world.discovery.detail() == (
+        said = (
             'Kubernetes API: endpointslices: endpointslices is forbidden: User "x" cannot list resource'
             ' "endpointslices": grant it as deploy/kubernetes/rbac.yaml does'
         )
+        await eventually(lambda: world.discovery.detail() == said)
+        tries = world.api.count("list", SLICES)
+        await eventually(lambda: world.api.count("list", SLICES) >= tries + 5)
         assert [record.msg for record in caplog.records] == ["pool not as it should be"], "once"
         world.api.faults.clear()
         world.api.change(SLICES, mac())
@@ -860,12 +888,24 @@ async def test_a_pod_of_two_pools_is_told_unless_this_process_serves_both(world:
     said = "pod a belongs to InferencePool phi as well"
     async with world.running():
         assert (world.told, world.discovery.detail()) == ([{"a-rank-0": "10.0.0.1:8000"}], "")
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(beside.discovery.run())
-            await asyncio.sleep(0)  # it has begun
-            task.cancel()
+        beside.discovery.close()
         world.api.change(PODS, pod("b"))
         await eventually(lambda: said in world.discovery.detail())
+
+
+@pytest.mark.parametrize(
+    "wish", [Wish(namespace="models", service="all"), Wish(namespace="models", name="phi")]
+)
+async def test_a_pod_of_a_pool_that_is_about_to_be_served_is_not_told(wish: Wish, world: World) -> None:
+    other = pool()
+    other["metadata"]["name"] = "phi"
+    other["spec"]["endpointPickerRef"] = {"name": "all", "port": {"number": 9002}}
+    world.api.change(POOLS, pool())
+    world.api.change(POOLS, other)
+    world.api.change(PODS, pod("a", app="qwen"))
+    world.namespaces.at("models").wishes.append(wish)
+    await world.discovery.start()
+    assert (world.told, world.discovery.detail()) == ([{"a-rank-0": "10.0.0.1:8000"}], "")
 
 
 async def test_a_heartbeat_grows_old_without_any_event(world: World) -> None:

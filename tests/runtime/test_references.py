@@ -69,13 +69,13 @@ async def test_the_pools_of_a_service_are_known_after_the_start() -> None:
     world.api.change(POOLS, pool("qwen", 9002))
     world.api.change(POOLS, pool("other", 9002, "another-picker"))
     await world.references.start()
-    assert world.references.is_told and world.references.ports() == {QWEN: 9002}
+    assert world.references.is_told and world.references.look() == {QWEN: 9002}
 
 
 async def test_they_come_move_and_go() -> None:
     world = World(ALL)
     async with world.running():
-        assert world.references.ports() == {} and world.references.is_told
+        assert world.references.look() == {} and world.references.is_told
         for change, ports in (
             (lambda: world.api.change(POOLS, pool("qwen", 9002)), {QWEN: 9002}),
             (lambda: world.api.change(POOLS, pool("phi", 9012)), {QWEN: 9002, PHI: 9012}),
@@ -86,7 +86,7 @@ async def test_they_come_move_and_go() -> None:
             world.references.changed.clear()
             change()
             await asyncio.wait_for(world.references.changed.wait(), 5.0)
-            await eventually(lambda ports=ports: world.references.ports() == ports)
+            await eventually(lambda ports=ports: world.references.look() == ports)
 
 
 async def test_while_the_api_is_away_nothing_changes() -> None:
@@ -96,7 +96,7 @@ async def test_while_the_api_is_away_nothing_changes() -> None:
         world.api.fault = ApiFault(0, "away")
         world.api.end_watches()
         await eventually(lambda: world.namespaces.at("models").pools.fault is not None)
-        assert world.references.ports() == {QWEN: 9002}
+        assert world.references.look() == {QWEN: 9002}
 
 
 async def test_a_port_that_two_want_is_told_and_settled(caplog: pytest.LogCaptureFixture) -> None:
@@ -110,18 +110,18 @@ async def test_a_port_that_two_want_is_told_and_settled(caplog: pytest.LogCaptur
         return family.values[()]
 
     async with world.running():
-        assert world.references.ports() == {QWEN: 9002} and findings() == 0.0
+        assert world.references.look() == {QWEN: 9002} and findings() == 0.0
         world.api.change(POOLS, pool("phi", 9002))
         await eventually(
             lambda: (
                 "which is for InferencePool models/qwen"
-                in (world.references.ports() and world.references.detail())
+                in (world.references.look() and world.references.detail())
             )
         )
-        assert world.references.ports() == {QWEN: 9002}, "who has it keeps it, also by another order of names"
+        assert world.references.look() == {QWEN: 9002}, "who has it keeps it, also by another order of names"
         assert findings() == 1.0
         world.api.change(POOLS, pool("phi", 9012))
-        await eventually(lambda: world.references.ports() == {QWEN: 9002, PHI: 9012})
+        await eventually(lambda: world.references.look() == {QWEN: 9002, PHI: 9012})
         assert world.references.detail() == "" and findings() == 0.0
     assert [record.message for record in caplog.records] == ["pool not as it should be", "pool: settled"]
 
@@ -129,7 +129,7 @@ async def test_a_port_that_two_want_is_told_and_settled(caplog: pytest.LogCaptur
 async def test_a_port_that_is_written_needs_no_api() -> None:
     world = World(Wish(namespace="models", name="qwen", port=7000))
     await world.references.start()
-    assert world.references.ports() == {QWEN: 7000}
+    assert world.references.look() == {QWEN: 7000}
     assert world.api.asked == []
 
 
@@ -139,7 +139,7 @@ async def test_a_pool_is_from_the_start_where_its_service_leads() -> None:
     world.api.change(POOLS, pool("qwen", 80))
     world.api.change(PICKERS, service(80, 9002))
     await world.references.start()
-    assert world.references.ports() == {QWEN: 9002}
+    assert world.references.look() == {QWEN: 9002}
 
 
 @pytest.mark.parametrize("wish", [ALL, Wish(namespace="models", name="qwen")], ids=["service", "pool"])
@@ -160,10 +160,10 @@ async def test_pools_that_nobody_has_told_of_are_not_called_missing(
     world.api.fault = fault
     world.api.change(POOLS, pool("qwen"))
     async with world.running():
-        assert world.references.ports() == {} and not world.references.is_told
-        await eventually(lambda: not world.references.ports() and world.references.detail() == said)
+        assert world.references.look() == {} and not world.references.is_told
+        await eventually(lambda: not world.references.look() and world.references.detail() == said)
         world.api.fault = None
-        await eventually(lambda: world.references.ports() == {QWEN: 9002})
+        await eventually(lambda: world.references.look() == {QWEN: 9002})
         assert world.references.detail() == ""
 
 
@@ -171,7 +171,7 @@ async def test_a_pool_that_cannot_be_read_is_there() -> None:
     world = World(Wish(namespace="models", name="qwen"))
     world.api.change(POOLS, pool("qwen", port="http"))  # type: ignore[arg-type]
     await world.references.start()
-    assert world.references.ports() == {}
+    assert world.references.look() == {}
     assert world.references.detail().startswith("InferencePool models/qwen is not understood: Expected `int`")
     assert world.references.detail().endswith(": correct it, or give its port as --pool models/qwen=9002")
 
@@ -181,4 +181,4 @@ async def test_a_pool_that_is_served_elsewhere_is_not_served_twice() -> None:
     for one in (pool("qwen", 9002), pool("phi", 9012)):
         world.api.change(POOLS, one)
     await world.references.start()
-    assert (world.references.ports(), world.references.detail()) == ({PHI: 9012}, "")
+    assert (world.references.look(), world.references.detail()) == ({PHI: 9012}, "")

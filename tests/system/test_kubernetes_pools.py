@@ -182,7 +182,7 @@ def test_a_pool_comes_moves_and_goes_and_nobody_else_notices(rig: Rig, gateway: 
     names = {one["name"] for one in page(picker, "/debug/endpoints")["endpoints"]}
     assert names == {"qwen-rank-0", "phi-rank-0"}
     assert series(picker).get("llm_d_epp_ready_endpoints", name="later") is None
-    assert said(picker, "later is not there") == 0, "nobody misses it"
+    assert said(picker, "pool not as it should be") == 0, "nobody misses it"
     wait_at_rest(picker)
     wait_footprint(picker, before)
 

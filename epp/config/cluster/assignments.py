@@ -32,6 +32,13 @@ class Assignments:
     """What should be corrected, each with its remedy."""
 
 
+def takes(wish: Wish, pool: Members) -> bool:
+    """Whether it is one of those that are wished for; both are of one namespace."""
+    if wish.name:
+        return wish.name == pool.name
+    return pool.picker is not None and pool.picker.is_service and pool.picker.name == wish.service
+
+
 def assigned(
     wishes: Iterable[Wish],
     known: Mapping[str, Known],
@@ -96,11 +103,7 @@ def _problem(pool: PoolName, known: Known) -> str:
 def _names(wish: Wish, known: Known) -> Collection[str]:
     if wish.name:
         return (wish.name,)
-    return sorted(
-        name
-        for name, members in known.pools.items()
-        if members.picker is not None and members.picker.is_service and members.picker.name == wish.service
-    )
+    return sorted(name for name, members in known.pools.items() if takes(wish, members))
 
 
 def _listening(members: Members, services: Mapping[str, Service]) -> int:

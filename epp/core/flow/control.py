@@ -5,6 +5,7 @@ Place:   one FlowControl per pool, driven by epp.runtime.flow; it asks the sched
 Ignores: the clock (callers pass ``now`` [s, monotonic]), who is told, and how.
 Rule:    every ticket that waits ends exactly once: dispatched, refused, expired or left. Nobody goes ahead
          of a band above that waits; where a band is at its ceiling, nobody below it goes either.
+         A policy that fails at choosing fails the caller; one that fails at counting costs no request.
 Source:  llm-d-router's flow control (its processor's dispatch cycle), without its tick of 1 ms: what may
          change something (an arrival, a release, a look at a server, time) asks for a turn.
 """
@@ -12,7 +13,8 @@ Source:  llm-d-router's flow control (its processor's dispatch cycle), without i
 import enum
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple, Protocol, TypeAlias
 
 from epp.core.fleet import Endpoint
 from epp.core.flow.eviction import Eviction
@@ -29,6 +31,10 @@ TICK = 0.001
 """How often a policy that alternates is asked again [s], as upstream."""
 BAND_KEPT = 600.0
 """How long a band that nobody configured stays after its last request [s], as upstream."""
+
+
+Guard: TypeAlias = Callable[[Callable[[], None]], None]
+"""Calls whoever only counts, and does not raise: what is reserved must reach its stream."""
 
 
 def _dropped(code: Code, message: str, reason: str) -> Rejection:
@@ -89,7 +95,7 @@ class Turn(NamedTuple):
 
 
 class FlowControl:
-    """The queues of one pool. ``pick``: the scheduler, which reserves."""
+    """The queues of one pool. ``pick``: the scheduler, which reserves and does not raise."""
 
     def __init__(
         self,
@@ -98,11 +104,13 @@ class FlowControl:
         pick: Callable[[Request, float], Decision | Rejection],
         *,
         watcher: Watcher,
+        guard: Guard,
     ) -> None:
         self.settings = settings
         self._pool = pool
         self._pick = pick
         self._watcher = watcher
+        self._guard = guard
         self._bands: dict[int, Band] = {}
         self._arrived = 0
         self._untold: list[Ticket] = []  # they have a result; the next turn tells
@@ -197,14 +205,14 @@ class FlowControl:
         """The request is over, wherever it was: its client left, or its answer has ended."""
         if ticket.is_waiting:
             self._bands[ticket.priority].remove(ticket)
-            self._watcher.left(ticket, Fate.EVICTED_CANCELLED, now - ticket.at)
+            self._guard(partial(self._watcher.left, ticket, Fate.EVICTED_CANCELLED, now - ticket.at))
         elif ticket.dispatched_at is not None:
             ticket.dispatched_at = None
             if self._eviction is not None:
                 self._eviction.ended(ticket)
             accounts = self._accounts(ticket.priority)
             if accounts is not None:
-                accounts.completed(ticket.tenant, prompt_tokens, output_tokens, now)
+                self._guard(partial(accounts.completed, ticket.tenant, prompt_tokens, output_tokens, now))
 
     def close(self, now: float) -> Sequence[Ticket]:
         """The process ends: refuse all that wait; from now on nobody waits."""
@@ -285,11 +293,11 @@ class FlowControl:
         if isinstance(result, Decision):
             ticket.dispatched_at = now
             if self._eviction is not None:
-                self._eviction.started(ticket, now)
+                self._guard(partial(self._eviction.started, ticket, now))
             accounts = self._accounts(ticket.priority)
             if accounts is not None:
-                accounts.dispatched(ticket.tenant, waited, now)
-        self._watcher.left(ticket, Fate.DISPATCHED, waited)
+                self._guard(partial(accounts.dispatched, ticket.tenant, waited, now))
+        self._guard(partial(self._watcher.left, ticket, Fate.DISPATCHED, waited))
 
     def _accounts(self, priority: int) -> Accounts | None:
         """The fairness policy of a priority, if it wants to know what becomes of requests."""
@@ -349,7 +357,7 @@ class FlowControl:
 
     def _end(self, ticket: Ticket, rejection: Rejection, fate: Fate, now: float) -> None:
         ticket.result = rejection
-        self._watcher.left(ticket, fate, now - ticket.at)
+        self._guard(partial(self._watcher.left, ticket, fate, now - ticket.at))
 
     # --- inside: bands and endpoints
 

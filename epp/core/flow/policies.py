@@ -45,6 +45,14 @@ class SaturationDetector(Protocol):
 
 
 @runtime_checkable
+class Staleness(Protocol):
+    """A detector that misses readings."""
+
+    def stale(self, endpoints: Sequence[Endpoint]) -> int:
+        """Of how many the load is unknown although their engines tell it."""
+
+
+@runtime_checkable
 class UsageLimit(Protocol):
     """Says up to which saturation each band may send requests."""
 
@@ -75,6 +83,30 @@ class Accounts(Protocol):
 
     def completed(self, flow: str, prompt_tokens: int, output_tokens: int, now: float) -> None:
         """It has ended, however it ended."""
+
+
+class Tenant(Protocol):
+    """What a fairness policy knows of one, for people."""
+
+    @property
+    def average_wait(self) -> float:
+        """Seconds, of its requests that got a server."""
+
+    @property
+    def service(self) -> float:
+        """Weighted tokens that it got lately."""
+
+
+@runtime_checkable
+class Programs(Protocol):
+    """A fairness policy that shows what it knows of tenants. Being asked changes nothing."""
+
+    @property
+    def programs(self) -> Mapping[str, Tenant]:
+        """By their names; a limited number."""
+
+    def jains_index(self) -> float:
+        """How equal their average waits are: 1 equal, 1/n one of n alone waits."""
 
 
 @runtime_checkable

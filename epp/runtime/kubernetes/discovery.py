@@ -118,34 +118,34 @@ class KubernetesDiscovery:
 
     async def run(self) -> None:
         """Follow the pool."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for following in self._own:
-                    name = f"discovery: {following.resource.plural} of {self._title}"
-                    group.create_task(following.run(), name=name)
-                while True:
-                    wait = self._now.due - self._unix_clock()
-                    await told_or_after(self._changed, None if wait == float("inf") else max(wait, 0.0))
-                    self._select()
-                    self._pressing.clear()
-                    began = self._clock()
-                    self._take_over()
-                    # A rollout of a thousand pods is thousands of events, each worth 10 ms: of a burst
-                    # only as many become lists as take a tenth of the time. A pod that is told to stop gets
-                    # requests until it is taken over: for that a list may take half of the time.
-                    took = min(self._clock() - began, LONGEST_REST)
-                    await asyncio.sleep(took)
-                    await told_or_after(self._pressing, min((REST - 1) * took, LONGEST_REST))
-        finally:
-            self._namespace.listeners.discard(self._changed.set)
-            self._namespace.served[self._settings.pool] -= 1
-            self._voice.forget(self)
+        async with asyncio.TaskGroup() as group:
+            for following in self._own:
+                name = f"discovery: {following.resource.plural} of {self._title}"
+                group.create_task(following.run(), name=name)
+            while True:
+                wait = self._now.due - self._unix_clock()
+                await told_or_after(self._changed, None if wait == float("inf") else max(wait, 0.0))
+                self._select()
+                self._pressing.clear()
+                began = self._clock()
+                self._take_over()
+                # A rollout of a thousand pods is thousands of events, each worth 10 ms: of a burst only as
+                # many become lists as take a tenth of the time. A pod that is told to stop gets requests
+                # until it is taken over: for that a list may take half of the time.
+                took = min(self._clock() - began, LONGEST_REST)
+                await asyncio.sleep(took)
+                await told_or_after(self._pressing, min((REST - 1) * took, LONGEST_REST))
 
     def _told(self) -> None:
         """Pods or slices have changed."""
         if self._pods.takes_pressing() | self._slices.takes_pressing():
             self._pressing.set()
         self._changed.set()
+
+    def close(self) -> None:
+        self._namespace.listeners.discard(self._changed.set)
+        self._namespace.served[self._settings.pool] -= 1
+        self._voice.forget(self)
 
     def reread(self) -> None:
         """Ask the API for everything again."""
@@ -205,11 +205,11 @@ class KubernetesDiscovery:
     @property
     def _cluster(self) -> Cluster:
         namespace, pool = self._namespace, self._pool
-        # pools that this process serves know of each other's requests
-        others = (one for name, one in namespace.pools.objects.items() if not namespace.served[name])
+        others = (one.members for one in namespace.pools.objects.values())
         return Cluster(
             pool=pool,
-            neighbours=[one.members for one in others],
+            # those that this process serves as well know of each other's requests
+            neighbours=[one for one in others if not namespace.serves(one)],
             has_picker_service=pool is None or pool.picker is None or namespace.may_have(pool.picker),
             pods=self._pods.objects.values(),
             slices=self._slices.objects.values(),

@@ -99,6 +99,8 @@ class Following(Generic[T]):
         self._store: Store[T] = Store(kind, pressing)
         self._query: dict[str, str] | None = None
         self._reselected = asyncio.Event()
+        self._trying = asyncio.Lock()
+        self._tries = 0
 
     @property
     def objects(self) -> dict[str, T]:
@@ -141,13 +143,17 @@ class Following(Generic[T]):
         self._reselected.set()
 
     async def first(self) -> None:
-        """One try to list, by whoever cannot wait for ``run``."""
-        if self._query is not None and not self.is_listed:
+        """One try to list, by whoever cannot wait for ``run``; of several at a time they share one."""
+        tries = self._tries
+        async with self._trying:
+            if self._query is None or self.is_listed or self._tries != tries:
+                return
             try:
                 await self._list(self._query, is_first=True)
                 self.fault = None
             except (ApiFault, Expired) as fault:
                 self._failed(fault)
+            self._tries += 1
 
     async def run(self) -> None:
         """Keep up."""

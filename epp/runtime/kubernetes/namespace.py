@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from epp.config.cluster.assignments import takes
 from epp.config.cluster.groups import NEW_GROUP, OLD_POOL_GROUP, POOL_GROUP
 from epp.config.cluster.objects import (
     InferenceService,
+    Members,
     Model,
     Objective,
     OldPool,
@@ -24,6 +26,7 @@ from epp.config.cluster.objects import (
     Rewrite,
     Service,
 )
+from epp.config.cluster.wishes import Wish
 from epp.runtime.kubernetes.api import KubernetesApi, Resource
 from epp.runtime.kubernetes.following import Following, Pauses
 from epp.runtime.kubernetes.store import T
@@ -86,6 +89,8 @@ class Namespace:
         """To be told of every change."""
         self.served: Counter[str] = Counter()
         """How many follow the pool of this name."""
+        self.wishes: list[Wish] = []
+        """Which pools are to be followed beside those, once they are there."""
         self._api = api
         self._clock = clock
         self._chance = chance
@@ -145,6 +150,10 @@ class Namespace:
             self._services.add(picker.name)
             one = {"fieldSelector": f"metadata.name={picker.name}"}
             self.pickers.select(one if len(self._services) == 1 else {})
+
+    def serves(self, pool: Members) -> bool:
+        """This process does, or is about to."""
+        return self.served[pool.name] > 0 or any(takes(wish, pool) for wish in self.wishes)
 
     def may_have(self, picker: PickerRef) -> bool:
         """The Service is there, or nobody knows."""

@@ -7,7 +7,7 @@ Rule:    an API that is away changes nothing: who is served goes on being served
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from epp.config.cluster.assignments import Assignments, Known, assigned
+from epp.config.cluster.assignments import Assignments, Known, assigned, takes
 from epp.config.cluster.objects import Members, PickerRef
 from epp.config.cluster.wishes import PoolName, Wish
 from epp.runtime.kubernetes.namespace import Namespace, Namespaces
@@ -32,7 +32,7 @@ class References:
         elsewhere: Collection[PoolName] = (),
     ) -> None:
         self.changed = asyncio.Event()
-        """Set whenever ``ports`` may say something else."""
+        """Set whenever ``look`` may come to something else."""
         self._wishes = wishes
         self._taken = taken
         self._elsewhere = elsewhere
@@ -42,6 +42,7 @@ class References:
         self._wrong: tuple[str, ...] = ()
         for wish in wishes:
             namespace = self._namespaces[wish.namespace] = namespaces.at(wish.namespace)
+            namespace.wishes.append(wish)
             if wish.port is None:
                 namespace.need_pools()
                 namespace.listeners.add(self.changed.set)
@@ -64,8 +65,8 @@ class References:
         """The API has told which pools there are."""
         return all(namespace.pools.is_listed for namespace in self._namespaces.values())
 
-    def ports(self) -> Mapping[PoolName, int]:
-        """The port of every pool that is to be served now."""
+    def look(self) -> Mapping[PoolName, int]:
+        """See how it is now, and say what is wrong: the port of every pool that is to be served."""
         known: dict[str, Known] = {}
         faults = []
         self._need_pickers()
@@ -92,10 +93,9 @@ class References:
         """Look at the Services of all pools that are wished for: they say where their ports lead."""
         for wish in self._wishes:
             namespace = self._namespaces[wish.namespace]
-            for name, members in self._members(namespace).items():
-                picker = members.picker
-                if picker is not None and (name == wish.name or picker.name == wish.service):
-                    namespace.need_picker(picker)
+            for members in self._members(namespace).values():
+                if members.picker is not None and takes(wish, members):
+                    namespace.need_picker(members.picker)
 
     def detail(self) -> str:
         """What is wrong, for /readyz; empty when nothing is."""

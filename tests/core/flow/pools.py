@@ -1,6 +1,7 @@
 """A small pool, its queues, and who hears of them, for tests of flow control."""
 
 from collections import Counter
+from collections.abc import Callable
 
 from epp.core.directives import OBJECTIVE_HEADERS, Directives
 from epp.core.fleet import Endpoint, Fleet, Reservation
@@ -54,12 +55,19 @@ class Pool:
         self.fates: Counter[Fate] = Counter()
         self.waits: list[float] = []
         self.refusal: Rejection | None = None
-        self.control = FlowControl(settings, self.fleet, self._pick, watcher=self)
+        self.complaints: list[Exception] = []
+        self.control = FlowControl(settings, self.fleet, self._pick, watcher=self, guard=self._guarded)
 
     def _pick(self, request: Request, now: float) -> Decision | Rejection:
         if self.refusal is not None:
             return self.refusal
         return decide(min(self.fleet.endpoints, key=_in_flight), tokens=0)
+
+    def _guarded(self, count: Callable[[], None]) -> None:
+        try:
+            count()
+        except KeyError as fault:
+            self.complaints.append(fault)
 
     def left(self, ticket: Ticket, fate: Fate, waited: float) -> None:
         self.fates[fate] += 1
