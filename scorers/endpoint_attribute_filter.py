@@ -3,9 +3,9 @@
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from epp.core.scoring import METRICS_EXTRACTOR, Cycle, Endpoint, find_attribute
+from epp.core.scoring import Cycle, Endpoint, FigureReader
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "LessThan": operator.lt,
@@ -38,7 +38,7 @@ class ThresholdAlgorithm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointAttributeFilter:
+class EndpointAttributeFilter(FigureReader):
     """Drop endpoints by one figure of them that an extractor reads.
 
     In:     n endpoints; the figure, as ``customMetrics`` of ``core-metrics-extractor`` or a
@@ -56,17 +56,10 @@ class EndpointAttributeFilter:
     """Whether endpoints without the figure are kept."""
     fallback_on_empty: bool = False
     """Where nobody is left, keep all instead of refusing the request (429)."""
-    producer: str = METRICS_EXTRACTOR
-
-    from_readings: ClassVar[bool] = True
-    is_experimental: ClassVar[bool] = True
-    requires: ClassVar[Mapping[str, str]] = {"producer": METRICS_EXTRACTOR}
-    alternatives: ClassVar[Mapping[str, Sequence[str]]] = {"producer": ("dcgm-extractor",)}
 
     def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "EndpointAttributeFilter":
         """This filter; ValueError where nobody reads the figure."""
-        found = find_attribute("attribute", self.attribute, self.producer, plugins)
-        return replace(self, attribute=found)
+        return replace(self, attribute=self.figure("attribute", self.attribute, plugins))
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         kept = [each for each in endpoints if self._keeps(each.attribute(self.attribute))]

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from epp.core.scoring import METRICS_EXTRACTOR, Cycle, Endpoint, Scores, find_attribute
+from epp.core.scoring import Cycle, Endpoint, FigureReader, Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Algorithm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointAttributeScorer:
+class EndpointAttributeScorer(FigureReader):
     """Prefer endpoints by one figure of them that an extractor reads.
 
     In:     n endpoints; the figure, as ``customMetrics`` of ``core-metrics-extractor`` or a
@@ -67,17 +67,10 @@ class EndpointAttributeScorer:
     """The figure: an ``attributeKey`` of ``customMetrics``, or ``GPUUtilization`` of a ``dcgm-extractor``."""
     algorithm: Algorithm
     """How it becomes a score."""
-    producer: str = METRICS_EXTRACTOR
-
-    from_readings: ClassVar[bool] = True
-    is_experimental: ClassVar[bool] = True
-    requires: ClassVar[Mapping[str, str]] = {"producer": METRICS_EXTRACTOR}
-    alternatives: ClassVar[Mapping[str, Sequence[str]]] = {"producer": ("dcgm-extractor",)}
 
     def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "EndpointAttributeScorer":
         """This scorer; ValueError where nobody reads the figure."""
-        found = find_attribute("attributeKey", self.attribute_key, self.producer, plugins)
-        return replace(self, attribute_key=found)
+        return replace(self, attribute_key=self.figure("attributeKey", self.attribute_key, plugins))
 
     def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
         values = [endpoint.attribute(self.attribute_key) for endpoint in endpoints]

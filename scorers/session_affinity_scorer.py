@@ -1,14 +1,13 @@
 """``session-affinity-scorer``: the endpoint that had the last request of this session first."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from epp.core.scoring import Cycle, EncodedEndpointHeader, Endpoint, Scores, SessionIds, Sessions
+from epp.core.scoring import Cycle, Endpoint, Scores, SessionAffinity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionAffinityScorer:
+class SessionAffinityScorer(SessionAffinity):
     """Prefer the endpoint that had the last request of the same session.
 
     In:     n endpoints; with ``encoded_endpoint_header`` the token in a request header, which an earlier
@@ -20,29 +19,6 @@ class SessionAffinityScorer:
             ``evictionTtlSeconds`` from its last request on. The last 100,000 sessions are remembered.
     Source: upstream ``session-affinity-scorer``.
     """
-
-    strategy: Literal["encoded_endpoint_header", "session_id"] = "encoded_endpoint_header"
-    """Who remembers: the client, or this picker, which then has to be the only one."""
-    encoded_endpoint_header_config: EncodedEndpointHeader = field(default_factory=EncodedEndpointHeader)
-    """Settings of the strategy ``encoded_endpoint_header``."""
-    session_id_config: SessionIds = field(default_factory=SessionIds)
-    """Settings of the strategy ``session_id``."""
-    profile_name: str = ""
-    """The profile whose pick is remembered; empty: the one that gets the request."""
-    sessions: Sessions = field(init=False, repr=False, compare=False)
-
-    is_experimental: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        sessions = Sessions(
-            self.strategy, self.encoded_endpoint_header_config, self.session_id_config, self.profile_name
-        )
-        object.__setattr__(self, "sessions", sessions)
-
-    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "SessionAffinityScorer":
-        """This scorer; ValueError where it names something that is not there."""
-        self.sessions.check(plugins, profiles)
-        return self
 
     def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
         bound = self.sessions.bound(cycle.request.headers, cycle.facts, endpoints, cycle.now)

@@ -1,7 +1,7 @@
 """``token-producer``: prompts are measured in estimated tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from epp.core.scoring import BYTES_PER_TOKEN, Cycle, Endpoint
@@ -17,8 +17,7 @@ class TokenProducer:
     Source: upstream ``token-producer`` with ``estimate``, its default.
     """
 
-    model_name: str = ""
-    """Taken and without meaning: an estimate is the same for all models."""
+    model_name: str = field(default="", metadata={"without_effect": "an estimate is the same for all models"})
     estimate: dict[str, Any] | None = None
     """Only an empty one is taken: an image counts as 640 by 360 / 1024 = 225 tokens."""
     vllm: dict[str, Any] | None = None

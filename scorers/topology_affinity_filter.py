@@ -1,14 +1,14 @@
 """``topology-affinity-filter``: only endpoints that stand near the one picked before."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from epp.core.scoring import Cycle, Endpoint, Nearness, nearness, peer_of
+from epp.core.scoring import Cycle, Endpoint, Nearness, TopologyAffinity, nearness, peer_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopologyAffinityFilter:
+class TopologyAffinityFilter(TopologyAffinity):
     """Keep the endpoints near the one that an earlier profile of this request picked.
 
     In:     n endpoints with the labels that the named ``topology-extractor`` names; the first pick of an
@@ -22,17 +22,6 @@ class TopologyAffinityFilter:
 
     min_affinity: Literal["host", "rack", "zone", "region"] = "host"
     """The widest that they have to have in common."""
-    topology_producer_name: str = "topology-extractor"
-    labels: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
-
-    is_experimental: ClassVar[bool] = True
-    requires: ClassVar[Mapping[str, str]] = {"topology_producer_name": "topology-extractor"}
-
-    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "TopologyAffinityFilter":
-        """This filter, with the labels of its extractor."""
-        found = replace(self)
-        object.__setattr__(found, "labels", plugins[self.topology_producer_name].labels)
-        return found
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         peer = peer_of(cycle)

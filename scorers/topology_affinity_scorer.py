@@ -1,10 +1,9 @@
 """``topology-affinity-scorer``: the endpoints that stand nearest to the one picked before first."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from epp.core.scoring import Cycle, Endpoint, Nearness, Scores, nearness, peer_of
+from epp.core.scoring import Cycle, Endpoint, Nearness, Scores, TopologyAffinity, nearness, peer_of
 
 SCORES: Mapping[Nearness | None, float] = {
     Nearness.HOST: 1.0,
@@ -17,7 +16,7 @@ SCORES: Mapping[Nearness | None, float] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopologyAffinityScorer:
+class TopologyAffinityScorer(TopologyAffinity):
     """Prefer endpoints near the one that an earlier profile of this request picked.
 
     In:     n endpoints with the labels that the named ``topology-extractor`` names; the first pick of an
@@ -27,18 +26,6 @@ class TopologyAffinityScorer:
     Ties:   equally near, equal score. A missing label is like no other, not even a missing one.
     Source: upstream ``topology-affinity-scorer``, within one picker.
     """
-
-    topology_producer_name: str = "topology-extractor"
-    labels: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
-
-    is_experimental: ClassVar[bool] = True
-    requires: ClassVar[Mapping[str, str]] = {"topology_producer_name": "topology-extractor"}
-
-    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "TopologyAffinityScorer":
-        """This scorer, with the labels of its extractor."""
-        found = replace(self)
-        object.__setattr__(found, "labels", plugins[self.topology_producer_name].labels)
-        return found
 
     def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
         peer = peer_of(cycle)

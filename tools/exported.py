@@ -83,7 +83,10 @@ def _flow_metrics() -> FlowMetrics:
     found = FlowMetrics("", float)
     settings = build(load(QUEUES, "queues"), load_types(), allow_experimental=True).flow
     assert settings is not None
-    found.watch(FlowControl(settings, Fleet(), lambda *_: NO_CANDIDATES, watcher=found, guard=lambda count: count()))
+    control = FlowControl(
+        settings, Fleet(), lambda *_: NO_CANDIDATES, watcher=found, guard=lambda count: count()
+    )
+    found.watch(control)
     return found
 
 

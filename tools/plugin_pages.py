@@ -215,7 +215,7 @@ def _parameters(plugin: type) -> Iterator[str]:
     hints = typing.get_type_hints(plugin, include_extras=True)
     said = _field_docstrings(plugin)
     rows = []
-    for parameter in dataclasses.fields(plugin):
+    for parameter in sorted(dataclasses.fields(plugin), key=lambda each: _is_reference(plugin, each.name)):
         if parameter.init:
             meaning = _meaning(plugin, parameter, said.get(parameter.name, ""))
             kind = _type(hints[parameter.name])
@@ -223,6 +223,11 @@ def _parameters(plugin: type) -> Iterator[str]:
             rows.append("| " + " | ".join(cells) + " |")
     if rows:
         yield "\n".join(["| Parameter | Type | Default | |", "|---|---|---|---|", *rows])
+
+
+def _is_reference(plugin: type, name: str) -> bool:
+    """Whether it names a producer; such parameters come last."""
+    return any(name in getattr(plugin, needs, {}) for needs in ("requires", "uses"))
 
 
 def _meaning(plugin: type, parameter: "dataclasses.Field[Any]", said: str) -> str:

@@ -78,7 +78,7 @@ class Room:
             observer=_Counted(),
             clock=lambda: self._clock.now,
         )
-        services = {**part.services(), **HealthService(Readiness()).services(), LATER: _Later}
+        services = {PROCESS: part.open, **HealthService(Readiness()).services(), LATER: _Later}
         self._services: Services = {path: _watched(opened, path) for path, opened in services.items()}
         self._open: set[_Watched] = set()
         _Watched.room = self._open

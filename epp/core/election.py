@@ -30,8 +30,6 @@ class Record:
     holder: str = ""
     """Empty: nobody's."""
     seconds: int = LEASE_SECONDS
-    acquired: str = ""
-    renewed: str = ""
     transitions: int = 0
     version: str = ""
     """The API takes a write only on top of the version it has."""

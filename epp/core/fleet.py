@@ -319,7 +319,6 @@ class Fleet:
         """To be told of every look at an endpoint and all else that may have changed what it can do."""
         self._on_change = on_change
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
-        self._by_address: dict[str, Endpoint] = {}
         self._began_at: float | None = None
         self._found_with_us: set[Endpoint] = set()
         self._next_expiry = math.inf
@@ -329,10 +328,6 @@ class Fleet:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Every known endpoint, whatever it can do; the same tuple until the list changes."""
         return self._all
-
-    def endpoint_at(self, address: str) -> Endpoint | None:
-        """Who is at ``ip:port``; the first of several."""
-        return self._by_address.get(address)
 
     # --- the list
 
@@ -362,7 +357,6 @@ class Fleet:
             self._found_with_us.discard(endpoint)
             self._signal(endpoint, Signal.REMOVED, now)
         self._all = tuple(self._endpoints.values())
-        self._by_address = {endpoint.address: endpoint for endpoint in reversed(self._all)}
         self._look_ahead()
         self.version += 1
         return Replaced(added, changed, removed)

@@ -37,7 +37,7 @@ class Members:
         return self._fleet.version
 
     def endpoint_at(self, address: str) -> Endpoint | None:
-        """Who is at ``ip:port``."""
+        """Who is at ``ip:port``; the first of several."""
         return self._by_address.get(address)
 
     def take(self, endpoints: Iterable[Endpoint]) -> None:
@@ -127,7 +127,8 @@ class Pools:
 
 def _attributes(plugin: object) -> Iterator[object]:
     """A plugin remembers under itself or an object of its own (docs/plugins.md)."""
-    for name in (*getattr(plugin, "__dict__", ()), *getattr(type(plugin), "__slots__", ())):
+    slots = (name for each in type(plugin).__mro__ for name in getattr(each, "__slots__", ()))
+    for name in (*getattr(plugin, "__dict__", ()), *slots):
         yield getattr(plugin, name, None)
 
 

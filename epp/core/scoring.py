@@ -32,6 +32,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 from epp.core.addresses import read_target
+from epp.core.attributes import METRICS_EXTRACTOR, FigureReader
 from epp.core.cel import CelError, Expression, compile_expression, whole_number
 from epp.core.engines import ENGINES, Adapter, Series, series
 from epp.core.fleet import Endpoint, Load, Lora
@@ -41,8 +42,8 @@ from epp.core.prefix import Chain, PrefixIndex, chain_seed
 from epp.core.rejection import all_dead, bad_request, no_endpoint
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
 from epp.core.response_reader import Usage
-from epp.core.sessions import EncodedEndpointHeader, SessionIds, Sessions
-from epp.core.topology import Nearness, nearness
+from epp.core.sessions import SessionAffinity
+from epp.core.topology import Nearness, TopologyAffinity, nearness
 
 __all__ = [
     "BYTES_PER_TOKEN",
@@ -58,9 +59,9 @@ __all__ = [
     "Chance",
     "Cycle",
     "Decider",
-    "EncodedEndpointHeader",
     "Endpoint",
     "Expression",
+    "FigureReader",
     "Filter",
     "Flow",
     "HealthSettings",
@@ -82,10 +83,10 @@ __all__ = [
     "Scores",
     "Seconds",
     "Series",
-    "SessionIds",
-    "Sessions",
+    "SessionAffinity",
     "Spelling",
     "Told",
+    "TopologyAffinity",
     "Usage",
     "addressed",
     "all_dead",
@@ -94,7 +95,6 @@ __all__ = [
     "check_target",
     "compile_expression",
     "fewest_first",
-    "find_attribute",
     "has_room",
     "is_stale",
     "kinds",
@@ -333,7 +333,6 @@ def fewest_first(values: Sequence[float | None]) -> list[float | None]:
 
 ROLE_LABEL = "llm-d.ai/role"
 """The label that says which stages of a request an endpoint is for."""
-METRICS_EXTRACTOR = "core-metrics-extractor"
 
 
 def check_target(path: str, interval: float) -> None:
@@ -344,26 +343,6 @@ def check_target(path: str, interval: float) -> None:
         raise ValueError(f"path: {error}") from None
     if not 1.0 <= interval <= 3600.0:
         raise ValueError(f"interval: must be from 1s to 1h, got {interval:g}s")
-
-
-def find_attribute(field_name: str, key: str, producer: str, plugins: Mapping[str, Any]) -> str:
-    """The figure that ``key`` means: one that the extractor called ``producer`` reads, or else
-    ``figure/name`` with the name of another extractor. ValueError: nobody reads it."""
-    known = _figures(plugins[producer])
-    if key in known:
-        return key
-    figure, slash, other = key.rpartition("/")
-    if slash and other in plugins and figure in _figures(plugins[other]):
-        return figure
-    what = f"known are {', '.join(known)}" if known else "there are none"
-    raise ValueError(f'{field_name}: "{key}" is in no customMetrics of "{producer}", {what}')
-
-
-def _figures(extractor: Any) -> Sequence[str]:
-    """What an extractor reads beside the usual figures."""
-    configs = getattr(extractor, "engine_configs", ())
-    own = (each.attribute_key for config in configs for each in config.custom_metrics)
-    return tuple(dict.fromkeys((*own, *getattr(extractor, "figures", ()))))
 
 
 def peer_of(cycle: Cycle) -> Endpoint | None:

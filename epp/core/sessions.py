@@ -1,6 +1,6 @@
 """Sessions: which endpoint a client's conversation goes back to.
 
-Place:   used by the session-affinity plugins, through epp.core.scoring.
+Place:   used by the session-affinity plugins, which are SessionAffinity, through epp.core.scoring.
 Ignores: what a session is to the client, and the clock (callers pass ``now`` [s]).
 Rule:    what is remembered is bounded in number and in time. A token that a client shows is believed only as
          far as it names an endpoint that the request may go to anyway.
@@ -13,7 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import xxhash
 
@@ -222,3 +222,31 @@ class Sessions:
                         raise ValueError(
                             f'sessionIdConfig: there is no plugin "{source.read_from}", add it to plugins'
                         ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionAffinity:
+    """The parameters of a plugin that brings sessions back to where they were."""
+
+    strategy: Strategy = "encoded_endpoint_header"
+    """Who remembers: the client, or this picker, which then has to be the only one."""
+    encoded_endpoint_header_config: EncodedEndpointHeader = field(default_factory=EncodedEndpointHeader)
+    """Settings of the strategy ``encoded_endpoint_header``."""
+    session_id_config: SessionIds = field(default_factory=SessionIds)
+    """Settings of the strategy ``session_id``."""
+    profile_name: str = ""
+    """The profile whose pick is remembered; empty: the one that gets the request."""
+    sessions: Sessions = field(init=False, repr=False, compare=False)
+
+    is_experimental: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        sessions = Sessions(
+            self.strategy, self.encoded_endpoint_header_config, self.session_id_config, self.profile_name
+        )
+        object.__setattr__(self, "sessions", sessions)
+
+    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> Self:
+        """This plugin; ValueError where it names something that is not there."""
+        self.sessions.check(plugins, profiles)
+        return self

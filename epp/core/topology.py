@@ -1,12 +1,16 @@
 """Where endpoints stand to each other: on one host, in one rack, zone or region.
 
-Place:   used by the topology plugins, through epp.core.scoring.
+Place:   used by the topology-affinity plugins, which are TopologyAffinity, through epp.core.scoring.
 Rule:    a missing label is like no other, not even a missing one.
 Source:  upstream's topology plugins (llm-d-router).
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+EXTRACTOR = "topology-extractor"
 
 
 class Nearness(enum.IntEnum):
@@ -28,3 +32,20 @@ def nearness(one: Mapping[str, str], other: Mapping[str, str], labels: Sequence[
         if place and place == other.get(label):
             return level
     return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopologyAffinity:
+    """A plugin that looks at how near endpoints are, by the labels that an extractor names."""
+
+    topology_producer_name: str = EXTRACTOR
+    labels: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    is_experimental: ClassVar[bool] = True
+    requires: ClassVar[Mapping[str, str]] = {"topology_producer_name": EXTRACTOR}
+
+    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> Self:
+        """This plugin, with the labels of its extractor."""
+        found = replace(self)
+        object.__setattr__(found, "labels", plugins[self.topology_producer_name].labels)
+        return found

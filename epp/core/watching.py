@@ -34,7 +34,7 @@ def type_of(plugin: object) -> str:
 
 
 class Watch:
-    """Notes the ``steps`` of decisions; who takes them clears the list."""
+    """Notes the ``steps`` of a decision; who wants to know them lays out a new list ahead of it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock

@@ -34,7 +34,7 @@ from epp.core.rejection import PLUGIN_FAILED, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
 from epp.core.stream import PeerError, State, Stream, StreamSettings
-from epp.runtime.calls import CallFailed, Code, Push, Services
+from epp.runtime.calls import CallFailed, Code, Push
 from epp.wire import ext_proc, usual
 
 logger = logging.getLogger("epp.ext_proc")
@@ -84,10 +84,6 @@ class ExtProc:
     settings: StreamSettings
     observer: Observer
     clock: Callable[[], float]
-
-    def services(self) -> Services:
-        """What a driver is to serve."""
-        return {PROCESS: self.open}
 
     def open(self, _push: Push) -> "Conversation":
         """A stream began; every pick answers at once, so that nothing is ever pushed."""

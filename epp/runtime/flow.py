@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from epp.core.events import Action, Event, Evicted, Finished, Moved, Pick, Picked, Prefilled, Refused, Release
@@ -73,7 +74,7 @@ class Gate:
         """A request is complete. Where its ticket has no result yet, ``owner.happened`` will hear of it."""
         try:
             ticket = self._control.arrive(request, now, owner)
-            self._watch.arrived(ticket, self._clock() - now)
+            _guarded(partial(self._watch.arrived, ticket, self._clock() - now))
             return ticket
         finally:  # where a policy fails, somebody may have lost his place to this request already
             self._plan(now)
@@ -110,7 +111,7 @@ class Gate:
         for ticket in turn.evicted:
             self._tell(ticket, now, Evicted(EVICTED))
         now = self._clock()
-        self._watch.turned(now - began)
+        _guarded(partial(self._watch.turned, now - began))
         self._plan(now)
 
     def _tell(self, ticket: Ticket, now: float, event: Event | None = None) -> None:
@@ -270,7 +271,7 @@ def _guarded(count: Callable[[], None]) -> None:
     try:
         count()
     except Exception:  # a policy is other people's code; no request fails with it
-        logger.exception("a policy of flow control failed at counting")
+        logger.exception("counting in flow control failed")
 
 
 def queued(

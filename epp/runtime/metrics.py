@@ -247,10 +247,11 @@ class RequestMetrics:
             target = OTHER
         self._targets.add(target)
         key = (key[0], target, *key[2:])
+        before = self._attempts_before.pop(key, 0)
         if key not in self._attempts and len(self._attempts) >= MAX_ATTEMPT_SERIES:
             _add_up(self._attempts_gone, self._attempts_before, _of_some_endpoint)
             self._attempts, self._attempts_before = {}, self._attempts
-        self._attempts[key] = self._attempts.get(key, 0) + self._attempts_before.pop(key, 0) + 1
+        self._attempts[key] = self._attempts.get(key, 0) + before + 1
 
     def _rewritten(self, request: Request) -> None:
         key = (request.rewritten_by, as_label(request.payload.model), request.target_model)

@@ -161,6 +161,9 @@ def test_the_tokenizer() -> None:
     assembly = made("plugins: [{type: queue-scorer}, {type: tokenizer, parameters: {modelName: m}}]")
     assert [name for name, _ in assembly.producers] == ["tokenizer"]
     assert "is deprecated: use token-producer" in assembly.warnings[0]
+    assert assembly.warnings[1].endswith(
+        "parameters.modelName: has no effect: an estimate is the same for all models"
+    )
     body = "plugins: [{type: tokenizer, parameters: {udsTokenizerConfig: {socketFile: /tmp/x}}}]"
     assert "asking for tokens is not supported by this version, write estimate: {}" in refused(body)
 

@@ -79,6 +79,13 @@ def test_a_plugin_in_two_profiles_is_one_plugin() -> None:
     assert isinstance(first, NoHitLruScorer) and first is second
 
 
+def test_the_handler_is_known_by_its_name_and_type() -> None:
+    named = STAGES.replace("- type: disagg-profile-handler", "- name: mine\n  type: disagg-profile-handler")
+    assert made(named + PROFILES).handler_is == ("mine", "disagg-profile-handler")
+    assert made(STAGES + PROFILES).handler_is == ("disagg-profile-handler", "disagg-profile-handler")
+    assert made("plugins: [{type: queue-scorer}]").handler_is is None
+
+
 def test_token_producer_and_single_profile_handler_change_nothing() -> None:
     plugins = "{type: queue-scorer}, {type: single-profile-handler}"
     assert made(f"plugins: [{plugins}]").handler is None

@@ -105,12 +105,6 @@ def test_an_engine_that_is_declared_no_more_is_unknown_until_the_next_answer() -
     assert endpoint.engine is None
 
 
-def test_of_two_at_one_address_the_first_is_who_is_there() -> None:
-    fleet, endpoint = used()
-    fleet.replace([SPEC, replace(SPEC, name="b")], 1.0)
-    assert fleet.endpoint_at(SPEC.address) is endpoint
-
-
 def test_everybody_is_a_candidate_whatever_they_can_do() -> None:
     fleet = Fleet()
     fleet.replace((replace(SPEC, name=f"e{i}", port=i + 1) for i in range(3)), 0.0)
@@ -314,7 +308,6 @@ def test_a_server_with_an_identity_may_move() -> None:
     )
     assert endpoint.lifecycle.phase is Phase.PENDING
     assert endpoint.lifecycle.reason == "moved from 10.0.0.1:8000 to 10.0.0.99:8001"
-    assert fleet.endpoint_at("10.0.0.99:8001") is endpoint and fleet.endpoint_at("10.0.0.1:8000") is None
     reservation.release()
     assert endpoint.requests_in_flight == 0
 

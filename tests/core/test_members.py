@@ -21,6 +21,11 @@ class Remembering:
     index: object = field(default_factory=object)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Heir(Remembering):
+    """The same, by inheritance."""
+
+
 class House:
     """A fleet with two pools, "a" the older."""
 
@@ -95,9 +100,10 @@ def test_plugins_of_a_pool_that_goes_leave_nothing_behind(house: House) -> None:
     house.lists(house.a, spec("pod"))
     house.lists(house.b, spec("pod"))
     (shared,) = house.b.endpoints
-    of_a, of_b = Remembering(), Remembering()
+    of_a, heir, of_b = Remembering(), Heir(), Remembering()
     shared.memory |= {of_a: "itself", of_a.index: "prefixes", of_b.index: "prefixes of b"}
-    house.pools.remove(house.a, [of_a], 0.0)
+    shared.memory[heir.index] = "prefixes as well"
+    house.pools.remove(house.a, [of_a, heir], 0.0)
     assert shared.memory == {of_b.index: "prefixes of b"}
 
 
@@ -117,6 +123,20 @@ def test_who_is_at_an_address_is_asked_of_each_pool(house: House) -> None:
     house.lists(house.a, spec("pod"))
     assert house.a.endpoint_at("10.0.0.1:8000") is house.fleet.endpoints[0]
     assert house.b.endpoint_at("10.0.0.1:8000") is None
+
+
+def test_of_two_at_one_address_the_first_is_who_is_there(house: House) -> None:
+    house.lists(house.a, spec("pod"), spec("other"))
+    assert house.a.endpoint_at("10.0.0.1:8000") is house.a.endpoints[0]
+
+
+def test_a_server_that_has_moved_is_found_where_it_is_now(house: House) -> None:
+    mac = replace(spec("mac"), identity="studio")
+    house.lists(house.a, mac)
+    (endpoint,) = house.a.endpoints
+    assert house.lists(house.a, replace(mac, ip="10.0.0.99")) == ([], ["mac"], [])
+    assert house.a.endpoint_at("10.0.0.99:8000") is endpoint
+    assert house.a.endpoint_at("10.0.0.1:8000") is None
 
 
 LISTS = st.lists(

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import ClassVar, NamedTuple
 
 import grpc
 import grpc.aio
@@ -12,6 +13,7 @@ import pytest
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.directives import OBJECTIVE_HEADERS
+from epp.core.fleet import Endpoint
 from epp.core.flow.control import Fate
 from epp.core.flow.policies import Flow, FlowSettings
 from epp.core.flow.shedding import Shedding
@@ -26,8 +28,10 @@ from epp.runtime.metrics import Metrics
 from epp.runtime.serving import make_server
 from epp.wire.pb import ext_proc_pb2 as pb
 from scorers.concurrency_detector import ConcurrencyDetector
+from scorers.fcfs_ordering_policy import FcfsOrderingPolicy
 from scorers.priority_then_time_eviction_order_policy import PriorityThenTimeEvictionOrderPolicy
 from scorers.program_aware_fairness import ProgramAwareFairness
+from scorers.round_robin_fairness_policy import RoundRobinFairnessPolicy
 from scorers.sheddable_eviction_filter import SheddableEvictionFilter
 from tests.core.conversation import decide
 from tests.core.flow.pools import ASKED, band_of, occupy, request_of, settings_of
@@ -101,7 +105,7 @@ class Setting:
 @asynccontextmanager
 async def serving(driver: str, **settings: object) -> AsyncIterator[Setting]:
     setting = Setting(settings_of(room=1, **settings))
-    server = make_server(driver, setting.queues.service.services(), budget=setting.budget)
+    server = make_server(driver, {PROCESS: setting.queues.service.open}, budget=setting.budget)
     port = server.bind(0, flag="grpc-port")
     await server.start()
     try:
@@ -303,6 +307,121 @@ async def test_a_policy_that_fails_costs_those_that_wait_for_it(
         await finish(third)
         await setting.nothing_left()
     assert "a policy of flow control failed" in caplog.text
+
+
+class Miscounting(RoundRobinFairnessPolicy):
+    """A policy of somebody's that chooses well and fails at its accounts."""
+
+    def dispatched(self, flow: str, waited: float, now: float) -> None:
+        raise KeyError("in a policy")
+
+    def completed(self, flow: str, prompt_tokens: int, output_tokens: int, now: float) -> None:
+        raise KeyError("in a policy")
+
+
+async def test_a_policy_that_fails_at_counting_costs_no_request(
+    driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(driver, default_band=band_of(fairness=Miscounting())) as setting:
+        first = await setting.ask()
+        await answered(first)
+        second = await setting.ask()
+        await setting.waiting(1)
+        await finish(first)
+        await answered(second)
+        await finish(second)
+        await setting.nothing_left()
+    assert caplog.text.count("counting in flow control failed") == 4
+
+
+class Unordered(FcfsOrderingPolicy):
+    """An ordering of somebody's that fails."""
+
+    def queue_rank(self, request: Request, received_at: float, deadline: float) -> float:
+        raise KeyError("in a policy")
+
+
+async def test_who_lost_his_place_is_told_though_the_other_one_cannot_take_it(driver: str) -> None:
+    bands = {100: band_of(ordering=Unordered())}
+    async with serving(driver, bands=bands, max_requests=1) as setting:
+        first = await setting.ask()
+        await answered(first)
+        batch = await setting.ask("batch")
+        await setting.waiting(1)
+        urgent = await setting.ask("interactive")
+        await refused(batch, 429, "rejected-saturated")
+        assert await urgent.code() is not grpc.StatusCode.OK
+        await batch.done_writing()
+        await finish(first)
+        await setting.nothing_left()
+
+
+async def test_a_client_that_leaves_between_pick_and_answer_takes_nothing_along() -> None:
+    setting = Setting(settings_of(room=1))
+    (endpoint,) = setting.fleet.endpoints
+    (running,) = occupy(endpoint, 1)
+    told: list[list[bytes]] = []
+    conversation = setting.queues.service.open(told.append)
+    values = [pb.HeaderValue(key=":path", raw_value=b"/v1/chat/completions")]
+    head = pb.HttpHeaders(headers=pb.HeaderMap(headers=values))
+    conversation.receive(pb.ProcessingRequest(request_headers=head).SerializeToString())
+    conversation.receive(body(CHAT, ended=True).SerializeToString())
+    assert setting.control.waiting == 1
+    running.release()
+    (ticket,) = setting.control.turn(time.monotonic()).answered
+    assert endpoint.requests_in_flight == 1
+    conversation.close()
+    assert endpoint.requests_in_flight == 0
+    conversation.answered(ticket, time.monotonic())
+    assert (endpoint.requests_in_flight, told) == (0, [])
+
+
+class Watchful(ConcurrencyDetector):
+    """A detector of somebody's that misses readings."""
+
+    def stale(self, endpoints: Sequence[Endpoint]) -> int:
+        return 7 * len(endpoints)
+
+
+class Known(NamedTuple):
+    average_wait: float
+    service: float
+
+
+class Showing(RoundRobinFairnessPolicy):
+    """A fairness policy of somebody's that shows what it knows."""
+
+    programs: ClassVar[Mapping[str, Known]] = {"acme": Known(average_wait=0.25, service=40.0)}
+
+    def jains_index(self) -> float:
+        return 0.5
+
+
+async def test_what_policies_of_others_show_is_on_the_page() -> None:
+    setting = Setting(settings_of(detector=Watchful(), default_band=band_of(fairness=Showing())))
+    metrics = Metrics()
+    metrics.add(setting.queues.metrics)
+    setting.control.saturation(0.0)
+    page = metrics.page().decode()
+    for line in (
+        'llm_d_epp_flow_control_stale_endpoints{detector="utilization-detector"} 7.0',
+        "llm_d_epp_program_aware_jains_fairness_index 0.5",
+        'llm_d_epp_program_aware_avg_wait_time_milliseconds{program_id="acme"} 250.0',
+        'llm_d_epp_program_aware_attained_service_tokens{program_id="acme"} 40.0',
+    ):
+        assert line in page, line
+
+
+async def test_reading_the_page_changes_nothing() -> None:
+    """Labels are few: a request takes its own when it is counted, not when somebody looks."""
+    setting = Setting(settings_of(room=1))
+    occupy(setting.fleet.endpoints[0], 1)
+    setting.control.arrive(request_of(tenant="acme"), 0.0)
+    size = "llm_d_epp_flow_control_queue_size"
+    for _ in range(2):
+        sizes = next(each for each in setting.queues.metrics.families() if each.name == size)
+        assert {labels[0]: count for labels, count in sizes.values.items()} == {"acme": 1}
+    assert not setting.queues.metrics._flows
 
 
 def test_without_the_gate_sheddable_requests_are_shed_while_the_pool_is_full() -> None:

@@ -30,6 +30,7 @@ from epp.runtime.logs import Encoder, LogSettings, RequestLog
 from epp.runtime.metrics import (
     HIT_RATIO,
     LATENCY,
+    MAX_ATTEMPT_SERIES,
     MAX_LABEL_VALUES,
     PIECE_CHARACTERS,
     REQUEST_BYTES,
@@ -262,6 +263,42 @@ def test_clients_cannot_make_series_without_end() -> None:
     assert sum(totals.values()) == 2 * MAX_LABEL_VALUES + 50
     assert set(families["llm_d_epp_request_running"].values()) == {0}
     assert len(families["llm_d_epp_scheduler_attempts_total"]) == MAX_LABEL_VALUES + 1
+
+
+@given(picked=st.lists(st.tuples(st.integers(0, 9), st.sampled_from("ab")), max_size=60))
+def test_endpoints_that_come_and_go_leave_few_series_and_all_attempts(picked: list[tuple[int, str]]) -> None:
+    metrics = Metrics()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("epp.runtime.metrics.MAX_ATTEMPT_SERIES", 3)
+        for number, model in picked:
+            spec = EndpointSpec(name=f"pod-{number}", ip="10.0.0.1", port=8000)
+            metrics.requests.placed(request(model), decision(Endpoint(spec)), 0.0)
+            metrics.requests.placed(request(model), NO_CANDIDATES, 0.0)
+    families = {family.name: family.values for family in metrics.families() if isinstance(family, Values)}
+    attempts = families["llm_d_epp_scheduler_attempts_total"]
+    assert sum(attempts.values()) == 2 * len(picked)
+    kinds = [(status, "other" if name == "other" else name[:3]) for status, _, name, *_ in attempts]
+    assert kinds.count(("success", "pod")) <= 2 * 3
+    assert kinds.count(("success", "other")) <= 2, "one for each model"
+    for model in "ab":
+        refused = attempts.get(("failure", model, "", "", ""), 0)
+        assert refused == sum(each == model for _, each in picked)
+
+
+@pytest.mark.parametrize("every", [1, MAX_ATTEMPT_SERIES])
+def test_an_endpoint_that_is_picked_now_and_then_keeps_its_series(every: int) -> None:
+    metrics = Metrics()
+    staying = decision()
+    for number in range(3 * MAX_ATTEMPT_SERIES):
+        spec = EndpointSpec(name=f"pod-{number}", ip="10.0.0.1", port=8000)
+        metrics.requests.placed(request(), decision(Endpoint(spec)), 0.0)
+        if number % every == 0:
+            metrics.requests.placed(request(), staying, 0.0)
+    families = {family.name: family.values for family in metrics.families() if isinstance(family, Values)}
+    attempts = families["llm_d_epp_scheduler_attempts_total"]
+    assert attempts["success", "m", "gpu-0", "team", "8000"] == 3 * MAX_ATTEMPT_SERIES // every
+    assert sum(attempts.values()) == 3 * (MAX_ATTEMPT_SERIES + MAX_ATTEMPT_SERIES // every)
+    assert len(attempts) <= 2 * MAX_ATTEMPT_SERIES + 1
 
 
 def test_a_long_page_is_written_in_pieces() -> None:
@@ -568,6 +605,51 @@ def test_totals_never_fall_whatever_comes_and_goes(turns: list[tuple[bool, int, 
         assert isinstance(total, Values) and total.values["a",] == expected
 
 
+def test_clients_of_former_pools_do_not_make_the_page_grow() -> None:
+    metrics, tenants = Metrics(), MAX_LABEL_VALUES // 2
+    for pool in range(20):
+        labels = [(f"tenant-{pool}-{number}", "a") for number in range(tenants)]
+        source = Told(
+            Values("x_total", "counter", "All.", ("fairness_id", "kind"), dict.fromkeys(labels, 1.0)),
+            Histograms("x_seconds", "Time.", ("fairness_id", "kind"), dict.fromkeys(labels, observed(0.5))),
+            Values(
+                "x_files_total", "counter", "Files.", ("file",), {(f"{pool}-{n}",): 1.0 for n in range(9)}
+            ),
+        )
+        metrics.add(source)
+        metrics.remove(source)
+    found = {family.name: family for family in metrics.families()}
+    totals, seconds, files = found["x_total"], found["x_seconds"], found["x_files_total"]
+    assert isinstance(totals, Values) and isinstance(seconds, Histograms)
+    assert len(totals.values) == len(seconds.values) == MAX_LABEL_VALUES + 1
+    assert totals.values["other", "a"] == 20 * tenants - MAX_LABEL_VALUES
+    assert sum(totals.values.values()) == 20 * tenants
+    assert totals.values["tenant-0-0", "a"] == 1
+    assert sum(seconds.values["other", "a"].counts) == 20 * tenants - MAX_LABEL_VALUES
+    assert len(files.values) == 20 * 9, "clients do not make these"
+
+
+class OfALatePool(Told):
+    """A source of a class that there was none of."""
+
+
+def test_pools_may_come_and_go_while_the_page_is_written() -> None:
+    metrics, staying, going = Metrics(), told("one", 3, 0.5), told("two", 4, 1.5)
+    metrics.add(Single("before", "First.", lambda: 1.0), staying, going)
+    families = metrics.families()
+    seen = []
+    for family in families:
+        seen.append(family.name)
+        if family.name == "before":
+            metrics.remove(going)
+            metrics.add(told("three", 5, 0.5), OfALatePool(Values("late", "gauge", "Late.", (), {(): 1.0})))
+    assert len(seen) == len(set(seen)), "each family once"
+    assert "x_total" in seen
+    assert "late" not in seen
+    assert value(metrics, "late") == 1, "it is on the next page"
+    assert value(metrics, "x_total", kind="a") == 12
+
+
 # --- what a request is at
 
 
@@ -606,24 +688,18 @@ def test_from_the_first_byte_to_the_pick_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "headers, kind",
+    "stages, kind",
     [
-        (None, "decode-only"),
-        ({"x-prefiller-host-port": None}, "decode-only"),
-        ({"x-prefiller-host-port": "10.0.0.2:8000"}, "prefill-decode"),
-        ({"x-encoder-hosts-ports": "10.0.0.3:8000"}, "encode-decode"),
-        (
-            {"x-prefiller-host-port": "10.0.0.2:8000", "x-encoder-hosts-ports": "10.0.0.3:8000"},
-            "encode-prefill-decode",
-        ),
+        ([], "decode-only"),
+        (["prefill"], "prefill-decode"),
+        (["encode"], "encode-decode"),
+        (["encode", "prefill"], "encode-prefill-decode"),
     ],
 )
-def test_requests_that_several_work_on_are_told_apart(
-    headers: dict[str, str | None] | None, kind: str
-) -> None:
+def test_requests_that_several_work_on_are_told_apart(stages: list[str], kind: str) -> None:
     metrics = Metrics()
     metrics.requests.stages = ("mine", "disagg-profile-handler")
-    placed = msgspec.structs.replace(decision(), headers=headers, picks={"decode": []})
+    placed = msgspec.structs.replace(decision(), picks={"decode": []}, stages=stages)
     metrics.requests.placed(request(), placed, 0.0)
     old = {"model_name": "m", "decision_type": kind}
     new = {"plugin_name": "mine", "plugin_type": "disagg-profile-handler", **old}
@@ -633,8 +709,9 @@ def test_requests_that_several_work_on_are_told_apart(
     assert value(metrics, "llm_d_epp_pd_decision_total", **new) == (1 if is_of_prompts else None)
 
 
-def test_without_such_a_plugin_nothing_is_said_of_stages() -> None:
+def test_a_handler_without_stages_is_not_counted() -> None:
     metrics = Metrics()
+    metrics.requests.stages = ("mine", "header-profile-handler")
     metrics.requests.placed(request(), msgspec.structs.replace(decision(), picks={"decode": []}), 0.0)
     assert not any("decision_total" in line for line in heads(metrics))
 

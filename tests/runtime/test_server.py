@@ -112,7 +112,7 @@ async def serving(driver: str, *, max_receive_bytes: int | None = None) -> Async
     part = ExtProc(
         scheduler=scheduler, health=Fleet(), settings=settings, observer=watcher, clock=time.monotonic
     )
-    server = make_server(driver, part.services(), budget=budget, max_receive_bytes=max_receive_bytes)
+    server = make_server(driver, {METHOD: part.open}, budget=budget, max_receive_bytes=max_receive_bytes)
     port = server.bind(0, flag="grpc-port")
     await server.start()
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -350,7 +350,7 @@ async def test_draining_lets_open_streams_finish(driver: str) -> None:
     part = ExtProc(
         scheduler=scheduler, health=Fleet(), settings=settings, observer=watcher, clock=time.monotonic
     )
-    server = make_server(driver, part.services(), budget=settings.budget)
+    server = make_server(driver, {METHOD: part.open}, budget=settings.budget)
     port = server.bind(0, flag="grpc-port")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

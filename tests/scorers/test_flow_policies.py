@@ -1,12 +1,16 @@
 """Flow control's policies and detectors, against upstream's formulas worked out by hand."""
 
+from collections import Counter
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from epp.core.fleet import Endpoint, Load
 from epp.core.lifecycle import Phase
 from scorers.concurrency_detector import ConcurrencyDetector
 from scorers.priority_holdback_policy import PriorityHoldbackPolicy
-from scorers.program_aware_fairness import ProgramAwareFairness
+from scorers.program_aware_fairness import MAX_IDLE, ProgramAwareFairness
 from scorers.soft_reflective_ceiling_policy import SoftReflectiveCeilingPolicy
 from scorers.static_usage_limit_policy import StaticUsageLimitPolicy
 from scorers.utilization_detector import UtilizationDetector
@@ -255,6 +259,55 @@ def test_idle_tenants_are_forgotten() -> None:
     assert set(policy.programs) == {"gone", "running", "other"}
     policy.dispatched("other", 0.0, 110.0)
     assert set(policy.programs) == {"running", "other"}
+
+
+def test_of_tenants_whose_names_clients_make_up_the_longest_idle_is_forgotten() -> None:
+    policy = ProgramAwareFairness(eviction_ttl_seconds=0.0)
+    policy.dispatched("running", 0.0, 0.0)
+    for number in range(MAX_IDLE):
+        policy.dispatched(f"t{number}", 0.0, 1.0 + number)
+        policy.completed(f"t{number}", 1, 1, 1.0 + number)
+    policy.choose_flow({"t0": Waits(9e3), "unheard": Waits(9e3)}, 9e3)  # t0 was just heard of
+    assert len(policy.programs) == MAX_IDLE + 1, "who only waits is not remembered"
+    policy.dispatched("new", 0.0, 1e4)
+    policy.completed("new", 1, 1, 1e4)
+    assert len(policy.programs) == MAX_IDLE + 1
+    assert "t1" not in policy.programs
+    assert {"running", "t0", "t2", "new"} <= set(policy.programs)
+    policy.completed("running", 1, 1, 1e4)
+    assert policy.programs["running"].in_flight == 0
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["dispatched", "completed", "waits", "later"]), st.sampled_from("abcdef")),
+        max_size=60,
+    )
+)
+def test_running_tenants_are_never_forgotten_and_idle_ones_are_few(steps: list[tuple[str, str]]) -> None:
+    policy = ProgramAwareFairness(eviction_ttl_seconds=20.0, eviction_sweep_seconds=5.0)
+    running: Counter[str] = Counter()
+    now = 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scorers.program_aware_fairness.MAX_IDLE", 2)
+        for step, name in steps:
+            now += 1.0
+            if step == "dispatched":
+                policy.dispatched(name, 0.5, now)
+                running[name] += 1
+            elif step == "completed" and running[name]:
+                policy.completed(name, 1, 1, now)
+                running[name] -= 1
+            elif step == "waits":
+                policy.choose_flow({name: Waits(now)}, now)
+            elif step == "later":
+                now += 10.0
+            assert {
+                name: each.in_flight for name, each in policy.programs.items() if each.in_flight
+            } == +running
+            idle = {name for name, each in policy.programs.items() if not each.in_flight}
+            assert idle == set(policy.idle)
+            assert len(idle) <= 2
 
 
 def test_jains_index_of_the_average_waits() -> None:

@@ -197,6 +197,7 @@ BOTH = "deciders: {prefill: always-disagg-pd-decider, encode: always-disagg-mult
 def test_stages_run_in_order_if_they_are_worth_it(handler: str, content: object, stages: list[str]) -> None:
     decision = decided(disaggregated(pool(), handler).pick(chat(content), 0.0))
     assert list(decision.picks) == stages
+    assert set(decision.stages) == {*stages} - {"decode"}
     assert decision.endpoints[0].labels["llm-d.ai/role"] == "decode"
 
 
@@ -236,6 +237,7 @@ def test_where_nobody_can_work_on_the_prompt_the_request_goes_without() -> None:
     decision = decided(disaggregated(fleet).pick(prompt_of(LONG), 0.0))
     assert (decision.endpoints[0].name, decision.headers) == ("d0", None)
     assert decision.remark == "prefill: nobody could be picked, the request goes without"
+    assert decision.stages == []
     assert decision.endpoints[0].tokens_in_flight == 1250
 
 
@@ -445,6 +447,7 @@ def test_all_ranks_are_behind_one_port() -> None:
     )
     assert decision.addresses == ["[fd00::1]:9000"]
     assert decision.headers == {"x-data-parallel-host-port": decision.endpoints[0].address}
+    assert decision.stages is None
     assert decision.endpoints[0].requests_in_flight == 1
 
 

@@ -1,6 +1,6 @@
 """The Kubernetes API as three questions: show these objects, tell what changes, write this one.
 
-Place:   asked by epp.runtime.kubernetes.following, .lease and .admission.
+Place:   asked by epp.runtime.kubernetes.following, .lease and .access.
 Ignores: what objects mean and how often anybody asks.
 Rule:    the official client finds the API, our credentials and its certificate, and renews them; what it
          transfers stays bytes. It is imported here and only here, when the API is opened: that takes

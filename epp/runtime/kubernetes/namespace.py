@@ -1,7 +1,7 @@
 """One namespace, as far as all pools in it look at the same objects.
 
-Place:   made by epp.runtime.kubernetes.cluster, once for a namespace; read by the discovery of each pool, and
-         by who finds out which pools there are.
+Place:   made by Namespaces, once for a namespace; epp.process makes these. Read by the discovery of each
+         pool, and by references, which finds out which pools there are.
 Ignores: which pod belongs to whom: each pool follows its own.
 Rule:    a kind is followed from when somebody needs it, and once, however many pools need it.
 """

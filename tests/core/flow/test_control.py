@@ -49,6 +49,33 @@ def test_with_room_nobody_waits() -> None:
     assert pool.waits == [0.0, 0.0]
 
 
+class Miscounting(RoundRobinFairnessPolicy):
+    """A policy of somebody's that fails at its accounts."""
+
+    def dispatched(self, flow: str, waited: float, now: float) -> None:
+        raise KeyError("dispatched")
+
+    def completed(self, flow: str, prompt_tokens: int, output_tokens: int, now: float) -> None:
+        raise KeyError("completed")
+
+
+class Unsure(SheddableEvictionFilter):
+    """A policy of somebody's that fails when a request starts."""
+
+    def may_evict(self, priority: int) -> bool:
+        raise KeyError("may_evict")
+
+
+def test_a_policy_that_fails_at_counting_costs_no_request() -> None:
+    eviction = (Unsure(), PriorityThenTimeEvictionOrderPolicy())
+    pool = Pool(settings_of(room=1, default_band=band_of(fairness=Miscounting()), eviction=eviction))
+    first, second, third = pool.arrive(1.0), pool.arrive(2.0), pool.arrive(3.0)
+    assert served(pool, [first], 4.0) == [second, third]
+    assert all(isinstance(ticket.result, Decision) for ticket in (first, second, third))
+    assert (pool.in_flight, pool.fates) == (0, {Fate.DISPATCHED: 3})
+    assert [fault.args[0] for fault in pool.complaints] == ["may_evict", "dispatched", "completed"] * 3
+
+
 def test_who_comes_to_a_full_pool_goes_when_somebody_ends() -> None:
     pool = Pool(settings_of(room=1))
     first, second = pool.arrive(1.0), pool.arrive(2.0)

@@ -21,7 +21,18 @@ from scorers.soft_reflective_ceiling_policy import SoftReflectiveCeilingPolicy
 from scorers.static_usage_limit_policy import StaticUsageLimitPolicy
 from tests.core.flow.pools import ASKED, Pool, band_of, settings_of
 
-FAIRNESS = (GlobalStrictFairnessPolicy, RoundRobinFairnessPolicy, ProgramAwareFairness)
+
+class Miscounting(RoundRobinFairnessPolicy):
+    """A policy of somebody's that fails at its accounts."""
+
+    def dispatched(self, flow: str, waited: float, now: float) -> None:
+        raise KeyError("in a policy")
+
+    def completed(self, flow: str, prompt_tokens: int, output_tokens: int, now: float) -> None:
+        raise KeyError("in a policy")
+
+
+FAIRNESS = (GlobalStrictFairnessPolicy, RoundRobinFairnessPolicy, ProgramAwareFairness, Miscounting)
 LIMITS = (
     StaticUsageLimitPolicy,
     SoftReflectiveCeilingPolicy,
