@@ -87,7 +87,8 @@ class Pool:
         self._shared = shared
         self._is_main = name == shared.main
         self._heeds_tiers, self._plugins = assembly.heeds_tiers, assembly.plugins
-        self._server: serving.Server | None = None
+        self._servers: list[serving.Server] = []
+        """That on the last port, and before it those on ports that are about to be left."""
         self._is_open = False
         self.title = shared.titles(name)
         self.readiness = Readiness(above=shared.readiness)
@@ -117,8 +118,7 @@ class Pool:
     def bind(self, port: int) -> None:
         flags = self._shared.flags
         health = HealthService(self.readiness).services() if flags.health_checking else {}
-        self._is_open = False
-        self._server = serving.make_server(
+        server = serving.make_server(
             flags.server,
             {PROCESS: self._shared.measuring.calls(self._ext_proc.open), **health},
             budget=self._shared.pieces,
@@ -126,7 +126,9 @@ class Pool:
             max_receive_bytes=flags.grpc_max_recv_msg_size,
             max_send_bytes=flags.grpc_max_send_msg_size,
         )
-        self._server.bind(port, flag="grpc-port" if self._is_main else "pool")
+        server.bind(port, flag="grpc-port" if self._is_main else "pool")
+        self._servers.append(server)
+        self._is_open = False
 
     async def start(self) -> None:
         await self.discovery.start()
@@ -135,14 +137,14 @@ class Pool:
         await self.discovery.run()
 
     async def open(self) -> None:
-        if self._server is not None and not self._is_open:
+        if self._servers and not self._is_open:
             self._is_open = True
-            await self._server.start()
+            await self._servers[-1].start()
 
-    async def leave(self, grace: float) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            await server.stop(grace)
+    async def leave(self, grace: float, *, but_the_last: bool = False) -> None:
+        kept = self._servers[-1:] if but_the_last else []
+        left, self._servers = [each for each in self._servers if each not in kept], kept
+        await asyncio.gather(*(server.stop(grace) for server in left))
 
     def close(self) -> None:
         shared = self._shared
@@ -160,7 +162,7 @@ class Pool:
     @property
     def port(self) -> int:
         """Where it is served; 0: nowhere now."""
-        return 0 if self._server is None else self._server.port
+        return self._servers[-1].port if self._servers else 0
 
     # --- inside
 

@@ -13,8 +13,9 @@ class HeaderProfileHandler:
     """Choose one of several scheduling profiles by a request header.
 
     In:     the request's header ``headerName``.
-    Out:    the profile of that name; ``defaultProfile`` where the header is missing or blank. A name of no
-            profile is refused with 400 (upstream: 429). One profile alone is used whatever the header says.
+    Out:    the profile of that name; ``defaultProfile`` where the header is missing or blank. One profile
+            alone is used whatever the header says.
+    Better: an unknown profile is 400, not 429.
     Source: upstream ``header-profile-handler``.
     """
 

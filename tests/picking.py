@@ -54,8 +54,8 @@ def endpoints_of(*loads: Load) -> tuple[Endpoint, ...]:
     return fleet_of(loads).endpoints
 
 
-def cycle_of(request: Request | None = None, *, seed: int = 0) -> Cycle:
-    return Cycle(request or Request(), now=0.0, chance=random.Random(seed))
+def cycle_of(request: Request | None = None, *, seed: int = 0, now: float = 0.0) -> Cycle:
+    return Cycle(request or Request(), now=now, chance=random.Random(seed))
 
 
 def prompt_of(text: str, *, model: str = "m", salt: str = "", **headers: str) -> Request:

@@ -7,6 +7,10 @@ import pytest
 
 from epp.config.flags import FLAGS, Works
 from epp.config.unsupported import UNSUPPORTED_TYPES
+from epp.core import election
+from epp.core.directives import OBJECTIVE_HEADERS
+from epp.core.flow.tenants import DEFAULT_FLOW, FAIRNESS_HEADERS
+from epp.runtime.kubernetes import access
 from tests.picking import TYPES
 from tools import compatibility, plugin_pages
 
@@ -61,9 +65,37 @@ def test_every_row_says_what_it_comes_to(table: str) -> None:
 def test_the_headers_named_are_spelt_as_in_the_code() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "epp").rglob("*.py"))
     code += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "scorers").glob("*.py"))
-    headers = PAGE[PAGE.index("## Headers") : PAGE.index("## Answers")]
-    for row in headers.splitlines()[4:]:
-        name, _, verdict = row.strip("| ").partition(" | ")
-        for header in re.findall(r"`([a-z][\w.-]+)`", name):
-            if not verdict.startswith("not supported"):
-                assert header in code.lower(), header
+    section = PAGE[PAGE.index("## Headers") : PAGE.index("## Answers")]
+    rows = [row.strip("| ").partition(" | ") for row in section.splitlines() if row.startswith("| ")][1:]
+    supported = " ".join(name for name, _, verdict in rows if not verdict.startswith("not supported"))
+    named = re.findall(r"`([\w.-]+)`", supported)
+    assert {*FAIRNESS_HEADERS[:1], *OBJECTIVE_HEADERS[:1], "x-request-id", "traceparent"} <= {*named}
+    for header in named:
+        assert header.lower() in code.lower(), header
+
+
+@pytest.mark.parametrize(
+    "ours, upstreams",
+    [
+        pytest.param(election.LEASE_SECONDS, 15, id="a lease"),
+        pytest.param(election.RENEW_DEADLINE, 10.0, id="a leader without the API"),
+        pytest.param(election.RETRY_PERIOD, 2.0, id="between tries"),
+        pytest.param(access.KNOWN_SECONDS, 60.0, id="whose a token is"),
+        pytest.param(access.ALLOWED_SECONDS, 300.0, id="a yes"),
+        pytest.param(access.DENIED_SECONDS, 30.0, id="a no"),
+        pytest.param(
+            FAIRNESS_HEADERS,
+            ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id"),
+            id="fairness",
+        ),
+        pytest.param(
+            OBJECTIVE_HEADERS,
+            ("x-llm-d-inference-objective", "x-gateway-inference-objective"),
+            id="objectives",
+        ),
+        pytest.param(DEFAULT_FLOW, "default-flow", id="who says nothing"),
+    ],
+)
+def test_what_others_count_on_is_upstreams(ours: object, upstreams: object) -> None:
+    """controller-runtime's leader election and its filter of metrics, and what clients send."""
+    assert ours == upstreams

@@ -143,6 +143,14 @@ MISSING_METRICS: Mapping[str, str] = {
     "llm_d_epp_request_tpot_prediction_duration_seconds": _NO_PREDICTOR,
 }
 
+_OF_A_SAMPLE = "of a sample of the requests"
+NARROWER_METRICS: Mapping[str, str] = {
+    "llm_d_epp_request_streaming_itl_seconds": _OF_A_SAMPLE,
+    "llm_d_epp_plugin_duration_seconds": _OF_A_SAMPLE,
+    "llm_d_epp_response_processing_duration_seconds": _OF_A_SAMPLE,
+    "llm_d_epp_flow_control_pool_saturation": 'of one stage, `stage="effective"`',
+}
+
 
 def exported_names() -> frozenset[str]:
     """All series that the process can have."""
@@ -153,10 +161,14 @@ def metrics() -> str:
     """Upstream's series; those that are here are explained in docs/metrics.md."""
     here = exported_names()
     rows = [
-        (f"`{name}`", "same" if name in here else f"not supported: {MISSING_METRICS[name]}")
+        (f"`{name}`", _same(name) if name in here else f"not supported: {MISSING_METRICS[name]}")
         for name in UPSTREAM_METRICS
     ]
     return _table(("Series", ""), rows)
+
+
+def _same(series: str) -> str:
+    return f"same, {NARROWER_METRICS[series]}" if series in NARROWER_METRICS else "same"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

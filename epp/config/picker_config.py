@@ -10,6 +10,7 @@ Rule:    what is known upstream and not supported here is refused by name, never
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from epp.config.connections import Connections
@@ -34,6 +35,7 @@ from scorers.file_discovery import FileDiscovery
 from scorers.metrics_data_source import MetricsDataSource
 from scorers.request_attribute_reporter import RequestAttributeReporter
 from scorers.tier_preference import TierPreference
+from scorers.utilization_detector import UtilizationDetector
 
 __all__ = ["DEFAULT_TEXT", "Assembly", "build", "load", "load_default"]
 
@@ -61,6 +63,8 @@ class Assembly:
     metrics_source: MetricsDataSource
     metrics_source_at: Section
     extractor: CoreMetricsExtractor
+    youngest: tuple[float, Section] | None
+    """How old [s] readings may be for the plugin that wants them youngest, and where that is said."""
     side_sources: tuple[tuple[SideSettings, Section], ...]
     """What is read beside the metrics, with the place where it is configured."""
     admitters: tuple[Admitter, ...]
@@ -86,12 +90,22 @@ class Assembly:
     """One line each, for the log: what was written and has no effect."""
 
     def pace(self, *, floor: float, stale_after: float) -> Pace:
-        """How often servers are read: as the source's ``interval`` says, else every ``floor`` [s]."""
+        """How often servers are read: as the source's ``interval`` says, else every ``floor`` [s]; at rest so
+        often that readings count for those that want them young."""
         interval = self.metrics_source.interval
+        floor = floor if interval is None else interval
         try:
-            return Pace.of(floor=floor if interval is None else interval, stale_after=stale_after)
+            pace = Pace.of(floor=floor, stale_after=stale_after)
         except ValueError as error:
             raise self.metrics_source_at.at("parameters", "interval").error(str(error)) from None
+        age, at = self.youngest or (stale_after, self.metrics_source_at)
+        if age >= stale_after:
+            return pace
+        try:
+            return Pace.of(floor=floor, stale_after=age)
+        except ValueError:
+            least = f"four thirds of the interval between two readings ({floor:g}s)"
+            raise at.error(f"must be at least {least}, got {age:g}s") from None
 
 
 def build(
@@ -136,6 +150,7 @@ def build(
         metrics_source=sources.metrics,
         metrics_source_at=sources.metrics_at,
         extractor=sources.extractor,
+        youngest=_youngest(table),
         side_sources=sources.sides,
         admitters=tuple(each.made for each in admitters),
         reports=_merged(reporters) if reporters else None,
@@ -159,6 +174,16 @@ def _warn_of_former_fields(table: PluginTable, config: EndpointPickerConfig) -> 
     if config.has_gate("enableLegacyMetrics"):
         gates = config.at.at("featureGates")
         table.warn(gates, '"enableLegacyMetrics" has no effect: metrics are named in core-metrics-extractor')
+
+
+def _youngest(table: PluginTable) -> tuple[float, Section] | None:
+    found = []
+    for each in table:
+        if isinstance(each.made, UtilizationDetector) and each.made.metrics_staleness_threshold:
+            parent = "parameters" if each.entry else "saturationDetector"
+            at = each.at.at(parent, "metricsStalenessThreshold")
+            found.append((each.made.metrics_staleness_threshold, at))
+    return min(found, key=itemgetter(0), default=None)
 
 
 def _merged(

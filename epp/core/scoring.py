@@ -9,7 +9,7 @@ A plugin type is a class whose dataclass fields are its parameters (``block_size
 be several things. A type that only holds settings says what it is with a class variable ``kind``.
 
 A filter or scorer that looks at nothing but readings, phases and labels may say so with the class
-variable ``from_readings = True``. It then runs after a look at some endpoint, not with each request: with
+variable (or a property) ``from_readings = True``. It then runs after a look at some endpoint, not with each request: with
 100 endpoints two such scorers and their sum cost 30 us, of a pick of 70 us.
 
 A filter with the class variable ``before_lifecycle = True`` runs ahead of a lifecycle-filter that the
@@ -24,6 +24,7 @@ The class variable ``is_experimental = True``: it is used only with --allow-expe
 """
 
 import enum
+import math
 from collections.abc import Collection, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -355,10 +356,10 @@ def with_port(endpoint: Endpoint, port: int) -> str:
     return f"{endpoint.address.rpartition(':')[0]}:{port}"
 
 
-def is_stale(endpoint: Endpoint) -> bool:
-    """Whether its load is unknown although its engine tells it."""
+def is_stale(endpoint: Endpoint, since: float = -math.inf) -> bool:
+    """Whether its load is unknown, or was read before ``since``, although its engine tells it."""
     if endpoint.load_at is not None:
-        return False
+        return endpoint.load_at < since
     adapter = ENGINES.get(endpoint.engine or "")
     return adapter is None or bool(adapter.waiting or adapter.kv_usage)
 

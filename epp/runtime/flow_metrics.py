@@ -167,7 +167,8 @@ class FlowMetrics:
             yield Values(name, "gauge", help_text, ("inference_pool",), whole)
 
     def _saturation(self, control: FlowControl) -> Iterator[Family]:
-        value = control.saturation(self._clock())
+        now = self._clock()
+        value = control.saturation(now)
         help_text = "How full the pool is: 1 is full, and what waits goes on waiting; nobody in service is 1."
         name = "flow_control_pool_saturation"
         labels: Labels = ("inference_pool", "stage")
@@ -177,8 +178,11 @@ class FlowMetrics:
         )
         settings = control.settings
         if isinstance(settings.detector, Staleness):
-            stale: Numbers = {(settings.detector_name,): float(settings.detector.stale(control.serving))}
-            help_text = "Endpoints in service whose load is unknown although their engine tells it."
+            count = settings.detector.stale(control.serving, now)
+            stale: Numbers = {(settings.detector_name,): float(count)}
+            help_text = (
+                "Endpoints in service whose load is unknown or too old although their engine tells it."
+            )
             yield Values("llm_d_epp_flow_control_stale_endpoints", "gauge", help_text, ("detector",), stale)
 
 

@@ -25,7 +25,7 @@ class Pool(Protocol):
     """One pool's parts. ``bind`` and ``start`` first, then ``run`` and ``open``; ``close`` last."""
 
     def bind(self, port: int) -> None:
-        """Take the port; StartError if it cannot be had."""
+        """Take the port, beside the one before; StartError if it cannot be had."""
 
     async def start(self) -> None:
         """Find the endpoints."""
@@ -34,13 +34,13 @@ class Pool(Protocol):
         """Keep up with them, until cancelled."""
 
     async def open(self) -> None:
-        """Serve on the port, if there is one."""
+        """Serve on the last port, if there is one."""
 
     def refuse_waiting(self) -> None:
         """Nobody comes any more for whom requests could wait: tell their clients."""
 
-    async def leave(self, grace: float) -> None:
-        """Free the port at once; open streams may finish for ``grace`` seconds."""
+    async def leave(self, grace: float, *, but_the_last: bool = False) -> None:
+        """Free all ports at once; open streams may finish for ``grace`` seconds."""
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -69,7 +69,7 @@ class Keeper(Generic[AnyPool]):
         self._grace = grace
         self._pools: dict[PoolName, AnyPool] = {}
         self._ports: dict[PoolName, int | None] = {}
-        """None: it has left one, and the next cannot be had."""
+        """Where they are; None: it has left one, and the next cannot be had."""
         self._lives: dict[PoolName, asyncio.Task[None]] = {}
         self._seen: set[PoolName] = set()
         """Those whose endpoints have been looked at: they are served as soon as they have a port."""
@@ -127,23 +127,24 @@ class Keeper(Generic[AnyPool]):
         self._pools[name], self._ports[name] = pool, port
 
     async def _take(self, wanted: Mapping[PoolName, int], group: asyncio.TaskGroup) -> None:
+        ours = {*self._ports.values()}
         for name in tuple(self._pools):
             if name not in wanted:
                 self._retire(name, group)
-            elif self._ports[name] not in (wanted[name], None):
-                self._ports[name] = None
+            elif wanted[name] != self._ports[name] and wanted[name] in ours:
+                self._ports[name] = None  # another one goes from there, perhaps to where this one is
                 self._leave(name, self._pools[name].leave(self._grace), group)
         await asyncio.sleep(0)  # their ports are free now
         before, self._refused = self._refused, {}
         for name, port in wanted.items():
-            if self._ports.get(name) is None:
+            if self._ports.get(name) != port:
                 try:
                     await self._place(name, port, group)
                 except StartError as fault:
                     self._refuse(name, str(fault), before)
 
     async def _place(self, name: PoolName, port: int, group: asyncio.TaskGroup) -> None:
-        """A new pool, or one that has left its port."""
+        """A new pool, or one that goes to another port: it leaves the one before when it has the next."""
         pool = self._pools.get(name)
         if pool is None:
             self._add(name, port)
@@ -153,6 +154,7 @@ class Keeper(Generic[AnyPool]):
         self._ports[name] = port
         if name in self._seen:
             await pool.open()
+        self._leave(name, pool.leave(self._grace, but_the_last=True), group)
         logger.info("pool has moved", extra={"fields": {"pool": str(name), "port": port}})
 
     def _refuse(self, name: PoolName, why: str, before: Mapping[PoolName, str]) -> None:

@@ -192,10 +192,12 @@ class Watched:
         if now < self._due and not is_traced:
             return self._pick(request, now)
         steps = self._watch.steps = []
-        result = self._pick_watched(request, now)
-        if now >= self._due:
-            self._due = now + self._seconds
-            self._ran(steps)
+        try:
+            result = self._pick_watched(request, now)
+        finally:  # the time of a plugin that fails counts as well, and so does its place in the sample
+            if now >= self._due:
+                self._due = now + self._seconds
+                self._ran(steps)
         if traces is not None and is_traced:
             return traces.chosen(request, result, steps)
         return result

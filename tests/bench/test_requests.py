@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.messages import body_message, destination, headers_message
-from bench.requests import Requests, alike, unlike
+from bench.requests import Picked, Requests, alike, unlike
 from bench.rig.picker import Picker
 from bench.stations import Engines
 from epp.wire.pb import ext_proc_pb2 as pb
@@ -42,16 +42,15 @@ def test_so_many_are_sent_and_each_is_picked_for(picker: Picker, engines: Engine
 
 
 def test_they_go_on_until_told_and_a_wanted_address_is_waited_for(picker: Picker, engines: Engines) -> None:
-    async def waited() -> tuple[float, int]:
+    async def waited() -> tuple[float, list[Picked]]:
         async with Requests.to([picker.grpc_port], unlike()) as requests:
             async with requests.going_on(2):
                 first = await requests.first_to(engines.addresses(2)[1], 20.0)
-            over = len(requests.picked)
-            await asyncio.sleep(0)
-            return first, over - len(requests.picked)
+            assert asyncio.all_tasks() == {asyncio.current_task()}, "no client goes on"
+            return first, requests.picked
 
-    first, later = asyncio.run(waited())
-    assert first > 0 and later == 0
+    first, picked = asyncio.run(waited())
+    assert first == next(one.heard for one in picked if one.address == engines.addresses(2)[1])
 
 
 def test_an_address_that_nobody_is_sent_to_is_not_waited_for_for_ever(picker: Picker) -> None:

@@ -33,10 +33,15 @@ def ask(
     *wishes: Wish,
     pools: tuple[Members, ...] = (),
     services: tuple[Service, ...] = (),
+    misread: dict[str, str] | None = None,
     taken: dict[int, str] | None = None,
     before: dict[PoolName, int] | None = None,
 ) -> Assignments:
-    known = Known(pools={p.name: p for p in pools}, services={s.metadata.name: s for s in services})
+    known = Known(
+        pools={p.name: p for p in pools},
+        services={s.metadata.name: s for s in services},
+        misread=misread or {},
+    )
     return assigned(wishes, {"models": known}, taken=taken or {}, before=before or {})
 
 
@@ -62,6 +67,30 @@ def test_a_pool_without_a_port_has_to_be_there() -> None:
     assert found.findings == (
         "InferencePool models/qwen is not there: create it, or give its port as --pool models/qwen=9002",
     )
+
+
+def test_a_pool_that_cannot_be_read_is_not_called_missing() -> None:
+    found = ask(Wish(namespace="models", name="qwen"), misread={"qwen": "Expected `int`, got `str`"})
+    assert found.findings == (
+        (
+            "InferencePool models/qwen is not understood: Expected `int`, got `str`: correct it, or give its"
+            " port as --pool models/qwen=9002"
+        ),
+    )
+    before = ask(Wish(namespace="models", name="qwen"), pools=(pool("qwen"),), misread={"qwen": "Expected"})
+    assert (before.ports, before.findings) == ({QWEN: 9002}, ()), "what it said before stays"
+
+
+def test_of_a_namespace_that_nobody_has_told_of_nothing_is_missing() -> None:
+    wish = Wish(namespace="others", name="qwen")
+    assert assigned([wish], {"models": Known()}, taken={}, before={}) == Assignments(ports={})
+
+
+def test_a_pool_that_names_no_picker_is_told() -> None:
+    bare = Members(name="qwen", namespace="models", selector="app=x", ports=(8000,))
+    found = ask(Wish(namespace="models", name="qwen"), pools=(bare,))
+    assert found.ports == {}
+    assert "does not say on which port its picker is" in found.findings[0]
 
 
 def test_a_pool_that_names_no_port_is_told() -> None:
@@ -90,7 +119,7 @@ def test_the_port_is_the_pickers_own(ports: list[tuple[int, int | str | None]], 
 
 
 def test_of_two_pools_on_one_port_the_one_that_has_it_keeps_it() -> None:
-    pools = (pool("phi"), pool("qwen"))
+    pools = (pool("qwen"), pool("phi"))  # they come in no order
     first = ask(ALL, pools=pools)
     assert first.ports == {PHI: 9002}
     assert first.findings == (
@@ -100,6 +129,31 @@ def test_of_two_pools_on_one_port_the_one_that_has_it_keeps_it() -> None:
         ),
     )
     assert ask(ALL, pools=pools, before={QWEN: 9002}).ports == {QWEN: 9002}
+
+
+@pytest.mark.parametrize(
+    "now, why",
+    [
+        pytest.param(pool("qwen", 9012), "which is for InferencePool models/phi", id="another-pools"),
+        pytest.param(pool("qwen", 9003), "which is for --grpc-health-port", id="the-process'"),
+        pytest.param(pool("qwen", None), "does not say on which port its picker is", id="none"),
+    ],
+)
+def test_a_pool_that_is_changed_for_the_worse_stays_where_it_is(now: Members, why: str) -> None:
+    taken = {9003: "--grpc-health-port"}
+    found = ask(ALL, pools=(now, pool("phi", 9012)), taken=taken, before={QWEN: 9002, PHI: 9012})
+    assert found.ports == {QWEN: 9002, PHI: 9012}
+    (finding,) = found.findings
+    assert why in finding and finding.endswith("; until then it stays on port 9002")
+
+
+def test_unless_somebody_else_is_to_have_that_port() -> None:
+    found = ask(ALL, pools=(pool("qwen", None), pool("phi", 9002)), before={QWEN: 9002, PHI: 9012})
+    assert found.ports == {PHI: 9002}
+
+
+def test_a_pool_that_is_gone_does_not_stay() -> None:
+    assert ask(ALL, pools=(pool("phi", 9012),), before={QWEN: 9002, PHI: 9012}).ports == {PHI: 9012}
 
 
 def test_a_port_of_the_process_is_not_given_away() -> None:
@@ -125,6 +179,7 @@ def test_every_pool_has_a_port_of_its_own_or_is_told(before: list[Members], now:
     ports = ask(ALL, pools=tuple(before), taken=taken).ports
     found = ask(ALL, pools=tuple(now), taken=taken, before=dict(ports))
     assert len({*found.ports.values(), 3}) == len(found.ports) + 1
-    assert len(found.ports) + len(found.findings) == len(now)
+    stays_put = sum("until then it stays on port" in finding for finding in found.findings)
+    assert len(found.ports) + len(found.findings) - stays_put == len(now)
     stays = {name for name, port in ports.items() if pool(name.name, port) in now}
     assert all(found.ports[name] == ports[name] for name in stays)

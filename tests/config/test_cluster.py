@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.config.cluster.endpoints import HEARTBEAT_TIMEOUT, PRESSURE_HOLDS, Translation, translate
+from epp.config.cluster.endpoints import PRESSURE_HOLDS, Translation, translate
 from epp.config.cluster.objects import (
     Cluster,
     InferenceService,
@@ -62,7 +62,7 @@ def pod(name: str = "qwen-0", ip: str | None = "10.0.0.1", *, ready: bool = True
             "annotations": annotations,
             **({"deletionTimestamp": deleted} if deleted else {}),
         },
-        status={"phase": "Running", "podIP": ip, "conditions": conditions, **more},
+        status={"phase": "Running", "podIP": ip, "hostIP": "192.168.7.1", "conditions": conditions, **more},
     )
 
 
@@ -221,9 +221,10 @@ def test_pods_that_belong_to_two_pools_are_told() -> None:
     """Not selectors that might meet: pods that do."""
     other = replace(pool(), name="large", labels={"app": "qwen"})
     apart = replace(pool(), name="apart", labels={"app": "qwen", "size": "large"})
-    alone = run(pod(), pod("qwen-1", "10.0.0.2"), neighbours=[apart])
+    empty = replace(pool(), name="empty", selector="", labels={})
+    alone = run(pod("qwen-1", "10.0.0.2"), pod(), neighbours=[apart, empty])
     assert alone.findings == ()
-    both = run(pod(), pod("qwen-1", "10.0.0.2"), neighbours=[other, apart])
+    both = run(pod("qwen-1", "10.0.0.2"), pod(), neighbours=[other, apart])
     assert both.specs == alone.specs
     assert both.findings == (
         (
@@ -283,6 +284,7 @@ def test_a_ready_pod_is_an_endpoint_for_each_port() -> None:
         ("qwen-1-rank-1", "10.0.0.2:8001"),
     ]
     first = found.specs[0]
+    assert {spec.node for spec in found.specs} == {"192.168.7.1"}
     assert (first.namespace, first.labels, first.identity) == (NAMESPACE, {"app": "qwen"}, "")
     assert (first.hold, first.leaving, first.pressure, first.note) == ("", "", "", "")
 
@@ -304,6 +306,16 @@ def container(name: str = "vllm", **state: Any) -> dict[str, Any]:
             {"containerStatuses": [container(running={})]},
             "container vllm does not pass its readiness probe",
             id="probe",
+        ),
+        pytest.param(
+            {"containerStatuses": [{**container("proxy", running={}), "ready": True}, container(running={})]},
+            "container vllm does not pass its readiness probe",
+            id="probe-of-the-second",
+        ),
+        pytest.param(
+            {"conditions": [{"type": "Ready", "status": "False", "reason": "NodeLost"}]},
+            "NodeLost",
+            id="reason-without-message",
         ),
         pytest.param(
             {"containerStatuses": [container(waiting={"reason": "CrashLoopBackOff"})]},
@@ -622,7 +634,7 @@ def test_a_late_heartbeat_is_only_a_note_for_the_server_may_live() -> None:
 
 def test_a_heartbeat_grows_old_by_time_alone() -> None:
     found = run(metal(beat=FRESH))
-    assert found.due == NOW - 10 + HEARTBEAT_TIMEOUT
+    assert found.due == NOW - 10 + 180.0
     assert only(run(metal(beat=FRESH), now=found.due)).note == f"no heartbeat of its agent since {FRESH}"
     assert run(metal(beat=FRESH), now=found.due).due == float("inf")
 

@@ -1,6 +1,7 @@
 """The command line: Go's spellings in, one validated record or one line of complaint out."""
 
 import re
+import ssl
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,57 @@ def test_what_charts_write_and_nobody_misses_is_accepted_and_told() -> None:
 def test_cipher_suites_have_gos_names(written: str, openssl: str, only_tls13: bool) -> None:
     suites = parse(f"--tls-cipher-suites={written}").tls_cipher_suites
     assert (suites.openssl, suites.only_tls13) == (openssl, only_tls13)
+
+
+NUMBERS = {
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA": 0xC009,
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": 0xC00A,
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA": 0xC013,
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": 0xC014,
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": 0xC02B,
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": 0xC02C,
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": 0xC02F,
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": 0xC030,
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305": 0xCCA8,
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": 0xCCA8,
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305": 0xCCA9,
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": 0xCCA9,
+}
+"""Of suites in a handshake, as crypto/tls and IANA have them."""
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_suite_of_gos_is_the_same_one_of_openssls(name: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(tls_suites.read(name).openssl)
+    offered = [suite for suite in context.get_ciphers() if suite["protocol"] != "TLSv1.3"]
+    assert [suite["id"] & 0xFFFF for suite in offered] == [NUMBERS[name]]
+
+
+def test_there_is_no_suite_but_those() -> None:
+    assert NUMBERS.keys() == TLS12.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+        "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
+        "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+        "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+        "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+        "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+        "TLS_RSA_WITH_AES_128_CBC_SHA",
+        "TLS_RSA_WITH_AES_128_CBC_SHA256",
+        "TLS_RSA_WITH_AES_128_GCM_SHA256",
+        "TLS_RSA_WITH_AES_256_CBC_SHA",
+        "TLS_RSA_WITH_AES_256_GCM_SHA384",
+        "TLS_RSA_WITH_RC4_128_SHA",
+    ],
+)
+def test_what_go_calls_insecure_is_refused_as_such(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is insecure: leave it out"):
+        tls_suites.read(f"TLS_AES_128_GCM_SHA256,{name}")
 
 
 @given(text=st.text(max_size=60) | st.lists(st.sampled_from([*TLS12, *TLS13, *INSECURE])).map(",".join))

@@ -148,13 +148,33 @@ def test_a_detector_in_a_profile_is_a_filter() -> None:
     assert [name for name, _ in assembly.profile.filters] == ["lifecycle-filter", "utilization-detector"]
 
 
-def test_how_old_a_reading_may_be_is_said_elsewhere() -> None:
-    parameters = "{metricsStalenessThreshold: 200ms}"
-    assembly = made(GATE + f"plugins: [{{type: utilization-detector, parameters: {parameters}}}]\n")
-    assert assembly.warnings[0] == (
-        "c.yaml:4: plugins[0].parameters.metricsStalenessThreshold: is deprecated: "
-        "readings count for --metrics-staleness-threshold"
-    )
+AGED = "plugins: [{type: utilization-detector, parameters: {metricsStalenessThreshold: 200ms}}]\n"
+
+
+def test_servers_at_rest_are_read_as_often_as_the_age_of_readings_asks_for() -> None:
+    assembly = made(GATE + AGED)
+    assert "metricsStalenessThreshold" not in " ".join(assembly.warnings)
+    pace = assembly.pace(floor=0.05, stale_after=2.0)
+    assert (pace.rest, pace.slowest) == (0.1, pytest.approx(0.15))
+    assert assembly.pace(floor=0.05, stale_after=0.1).rest == 0.05  # the flag says less
+    assert made(GATE).pace(floor=0.05, stale_after=2.0).rest == 1.0
+
+
+@pytest.mark.parametrize(
+    "body, place",
+    [
+        (AGED, "c.yaml:4: plugins[0].parameters.metricsStalenessThreshold"),
+        (
+            "saturationDetector: {metricsStalenessThreshold: 200ms}\n",
+            "c.yaml:4: saturationDetector.metricsStalenessThreshold",
+        ),
+    ],
+)
+def test_readings_cannot_be_younger_than_they_are_made(body: str, place: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(GATE + body).pace(floor=0.2, stale_after=2.0)
+    said = "must be at least four thirds of the interval between two readings (0.2s), got 0.2s"
+    assert str(caught.value) == f"{place}: {said}"
 
 
 @pytest.mark.parametrize(

@@ -151,10 +151,20 @@ def test_by_label(allows_no_label: bool, kept: list[bool]) -> None:
     assert [endpoint in found for endpoint in endpoints] == kept
 
 
-def test_a_label_filter_that_keeps_nobody_is_refused() -> None:
-    assert refused("plugins: [{type: by-label, parameters: {label: role}}]") == (
-        "c.yaml:3: plugins[0].parameters: validValues: must name a value, or nobody would be left"
-    )
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ("{label: role}", "validValues: must name a value, or nobody would be left"),
+        ("{label: '', validValues: [decode]}", "label: must not be empty"),
+    ],
+)
+def test_a_label_filter_that_keeps_nobody_is_refused(parameters: str, message: str) -> None:
+    text = refused(f"plugins: [{{type: by-label, parameters: {parameters}}}]")
+    assert text == f"c.yaml:3: plugins[0].parameters: {message}"
+
+
+def test_a_label_filter_may_keep_those_without_the_label_alone() -> None:
+    assert ByLabel(label="role", allows_no_label=True).valid_values == ()
 
 
 def test_the_tokenizer() -> None:

@@ -43,6 +43,13 @@ def rewrite(name: str, *rules: tuple[str, Targets], day: int = 1, pool: str = "q
     return of(Rewrite, name, spec, creationTimestamp=f"2026-11-{day:02}T10:00:00Z")  # type: ignore[no-any-return]
 
 
+def matching(name: str, model: dict[str, str] | None) -> Rewrite:
+    """One that is about a model in another way."""
+    match = {} if model is None else {"model": model}
+    rule = {"matches": [match], "targets": [{"modelRewrite": "v2"}]}
+    return of(Rewrite, name, {"poolRef": {"name": "qwen"}, "rules": [rule]})  # type: ignore[no-any-return]
+
+
 def _shares(targets: Targets) -> Collection[tuple[str, int | None]]:
     return [(targets, None)] if isinstance(targets, str) else targets.items()
 
@@ -111,6 +118,12 @@ def test_where_both_groups_are_there_the_new_one_counts() -> None:
     )
 
 
+def test_of_many_that_are_passed_over_a_few_are_named() -> None:
+    old = [objective(name, 1) for name in "gfedcba"]
+    found = rules(Asked(objectives=[], old_objectives=old), POOL)
+    assert found.findings[0].startswith("InferenceObjective a, b, c, d, e and 2 more of ")
+
+
 # --- rewrites ---------------------------------------------------------------------------------------
 
 
@@ -174,6 +187,11 @@ def test_the_older_object_wins_and_then_the_earlier_rule() -> None:
             "rules[1].targets[0].modelRewrite is empty: name the model to ask for",
         ),
         (
+            matching("one", {"type": "Prefix", "value": "qwen"}),
+            "rules[0].matches: only model with type Exact is there",
+        ),
+        (matching("one", None), "rules[0].matches: only model with type Exact is there"),
+        (
             rewrite("one", ("qwen", "v2"), ("v2", "qwen")),
             "its rules are a loop: qwen to v2 to qwen: take one of them out",
         ),
@@ -188,6 +206,18 @@ def test_what_cannot_be_carried_out_is_left_out_or_stays_what_it_was(bad: Rewrit
     assert run(bad, before=still) == still, "and goes on staying"
     assert run(rewrite("one", ("qwen", "v3")), before=still).by_model["qwen"].models == ("v3",)
     assert run(before=still) == Rules(), "what is deleted does not stay"
+
+
+def test_what_was_said_before_does_not_stay_where_it_would_close_a_loop() -> None:
+    before = run(rewrite("young", ("x", "y"), day=2))
+    found = run(rewrite("old", ("y", "x"), day=1), rewrite("young", ("x", {"y": 0}), day=2), before=before)
+    assert set(found.by_model) == {"y"}
+    assert found.findings == (
+        (
+            "InferenceModelRewrite young: rules[0].targets[0].weight must be at least 1, got 0: take the"
+            " target out; it is left out"
+        ),
+    )
 
 
 def test_of_several_objects_the_one_that_closes_a_loop_is_left_out() -> None:

@@ -1,12 +1,13 @@
 """Several pools over one fleet."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Reservation
+from epp.core.fleet import Endpoint, EndpointSpec, Fleet, Load, Reservation
 from epp.core.members import Members, Pools
 
 
@@ -126,8 +127,33 @@ def test_who_is_at_an_address_is_asked_of_each_pool(house: House) -> None:
 
 
 def test_of_two_at_one_address_the_first_is_who_is_there(house: House) -> None:
-    house.lists(house.a, spec("pod"), spec("other"))
+    assert house.lists(house.a, spec("pod"), spec("other")) == (["pod", "other"], [], [])
     assert house.a.endpoint_at("10.0.0.1:8000") is house.a.endpoints[0]
+
+
+def test_one_address_in_two_namespaces_is_two_servers(house: House) -> None:
+    house.lists(house.a, spec("pod"))
+    assert house.lists(house.b, replace(spec("pod"), namespace="others")) == (["pod"], [], [])
+    assert house.a.endpoints != house.b.endpoints
+
+
+def test_a_pool_that_goes_has_nobody_any_more(house: House) -> None:
+    house.lists(house.a, spec("pod"))
+    house.pools.remove(house.a, (), 0.0)
+    assert (house.a.endpoints, house.a.endpoint_at("10.0.0.1:8000")) == ((), None)
+
+
+def test_what_a_pick_depends_on_has_a_version_and_an_age(house: House) -> None:
+    versions = [house.a.version]
+    house.lists(house.a, spec("pod"))
+    versions.append(house.a.version)
+    (endpoint,) = house.a.endpoints
+    house.fleet.reading(endpoint, Load(waiting=1), 0.0)
+    versions.append(house.a.version)
+    house.a.expire(house.fleet.stale_after + 1.0)
+    versions.append(house.a.version)
+    assert endpoint.load.waiting is None, "it is too old to be known"
+    assert versions == sorted(set(versions))
 
 
 def test_a_server_that_has_moved_is_found_where_it_is_now(house: House) -> None:
@@ -141,12 +167,22 @@ def test_a_server_that_has_moved_is_found_where_it_is_now(house: House) -> None:
 
 LISTS = st.lists(
     st.builds(
-        spec, st.sampled_from("xyz"), st.sampled_from(["10.0.0.1", "10.0.0.2"]), st.sampled_from([1, 2])
+        EndpointSpec,
+        name=st.sampled_from("xyz"),
+        namespace=st.sampled_from(["models", "others"]),
+        ip=st.just("10.0.0.1"),
+        port=st.sampled_from([1, 2]),
     ),
     max_size=4,
-    unique_by=lambda each: each.name,
 )
+"""Names clash, and one address may be there twice."""
 MOVES = st.lists(st.tuples(st.integers(0, 2), st.none() | LISTS), max_size=12)
+
+
+def servers(specs: Sequence[EndpointSpec]) -> list[tuple[str, str, int]]:
+    """Which each is: the first, second, … at its address in its namespace."""
+    places = [(each.namespace, each.address) for each in specs]
+    return [(*place, places[:number].count(place)) for number, place in enumerate(places)]
 
 
 @given(MOVES)
@@ -157,6 +193,7 @@ def test_every_pool_has_what_it_lists_and_the_fleet_nothing_else(
     fleet = Fleet()
     pools = Pools(fleet)
     there: dict[int, tuple[Members, list[EndpointSpec]]] = {}
+    called: dict[tuple[str, str, int], tuple[Endpoint, str, set[str]]] = {}
     for which, specs in moves:
         before: set[Endpoint] = set(fleet.endpoints)
         if specs is None:
@@ -167,11 +204,24 @@ def test_every_pool_has_what_it_lists_and_the_fleet_nothing_else(
             members = there[which][0] if which in there else pools.add()
             there[which] = members, specs
             changed = pools.replace(members, specs, 0.0)
+        calling: dict[tuple[str, str, int], tuple[Endpoint, str, set[str]]] = {}
         for members, listed in there.values():
-            assert [each.address for each in members.endpoints] == [each.address for each in listed]
-        of_pools = {each for members, _ in there.values() for each in members.endpoints}
+            who = list(zip(servers(listed), members.endpoints, listed, strict=True))
+            for server, endpoint, said in who:
+                assert (endpoint.spec.namespace, endpoint.address) == (said.namespace, said.address)
+                first = next(each for each in members.endpoints if each.address == said.address)
+                assert members.endpoint_at(said.address) is first
+                assert members in pools.of(endpoint)
+                found, _, names = calling.setdefault(server, (endpoint, endpoint.name, set()))
+                assert found is endpoint, "one server is one endpoint"
+                names.add(said.name)
+        of_pools = {endpoint for endpoint, _, _ in calling.values()}
+        assert len(of_pools) == len(calling), "and one endpoint is one server"
         assert of_pools == set(fleet.endpoints)
-        assert all(members in pools.of(each) for members, _ in there.values() for each in members.endpoints)
         assert set(changed.added) == of_pools - before and set(changed.removed) == before - of_pools
-        names = [(each.spec.namespace, each.name) for each in fleet.endpoints]
-        assert len(names) == len(set(names))
+        assert len({(each.spec.namespace, each.name) for each in of_pools}) == len(of_pools)
+        for server in called.keys() & calling.keys():
+            endpoint, name, names = called[server]
+            if names & calling[server][2]:
+                assert calling[server][:2] == (endpoint, name), "as long as some list calls it as before"
+        called = calling

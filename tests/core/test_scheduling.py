@@ -24,6 +24,7 @@ from scorers.lifecycle_filter import LifecycleFilter
 from scorers.max_score_picker import MaxScorePicker
 from scorers.prefix_cache_scorer import PrefixCacheScorer
 from scorers.queue_scorer import QueueScorer
+from scorers.utilization_detector import UtilizationDetector
 from scorers.weighted_random_picker import WeightedRandomPicker
 from tests.picking import fleet_of, prompt_of
 
@@ -309,6 +310,16 @@ def test_behind_a_filter_that_sees_the_request_nothing_stands() -> None:
     for _ in range(3):
         assert decided(picks.pick(Request(), 0.0)).scores["scorer-0"] == [0.0, 1.0, 0.5]
     assert (before.asked, behind.asked, scorer.asked) == (1, 3, 3)
+
+
+def test_what_a_filter_says_does_not_outlive_the_age_that_it_allows() -> None:
+    fleet = fleet_of([IDLE, IDLE])
+    older, newer = fleet.endpoints
+    fleet.reading(older, IDLE, 10.0)
+    fleet.reading(newer, IDLE, 10.25)
+    picks = scheduler(fleet, filters=[UtilizationDetector(metrics_staleness_threshold=0.25)])
+    assert decided(picks.pick(Request(), 10.25)).candidates == [older, newer]
+    assert decided(picks.pick(Request(), 10.375)).candidates == [newer], "nobody was looked at meanwhile"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Api:
         self.asked: list[Mapping[str, Any]] = []
         self.fault: Exception | None = None
         self.rubbish: bytes | None = None
+        self.users = {"reader-token": READER, "stranger-token": STRANGER}
         self.at_once, self.most_at_once = 0, 0
 
     @property
@@ -53,7 +54,7 @@ class Api:
             return self.rubbish
         spec = document["spec"]
         if document["kind"] == "TokenReview":
-            user = {"reader-token": READER, "stranger-token": STRANGER}.get(spec["token"])
+            user = self.users.get(spec["token"])
             status: dict[str, Any] = {"user": {}, "error": "invalid bearer token"}
             return json.dumps({"status": {"authenticated": True, "user": user} if user else status}).encode()
         asked = spec["nonResourceAttributes"]
@@ -115,22 +116,50 @@ async def test_others_are_told_why_not(site: Site, header: str, status: int, err
     assert refusal.error.startswith("/metrics: ") and error in refusal.error
 
 
+async def test_rights_are_asked_for_with_all_that_the_api_says_of_the_user(site: Site) -> None:
+    await site.ask("stranger-token")
+    assert site.api.asked[1]["spec"]["extra"] == {"pod": ["a", "b"]}
+
+
 async def test_rights_are_for_one_path_and_one_verb(site: Site) -> None:
     assert [await site.ask(path="/debug/picks"), await site.ask(method="HEAD")] == [403, 403]
+
+
+async def test_a_yes_that_is_remembered_is_for_one_path_and_one_verb_too(site: Site) -> None:
+    assert await site.ask() == 200
+    assert [await site.ask(path="/debug/picks"), await site.ask(method="HEAD")] == [403, 403]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"uid": "u-2"}, {"groups": ["others"]}, {"extra": {"pod": ["c"]}}],
+    ids=["uid", "groups", "extra"],
+)
+async def test_a_yes_that_is_remembered_is_for_the_user_as_the_api_said_it(
+    site: Site, change: dict[str, Any]
+) -> None:
+    """A ServiceAccount that is deleted and made anew has its old name."""
+    assert await site.ask() == 200
+    site.api.users["reader-token"] = {**READER, **change}
+    site.now = subject.KNOWN_SECONDS
+    await site.ask()
+    assert site.api.kinds == {"TokenReview": 2, "SubjectAccessReview": 2}
 
 
 async def test_while_the_api_cannot_be_asked_nobody_is_shown_anything_and_the_log_says_so_once(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site.api.fault = ApiFault(
-        403, 'cannot create resource "tokenreviews" in API group "authentication.k8s.io"'
-    )
+    fault = ApiFault(403, 'cannot create resource "tokenreviews" in API group "authentication.k8s.io"')
+    site.api.fault = fault
     with caplog.at_level(logging.WARNING):
         assert [await site.ask(), await site.ask()] == [500, 500]
     (record,) = caplog.records
     assert 'cannot create resource "tokenreviews"' in record.fields["error"]  # type: ignore[attr-defined]
     site.api.fault = None
     assert await site.ask() == 200, "a fault is not remembered"
+    site.now, site.api.fault = subject.KNOWN_SECONDS, fault
+    assert await site.ask() == 500
+    assert len(caplog.records) == 2, "another time is another matter"
 
 
 async def test_an_answer_that_is_not_understood_is_none(site: Site) -> None:
@@ -164,6 +193,9 @@ async def test_what_is_remembered_is_bounded_and_holds_no_token(site: Site) -> N
     kept = site.access._users._entries
     assert len(kept) == subject.MOST_KEPT
     assert "secret" not in repr(kept)
+    site.api.asked.clear()
+    await site.ask(f"secret-{subject.MOST_KEPT + 48}")
+    assert site.api.asked == [], "the oldest went first"
 
 
 async def test_a_flood_of_tokens_does_not_flood_the_api(site: Site) -> None:

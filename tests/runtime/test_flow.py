@@ -13,11 +13,12 @@ import pytest
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.directives import OBJECTIVE_HEADERS
-from epp.core.fleet import Endpoint
+from epp.core.fleet import Endpoint, Fleet, Load
 from epp.core.flow.control import Fate
 from epp.core.flow.policies import Flow, FlowSettings
-from epp.core.flow.shedding import Shedding
+from epp.core.flow.shedding import SHED, Shedding
 from epp.core.flow.tenants import FAIRNESS_HEADERS
+from epp.core.lifecycle import Phase
 from epp.core.rejection import DROPPED_REASON_HEADER, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
@@ -33,6 +34,7 @@ from scorers.priority_then_time_eviction_order_policy import PriorityThenTimeEvi
 from scorers.program_aware_fairness import ProgramAwareFairness
 from scorers.round_robin_fairness_policy import RoundRobinFairnessPolicy
 from scorers.sheddable_eviction_filter import SheddableEvictionFilter
+from scorers.utilization_detector import UtilizationDetector
 from tests.core.conversation import decide
 from tests.core.flow.pools import ASKED, band_of, occupy, request_of, settings_of
 from tests.picking import fleet_of
@@ -379,7 +381,7 @@ async def test_a_client_that_leaves_between_pick_and_answer_takes_nothing_along(
 class Watchful(ConcurrencyDetector):
     """A detector of somebody's that misses readings."""
 
-    def stale(self, endpoints: Sequence[Endpoint]) -> int:
+    def stale(self, endpoints: Sequence[Endpoint], now: float) -> int:
         return 7 * len(endpoints)
 
 
@@ -424,19 +426,37 @@ async def test_reading_the_page_changes_nothing() -> None:
     assert not setting.queues.metrics._flows
 
 
+class Anywhere:
+    """A scheduler that takes the first one."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+
+    def pick(self, request: Request, now: float) -> Decision | Rejection:
+        return decide(self.fleet.endpoints[0])
+
+
 def test_without_the_gate_sheddable_requests_are_shed_while_the_pool_is_full() -> None:
     fleet = fleet_of([None])
-    (endpoint,) = fleet.endpoints
-
-    class Scheduler:
-        def pick(self, request: Request, now: float) -> Decision | Rejection:
-            return decide(endpoint)
-
-    chooser = Shedding(Scheduler(), fleet, ConcurrencyDetector(max_concurrency=3))
-    occupy(endpoint, 2)
+    chooser = Shedding(Anywhere(fleet), fleet, ConcurrencyDetector(max_concurrency=3))
+    occupy(fleet.endpoints[0], 2)
     assert isinstance(chooser.pick(request_of("batch"), 0.0), Decision)
     shed = chooser.pick(request_of("batch"), 0.0)
     assert isinstance(shed, Rejection) and shed.status == 429
     assert shed.body == "inference error: ResourceExhausted - system saturated, sheddable request dropped"
     assert isinstance(chooser.pick(request_of("standard"), 0.0), Decision)
     assert isinstance(chooser.pick(request_of("no-such"), 0.0), Decision)
+
+
+def test_without_the_gate_only_those_in_service_make_room() -> None:
+    fleet = fleet_of([None, Phase.EJECTED])
+    chooser = Shedding(Anywhere(fleet), fleet, ConcurrencyDetector(max_concurrency=3))
+    occupy(fleet.endpoints[0], 3)
+    assert chooser.pick(request_of("batch"), 0.0) is SHED
+
+
+def test_without_the_gate_a_pool_of_which_nothing_new_is_known_counts_as_full() -> None:
+    fleet = fleet_of([Load(waiting=0, kv_usage=0.0)], stale_after=2.0)
+    chooser = Shedding(Anywhere(fleet), fleet, UtilizationDetector())
+    assert isinstance(chooser.pick(request_of("batch"), 1.0), Decision)
+    assert chooser.pick(request_of("batch"), 3.0) is SHED, "that reading is too old by now"

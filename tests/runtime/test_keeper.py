@@ -23,7 +23,7 @@ class APool:
 
     def __init__(self, house: "House", name: PoolName) -> None:
         self.house, self.name = house, name
-        self.port: int | None = None
+        self.ports: list[int] = []
         self.is_running = self.is_closed = False
         house.made.append(self)
 
@@ -31,7 +31,7 @@ class APool:
         if port in self.house.occupied:
             raise StartError(f"--pool: port {port} cannot be bound")
         self.house.occupied.add(port)
-        self.port = port
+        self.ports.append(port)
 
     async def start(self) -> None:
         if self.name in self.house.slow:
@@ -47,23 +47,25 @@ class APool:
 
     async def open(self) -> None:
         assert self.is_running
-        if self.port is not None:
-            self.house.open[self.name] = self.port
+        if self.ports:
+            self.house.open[self.name] = self.ports[-1]
 
     def refuse_waiting(self) -> None:
         self.house.refused.append(self.name)
 
-    async def leave(self, grace: float) -> None:
+    async def leave(self, grace: float, *, but_the_last: bool = False) -> None:
         assert grace == 30.0
-        port, self.port = self.port, None
-        if port is not None:
-            self.house.occupied.discard(port)
-            if self.house.open.get(self.name) == port:
-                del self.house.open[self.name]
+        self.house.left.append(self.name)
+        kept = self.ports[-1:] if but_the_last else []
+        left, self.ports = self.ports[: len(self.ports) - len(kept)], kept
+        self.house.occupied -= {*left}
+        if self.house.open.get(self.name) in left:
+            del self.house.open[self.name]
+        if left:
             await self.house.streams_end.wait()
 
     def close(self) -> None:
-        assert not self.is_running and self.port is None
+        assert not self.is_running and not self.ports
         self.is_closed = True
 
 
@@ -74,6 +76,7 @@ class House:
         self.started: list[PoolName] = []
         self.open: dict[PoolName, int] = {}
         self.refused: list[PoolName] = []
+        self.left: list[PoolName] = []
         self.streams_end, self.lists_come = asyncio.Event(), asyncio.Event()
         self.streams_end.set()
         self.slow: set[PoolName] = set()
@@ -104,6 +107,12 @@ class House:
         await eventually(lambda: self.open == wanted)
 
 
+async def rounds(number: int) -> None:
+    """Of the loop: all that can go on does."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 def house() -> House:
     return House()
@@ -119,6 +128,16 @@ async def test_pools_come_and_go(house: House) -> None:
         gone, stays = house.made
         await eventually(lambda: gone.is_closed)
         assert stays.is_running and house.keeper.pools == {B: stays}
+
+
+async def test_pools_that_a_change_does_not_concern_are_left_alone(house: House) -> None:
+    async with house.running({A: 1, B: 2}):
+        house.want({A: 1, B: 2, C: 3})
+        await house.served({A: 1, B: 2, C: 3})
+        assert house.left == []
+        house.want({A: 1, C: 4})
+        await house.served({A: 1, C: 4})
+        assert house.left == [B, C] and house.started == [A, B, C], "once each"
 
 
 async def test_a_pool_that_goes_finishes_what_it_has_begun(house: House) -> None:
@@ -140,6 +159,17 @@ async def test_a_pool_that_moves_stays_itself(house: House) -> None:
         house.want({A: 5})
         await house.served({A: 5})
         assert len(house.made) == 1 and house.occupied == {5} and house.started == [A]
+
+
+async def test_a_pool_may_move_again_and_again(house: House) -> None:
+    async with house.running({A: 1}):
+        for port in (2, 3, 1):
+            house.want({A: port})
+            await house.served({A: port})
+        house.want({A: 1, B: 2})
+        await house.served({A: 1, B: 2})
+        assert house.keeper.detail() == "" and house.occupied == {1, 2}
+        assert house.left == [A, A, A], "and nobody moves without need"
 
 
 async def test_pools_may_change_places(house: House) -> None:
@@ -164,14 +194,27 @@ async def test_later_it_is_tried_again_and_the_others_go_on(
     async with house.running({A: 1, B: 2}):
         house.want({A: 7, B: 2, C: 8})
         await eventually(lambda: "models/a" in house.keeper.detail() and "models/c" in house.keeper.detail())
-        assert house.open == {B: 2}, "a is asked for at a port that it has not"
+        assert house.open == {A: 1, B: 2}, "it stays where it is until it has the other port"
         house.occupied.discard(8)
-        await house.served({B: 2, C: 8})
+        await house.served({A: 1, B: 2, C: 8})
         house.want({A: 1, B: 2, C: 8})
         await house.served({A: 1, B: 2, C: 8})
-        assert house.keeper.detail() == ""
+        await eventually(lambda: house.keeper.detail() == "")
+        assert house.left == [A], "once, however often it is tried"
     told = [r.fields["pool"] for r in caplog.records if r.levelno == logging.WARNING]  # type: ignore[attr-defined]
     assert told == ["models/a", "models/c"], "once each, however often it is tried"
+
+
+async def test_another_port_that_cannot_be_had_is_told_again(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.occupied.update({7, 8})
+    async with house.running({}):
+        for port in (7, 8):
+            house.want({A: port})
+            await eventually(lambda: f"port {port} " in house.keeper.detail())  # noqa: B023
+    told = [r.fields["error"] for r in caplog.records if r.levelno == logging.WARNING]  # type: ignore[attr-defined]
+    assert told == ["--pool: port 7 cannot be bound", "--pool: port 8 cannot be bound"]
 
 
 async def test_a_pool_whose_port_cannot_be_had_leaves_nothing_behind(
@@ -216,13 +259,20 @@ async def test_those_who_wait_in_a_pool_that_goes_are_told(house: House) -> None
         assert house.refused == [B], "and not those of one that moves"
 
 
+async def test_who_has_gone_is_not_told_of_the_end(house: House) -> None:
+    async with house.running({A: 1, B: 2}):
+        house.want({A: 1})
+        await eventually(lambda: house.made[1].is_closed)
+        house.keeper.refuse_waiting()
+        assert house.refused == [B, A], "b when it went"
+
+
 async def test_at_the_end_all_ports_are_left(house: House) -> None:
     async with house.running({A: 1, B: 2}):
         await house.keeper.leave(30.0)
         assert house.open == {} and house.occupied == set()
         house.want({A: 5, B: 2, C: 3})
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await rounds(10)
         assert house.open == {} and house.occupied == set(), "nothing begins any more"
 
 
@@ -241,28 +291,38 @@ async def test_the_end_waits_for_those_that_were_going(house: House) -> None:
         assert house.made[1].is_closed
 
 
-PLANS = st.lists(
-    st.dictionaries(st.sampled_from([A, B, C]), st.sampled_from([1, 2, 3]), max_size=3).filter(
-        lambda plan: len(set(plan.values())) == len(plan)
-    ),
-    min_size=1,
-    max_size=6,
+PLANS = st.dictionaries(st.sampled_from([A, B, C]), st.sampled_from([1, 2, 3]), max_size=3).filter(
+    lambda plan: len(set(plan.values())) == len(plan)
 )
+STEPS = st.lists(st.tuples(PLANS, st.booleans()), max_size=6)
+"""What is wanted next, and whether that is served before the next change."""
 
 
-@given(plans=PLANS)
+@given(first=PLANS, steps=STEPS)
 @settings(max_examples=60)
-def test_in_the_end_those_are_served_that_are_wanted(plans: list[dict[PoolName, int]]) -> None:
-    """Whatever was wanted before, and however quickly that changed."""
+def test_in_the_end_those_are_served_that_are_wanted(
+    first: dict[PoolName, int], steps: list[tuple[dict[PoolName, int], bool]]
+) -> None:
+    """Whatever was wanted before, and however quickly that changed; of those at rest only who must moves."""
 
     async def play() -> None:
         house = House()
-        async with house.running(plans[0]):
-            for plan in plans[1:]:
+        async with house.running(first):
+            before, is_at_rest = first, True
+            for plan, is_served in [*steps, (steps[-1][0] if steps else first, True)]:
+                pools, left = dict(house.keeper.pools), len(house.left)
                 house.want(plan)
                 await asyncio.sleep(0)
-            wanted, kept = plans[-1], house.keeper.pools.values()
-            await eventually(lambda: house.open == wanted and house.occupied == {*wanted.values()})
+                if is_served:
+                    await rounds(10)  # what was wanted before may look as if this were served
+                    await house.served(plan)
+                    assert house.occupied == {*plan.values()}
+                if is_at_rest and is_served:
+                    unconcerned = {name for name, port in before.items() if plan.get(name) == port}
+                    assert unconcerned.isdisjoint(house.left[left:])
+                    assert all(house.keeper.pools[name] is pools[name] for name in unconcerned)
+                before, is_at_rest = plan, is_served
+            kept = house.keeper.pools.values()
             await eventually(lambda: all(each.is_closed is (each not in kept) for each in house.made))
 
     asyncio.run(play())

@@ -609,20 +609,20 @@ class World:
     """An API, a clock, and all that discovery has told."""
 
     def __init__(self, **settings: Any) -> None:
-        self.api = Api()
         self.directives = Directives(random.Random(2))
         self.now = 1_763_719_200.0  # 2025-11-21T10:00:00Z
         self.told: list[dict[str, str]] = []
         self.specs: dict[str, EndpointSpec] = {}
         clock = asyncio.get_running_loop().time
-        self.namespaces = Namespaces(
-            self.api,  # type: ignore[arg-type]
+        self.namespaces: Namespaces = settings.pop("namespaces", None) or Namespaces(
+            Api(),  # type: ignore[arg-type]
             group=settings.pop("group", POOLS.group),
             clock=clock,
             chance=random.Random(1),
         )
+        self.api: Api = self.namespaces.api  # type: ignore[assignment]
         self.discovery = KubernetesDiscovery(
-            settings.pop("namespace", None) or self.namespaces.at("models"),
+            self.namespaces.at("models"),
             KubernetesSettings(**{"pool": "qwen", "start_timeout": 10.0, **settings}),
             self._take,
             title="qwen",
@@ -884,7 +884,7 @@ async def test_a_pod_of_two_pools_is_told_unless_this_process_serves_both(world:
     world.api.change(POOLS, pool())
     world.api.change(POOLS, other)
     world.api.change(PODS, pod("a", app="qwen"))
-    beside = World(pool="phi", namespace=world.namespaces.at("models"))
+    beside = World(pool="phi", namespaces=world.namespaces)
     said = "pod a belongs to InferencePool phi as well"
     async with world.running():
         assert (world.told, world.discovery.detail()) == ([{"a-rank-0": "10.0.0.1:8000"}], "")
@@ -934,13 +934,60 @@ async def test_what_is_told_is_told_once(world: World) -> None:
 
 
 async def test_sighup_asks_for_everything_again(world: World) -> None:
-    world.api.change(POOLS, pool())
+    kinds = (
+        *(POOLS, PICKERS, PODS, SLICES, SERVICES, MODELS),
+        *(OBJECTIVES, OLD_OBJECTIVES, REWRITES, OLD_REWRITES),
+    )
+    named = pool(slices="fleet=macs")
+    named["spec"]["endpointPickerRef"] = {"name": "fleet-epp", "port": {"number": 9002}}
+    world.api.change(POOLS, named)
+    world.api.change(SLICES, mac())
     async with world.running():
-        await eventually(lambda: world.api.count("watch", PODS) == 1)
+        await eventually(lambda: all(world.api.count("watch", kind) == 1 for kind in kinds))
         world.namespaces.reread()
         world.discovery.reread()
-        await eventually(lambda: world.api.count("list", PODS) == world.api.count("list", POOLS) == 2)
+        await eventually(lambda: all(world.api.count("list", kind) == 2 for kind in kinds))
         world.discovery.recheck("studio.local")
+
+
+async def test_a_pool_that_is_followed_no_more_leaves_nothing_behind(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "epp.kubernetes")
+    namespace = world.namespaces.at("models")
+    await world.discovery.start()
+    assert "qwen is not there" in world.discovery.detail()
+    world.discovery.close()
+    assert not namespace.listeners and not namespace.served["qwen"]
+    await World(namespaces=world.namespaces).discovery.start()
+    said = [record.message for record in caplog.records]
+    assert said == ["pool not as it should be"] * 2, "nothing was settled, and it is told anew"
+
+
+async def test_a_pool_that_nobody_expects_is_not_missed() -> None:
+    world = World(is_expected=False)
+    await world.discovery.start()
+    assert (world.told, world.discovery.detail()) == ([], "")
+
+
+async def test_half_a_pool_is_not_told_while_the_other_half_is_on_its_way() -> None:
+    world = World(start_timeout=0.05)
+    world.api.change(POOLS, pool(slices="fleet=macs"))
+    world.api.change(PODS, pod("a"))
+    world.api.change(SLICES, mac())
+    fetch, is_there = world.api.fetch, asyncio.Event()
+
+    async def late(path: str, query: Mapping[str, str]) -> bytes:
+        if path == SLICES.path("models"):
+            await is_there.wait()
+        return await fetch(path, query)
+
+    world.api.fetch = late  # type: ignore[method-assign]
+    async with world.running():
+        assert world.told == []
+        is_there.set()
+        await eventually(lambda: set(world.specs) == {"a-rank-0", "phi"})
+        assert len(world.told) == 1
 
 
 async def test_what_it_tells_prometheus() -> None:
@@ -982,6 +1029,7 @@ PICKERS = Resource("services", "", "v1")
 OBJECTIVES = Resource("inferenceobjectives", "llm-d.ai", "v1alpha2")
 OLD_OBJECTIVES = Resource("inferenceobjectives", OLD_GROUP, "v1alpha2")
 REWRITES = Resource("inferencemodelrewrites", "llm-d.ai", "v1alpha2")
+OLD_REWRITES = Resource("inferencemodelrewrites", OLD_GROUP, "v1alpha2")
 
 
 def old_pool() -> Object:
@@ -1165,23 +1213,39 @@ async def test_objects_of_the_older_group_count_again_when_the_newer_is_taken_aw
         assert world.discovery.detail() == ""
 
 
-async def test_kinds_that_are_there_and_refused_are_told(world: World) -> None:
-    refused = ApiFault(403, 'the API answers 403: cannot list resource "inferenceobjectives"')
-    world.api.faults[OBJECTIVES.path("models")] = refused
-    world.api.change(POOLS, pool())
+@pytest.mark.parametrize("kind", [OBJECTIVES, OLD_REWRITES, SERVICES, MODELS], ids=lambda kind: kind.name)
+async def test_kinds_that_are_there_and_refused_are_told(kind: Resource, world: World) -> None:
+    world.api.faults[kind.path("models")] = ApiFault(403, "the API answers 403: cannot list them")
+    world.api.change(POOLS, pool(slices="fleet=macs"))
     world.api.change(PODS, pod("a"))
+    world.api.change(SLICES, mac())
     said = (
-        "Kubernetes API: inferenceobjectives.llm-d.ai: the API answers 403: cannot list resource"
-        ' "inferenceobjectives": grant it as deploy/kubernetes/rbac.yaml does'
+        f"Kubernetes API: {kind.name}: the API answers 403: cannot list them: grant it as"
+        " deploy/kubernetes/rbac.yaml does"
     )
     async with world.running():
-        assert world.told == [{"a-rank-0": "10.0.0.1:8000"}]
+        assert world.told == [{"a-rank-0": "10.0.0.1:8000", "phi": "192.168.1.20:50123"}]
         await eventually(lambda: world.discovery.detail() == said)
 
 
-async def test_an_objective_about_no_pool_is_told(world: World) -> None:
+async def test_what_is_asked_of_requests_stays_while_there_is_no_pool(world: World) -> None:
     world.api.change(POOLS, pool())
-    other = pool()
+    world.api.change(OBJECTIVES, objective("chat", 10))
+    async with world.running():
+        assert world.directives.priorities == {"chat": 10}
+        await eventually(lambda: world.api.count("watch", POOLS) == 1)
+        world.api.delete(POOLS, "qwen")
+        await eventually(lambda: "qwen is not there" in world.discovery.detail())
+        assert world.directives.priorities == {"chat": 10}
+        world.api.change(OBJECTIVES, objective("chat", 7))
+        world.api.change(POOLS, pool())
+        await eventually(lambda: world.directives.priorities == {"chat": 7})
+
+
+@pytest.mark.parametrize("port", [8000, "http"], ids=["understood", "not understood"])
+async def test_an_objective_about_no_pool_is_told(port: Any, world: World) -> None:
+    world.api.change(POOLS, pool())
+    other = pool(port=port)
     other["metadata"]["name"] = "phi"
     other["spec"]["selector"]["matchLabels"] = {"app": "phi"}
     world.api.change(POOLS, other)

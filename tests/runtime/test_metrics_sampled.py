@@ -1,5 +1,6 @@
 """What is measured of a sample of the requests: plugins, gaps in streamed answers, work on responses."""
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +22,14 @@ from epp.runtime.plugins import load_types
 
 
 class Clock:
-    """Stands until it is moved."""
+    """Stands until it is moved. ``tick`` [s]: or goes on by so much whenever somebody looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, tick: float = 0.0) -> None:
         self.now = 100.0
+        self.tick = tick
 
     def __call__(self) -> float:
+        self.now += self.tick
         return self.now
 
 
@@ -68,13 +71,14 @@ def asked(number: int = 0) -> Request:
 
 
 class Noted:
-    """Traces every request."""
+    """Traces every request, or none."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wants: bool = True) -> None:
+        self.wants = wants
         self.steps: list[Sequence[Step]] = []
 
     def begin(self, request: Request) -> bool:
-        return True
+        return self.wants
 
     def chosen(
         self, request: Request, result: Decision | Rejection, steps: Sequence[Step]
@@ -119,18 +123,55 @@ def test_a_measured_decision_is_the_same_decision() -> None:
     assert len(watched.recent) == 50, "/debug/picks shows measured picks as well"
 
 
+def test_the_time_of_a_plugin_is_from_its_beginning_to_its_end() -> None:
+    metrics, clock = Metrics(), Clock(tick=0.001)
+    measuring = Measuring(metrics.requests, clock)
+    metrics.add(measuring)
+    measuring.scheduler(scheduler()).pick(asked(), clock.now)
+    sums = samples(metrics, "llm_d_epp_plugin_duration_seconds_sum")
+    assert sums["Picker", "max-score-picker", "max-score-picker"] == pytest.approx(0.001)
+    assert all(0.0005 < seconds < 0.1 for seconds in sums.values()), sums
+
+
+def test_of_a_request_that_nobody_traces_nobody_hears() -> None:
+    metrics, noted = Metrics(), Noted(wants=False)
+    measuring = Measuring(metrics.requests, Clock(), traces=noted, seconds=math.inf)
+    metrics.add(measuring)
+    assert isinstance(measuring.scheduler(scheduler()).pick(asked(), 100.0), Decision)
+    assert noted.steps == []
+    assert samples(metrics, "llm_d_epp_plugin_duration_seconds_count") == {}
+
+
+def test_traced_decisions_are_measured_no_oftener_than_others() -> None:
+    metrics, clock, noted = Metrics(), Clock(), Noted()
+    measuring = Measuring(metrics.requests, clock, traces=noted)
+    metrics.add(measuring)
+    chooser = measuring.scheduler(scheduler())
+    for part in (0.0, 0.6, 0.6, 0.6):
+        clock.now += part * SECONDS_BETWEEN
+        chooser.pick(asked(), clock.now)  # the first is measured, and the third
+    assert len(noted.steps) == 4
+    counts = samples(metrics, "llm_d_epp_plugin_duration_seconds_count")
+    assert counts["Picker", "max-score-picker", "max-score-picker"] == 2
+
+
 def test_what_a_plugin_raises_passes_and_its_time_is_known() -> None:
     class Broken:
         def filter(self, cycle: object, endpoints: object) -> Any:
             raise RuntimeError("broken")
 
-    assembly = build(load_default(), load_types())
-    profile = assembly.profile
+    metrics, clock = Metrics(), Clock(tick=0.001)
+    measuring = Measuring(metrics.requests, clock)
+    metrics.add(measuring)
+    profile = build(load_default(), load_types()).profile
     object.__setattr__(profile, "filters", (("mine", Broken()),))
-    noted = Noted()
-    broken = Scheduler(fleet(), profile, chance=random.Random(1))
-    with pytest.raises(RuntimeError, match="broken"):
-        Measuring(Metrics().requests, Clock(), traces=noted).scheduler(broken).pick(asked(), 0.0)
+    chooser = measuring.scheduler(Scheduler(fleet(), profile, chance=random.Random(1)))
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="broken"):
+            chooser.pick(asked(), 100.0)
+    assert samples(metrics, "llm_d_epp_plugin_duration_seconds_count") == {("Filter", "mine", "broken"): 1}
+    (seconds,) = samples(metrics, "llm_d_epp_plugin_duration_seconds_sum").values()
+    assert seconds == pytest.approx(0.001)
 
 
 STAGES = """

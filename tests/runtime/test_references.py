@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from epp.config.cluster.wishes import PoolName, Wish
-from epp.runtime.kubernetes.namespace import PICKERS, POOLS, Namespaces
+from epp.runtime.kubernetes.namespace import PICKERS, POOLS, Namespaces, Voice
 from epp.runtime.kubernetes.references import References
 from epp.runtime.kubernetes.store import ApiFault
 from epp.runtime.metrics import Values
@@ -89,6 +89,16 @@ async def test_they_come_move_and_go() -> None:
             await eventually(lambda ports=ports: world.references.look() == ports)
 
 
+async def test_it_is_known_which_pools_there_are_when_every_namespace_has_told() -> None:
+    world = World(ALL, Wish(namespace="others", service="fleet-epp"))
+    world.api.change(POOLS, pool("qwen", 9002))
+    world.api.faults[POOLS.path("others")] = ApiFault(0, "no answer from x")
+    async with world.running():
+        assert world.references.look() == {QWEN: 9002} and not world.references.is_told
+        world.api.faults.clear()
+        await eventually(lambda: world.references.is_told)
+
+
 async def test_while_the_api_is_away_nothing_changes() -> None:
     world = World(ALL)
     world.api.change(POOLS, pool("qwen"))
@@ -118,12 +128,22 @@ async def test_a_port_that_two_want_is_told_and_settled(caplog: pytest.LogCaptur
                 in (world.references.look() and world.references.detail())
             )
         )
-        assert world.references.look() == {QWEN: 9002}, "who has it keeps it, also by another order of names"
+        assert world.references.look() == {QWEN: 9002}, "who has it keeps it, though phi comes before qwen"
         assert findings() == 1.0
         world.api.change(POOLS, pool("phi", 9012))
         await eventually(lambda: world.references.look() == {QWEN: 9002, PHI: 9012})
         assert world.references.detail() == "" and findings() == 0.0
     assert [record.message for record in caplog.records] == ["pool not as it should be", "pool: settled"]
+
+
+async def test_what_another_still_says_is_not_settled(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="epp.kubernetes")
+    voice = Voice()
+    for pool_, wrong in (("qwen", ("away",)), ("phi", ("away",)), ("qwen", ())):
+        voice.say(pool_, wrong)
+    assert [record.message for record in caplog.records] == ["pool not as it should be"]
+    voice.say("phi", ())
+    assert [record.message for record in caplog.records][1:] == ["pool: settled"]
 
 
 async def test_a_port_that_is_written_needs_no_api() -> None:
@@ -140,6 +160,28 @@ async def test_a_pool_is_from_the_start_where_its_service_leads() -> None:
     world.api.change(PICKERS, service(80, 9002))
     await world.references.start()
     assert world.references.look() == {QWEN: 9002}
+
+
+async def test_a_pool_that_comes_later_is_where_its_service_leads_as_well() -> None:
+    world = World(Wish(namespace="models", name="qwen"))
+    async with world.running():
+        assert world.references.look() == {}
+        world.api.change(PICKERS, service(80, 9002))
+        world.api.change(POOLS, pool("qwen", 80))
+        await eventually(lambda: world.references.look() == {QWEN: 9002})
+
+
+@pytest.mark.parametrize(
+    "services, query",
+    [(["fleet-epp"], {"fieldSelector": "metadata.name=fleet-epp"}), (["fleet-epp", "other"], {})],
+    ids=["one", "several"],
+)
+async def test_services_that_are_named_are_looked_at_before_there_are_pools(
+    services: list[str], query: dict[str, str]
+) -> None:
+    world = World(*(Wish(namespace="models", service=name) for name in services))
+    await world.references.start()
+    assert [asked[2] for asked in world.api.asked if asked[1] == PICKERS.path("models")] == [query]
 
 
 @pytest.mark.parametrize("wish", [ALL, Wish(namespace="models", name="qwen")], ids=["service", "pool"])

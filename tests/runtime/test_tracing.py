@@ -1,7 +1,8 @@
 """Which requests get spans, what these say, and what goes on to the server."""
 
 import random
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import StatusCode
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanKind, StatusCode
 
 from epp.core.events import Outcome
 from epp.core.fleet import Endpoint, EndpointSpec, Reservation
@@ -70,7 +72,7 @@ def test_spans_are_off_until_an_exporter_is_named(
         ("OTEL_TRACES_EXPORTER", "zipkin", "use otlp, console or none"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "use grpc or http/protobuf"),
         ("OTEL_TRACES_SAMPLER", "sometimes", "there are always_on, always_off and traceidratio"),
-        ("OTEL_TRACES_SAMPLER_ARG", "10", "must be from 0 to 1"),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.5", "must be from 0 to 1"),
         ("OTEL_TRACES_SAMPLER_ARG", "nan", "must be from 0 to 1"),
         ("OTEL_TRACES_SAMPLER_ARG", "a tenth", "must be from 0 to 1"),
     ],
@@ -161,14 +163,14 @@ class Collected(list[ReadableSpan]):
         return found
 
 
-def traced(collected: Collected, ratio: float = 1.0) -> Tracing:
+def traced(collected: Collected, ratio: float = 1.0, clock: Callable[[], float] = lambda: 10.0) -> Tracing:
     return Tracing(
         Sampling(ratio),
         collected.write,
         resource=Resource({}),
         chance=random.Random(1),
-        clock=lambda: 10.0,
-        unix_clock=lambda: 1_000_010.0,
+        clock=clock,
+        unix_clock=lambda: 1_000_000.0 + clock(),
     )
 
 
@@ -241,8 +243,37 @@ def test_a_request_becomes_a_tree_of_spans() -> None:
     assert [(event.name, event.timestamp) for event in root.events] == [("first token", 1_000_012 * 10**9)]
     scoring = spans.named("llm_d.epp.scoring")
     assert (scoring.start_time, scoring.end_time) == (10_000_112 * 10**8, 10_000_114 * 10**8)
-    orchestration = spans.named("gateway.request_orchestration")
-    assert dict(orchestration.attributes or {}) == {"target_model": "t", "request_prio": 3}
+    assert {span.name for span in spans if span.kind is SpanKind.SERVER} == {"gateway.request"}
+    assert {span.status.status_code for span in spans} == {StatusCode.UNSET}
+    assert {
+        span.name: dict(span.attributes or {}) for span in spans if span is not root and span.attributes
+    } == {
+        "gateway.request_orchestration": {"target_model": "t", "request_prio": 3},
+        "run_scheduler_profile": {"profile": "decode"},
+        "llm_d.epp.scorer.queue-scorer": {"plugin": "queue"},
+        "llm_d.epp.scorer.kv-cache-utilization-scorer": {"plugin": "kv"},
+    }
+
+
+def test_the_decision_lasts_until_it_is_made() -> None:
+    spans, now = Collected(), [10.0]
+    tracing, request = traced(spans, clock=lambda: now[0]), asked()
+    tracing.begin(request)
+    now[0] = 11.0
+    tracing.chosen(request, decided(), [])
+    now[0] = 13.0
+    tracing.finished(Outcome(received_at=9.0, request=request, ended_at=13.0))
+    span = spans.named("gateway.request_orchestration")
+    assert (span.start_time, span.end_time) == (1_000_010 * 10**9, 1_000_011 * 10**9)
+
+
+def test_a_profile_has_spans_of_what_was_done_for_it_and_no_others() -> None:
+    spans = Collected()
+    tracing, request = traced(spans), asked()
+    tracing.begin(request)
+    tracing.chosen(request, NO_CANDIDATES, STEPS[:2])
+    tracing.finished(Outcome(received_at=9.0, request=request, rejection=NO_CANDIDATES))
+    assert [span.name for span in spans][2:] == ["run_scheduler_profile", "filter_endpoints"]
 
 
 def test_the_server_hears_of_our_span_beside_all_else_that_is_said() -> None:
@@ -281,22 +312,26 @@ def test_a_request_without_a_parent_begins_a_trace_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "facts, said",
+    "facts, status, said",
     [
-        pytest.param({"rejection": NO_CANDIDATES}, NO_CANDIDATES.message, id="refused"),
-        pytest.param({"status": 503, "response_complete": True}, "status 503", id="the server failed"),
-        pytest.param({"status": 200, "error": "out of memory"}, "out of memory", id="an error inside a 200"),
+        pytest.param({"rejection": NO_CANDIDATES}, 503, NO_CANDIDATES.message, id="refused"),
+        pytest.param({"status": 503}, 503, "status 503", id="the server failed"),
+        pytest.param({"status": 200, "error": "out of memory"}, 200, "out of memory", id="an error in a 200"),
+        pytest.param({"status": 404}, 404, None, id="the client was wrong"),
     ],
 )
-def test_what_went_wrong_is_the_spans_status(facts: dict[str, Any], said: str) -> None:
+def test_what_went_wrong_is_the_spans_status(facts: dict[str, Any], status: int, said: str | None) -> None:
     spans = Collected()
     tracing, request = traced(spans), asked()
     tracing.begin(request)
     result = NO_CANDIDATES if "rejection" in facts else decided()
     assert (tracing.chosen(request, result, []) is result) is ("rejection" in facts)
     tracing.finished(Outcome(received_at=9.0, request=request, **facts))
-    status = spans.named("gateway.request").status
-    assert (status.status_code, status.description) == (StatusCode.ERROR, said)
+    root, decision = spans.named("gateway.request"), spans.named("gateway.request_orchestration")
+    assert root.attributes and root.attributes["http.response.status_code"] == status
+    assert root.status.description == said
+    assert root.status.status_code is (StatusCode.ERROR if said else StatusCode.UNSET)
+    assert decision.status.description == (said if "rejection" in facts else None), "not what came later"
 
 
 def test_requests_that_never_end_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +341,94 @@ def test_requests_that_never_end_do_not_pile_up(monkeypatch: pytest.MonkeyPatch)
     requests = [asked() for _ in range(5)]
     for request in requests:
         made.begin(request)
+    told = []
     for request in requests:
+        before = len(spans)
         made.finished(Outcome(received_at=9.0, request=request))
-    assert sum(span.name == "gateway.request" for span in spans) == 3
+        told.append(len(spans) > before)
+    assert told == [False, False, True, True, True], "the oldest are forgotten"
+
+
+# --- the SDK
+
+
+class Exporter(SpanExporter):
+    """Keeps what it gets, or never comes back with it until it is shut down."""
+
+    def __init__(self, *, is_stuck: bool = False) -> None:
+        self.spans: list[ReadableSpan] = []
+        self.may_end, self.is_shut_down = threading.Event(), threading.Event()
+        if not is_stuck:
+            self.may_end.set()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.spans += spans
+        self.may_end.wait()
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self.is_shut_down.set()
+        self.may_end.set()
+
+
+def exported(exporter: Exporter, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request's spans by way of the SDK, which is stopped."""
+    monkeypatch.setattr(tracing, "_exporter", lambda settings: exporter)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    made = tracing.start(
+        TraceSettings("otlp", "OTEL_TRACES_EXPORTER", sampling=Sampling(1.0)),
+        environment,
+        version="1.2",
+        chance=random.Random(1),
+        clock=lambda: 10.0,
+        unix_clock=lambda: 10.0,
+    )
+    request = asked()
+    made.begin(request)
+    made.finished(Outcome(received_at=9.0, request=request))
+    made.stop()
+
+
+@pytest.mark.parametrize(
+    "environment, name",
+    [
+        pytest.param({}, tracing.SERVICE, id="ours"),
+        pytest.param({"OTEL_SERVICE_NAME": "mine"}, "mine", id="named"),
+        pytest.param({"OTEL_RESOURCE_ATTRIBUTES": "a=b,service.name=mine"}, "mine", id="an attribute"),
+    ],
+)
+def test_spans_say_whose_they_are(
+    environment: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = Exporter()
+    exported(exporter, environment, monkeypatch)
+    assert exporter.spans
+    for span in exporter.spans:
+        said = span.resource.attributes
+        assert (said["service.name"], said["service.version"]) == (name, "1.2")
+
+
+def test_a_collector_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "STOP_SECONDS", 0.01)
+    exporter = Exporter(is_stuck=True)
+    exported(exporter, {}, monkeypatch)
+    assert exporter.is_shut_down.is_set(), "the SDK would wait for it"
+
+
+@pytest.mark.parametrize(
+    "settings, module",
+    [
+        (TraceSettings("console", "x"), "opentelemetry.sdk.trace.export"),
+        (TraceSettings("otlp", "x"), "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"),
+        (
+            TraceSettings("otlp", "x", "http/protobuf"),
+            "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+        ),
+    ],
+    ids=["console", "grpc", "http"],
+)
+def test_spans_go_where_it_says(settings: TraceSettings, module: str) -> None:
+    exporter = tracing._exporter(settings)
+    assert type(exporter).__module__ == module
+    exporter.shutdown()

@@ -32,9 +32,17 @@ class Dice:
         raise AssertionError
 
 
+class Gone(Load):
+    """The last word of a server that takes no connections any more."""
+
+
 def refuses(plugin: ProbabilisticAdmitter, loads: list[Any], dice: Dice, *, priority: int = -1) -> bool:
+    fleet = fleet_of(loads)
+    for endpoint, load in zip(fleet.endpoints, loads, strict=True):
+        if isinstance(load, Gone):
+            fleet.lost(endpoint, 0.0, "gone")
     cycle = Cycle(Request(priority=priority), now=0.0, chance=dice)
-    return bool(plugin.refusal(cycle, fleet_of(loads).endpoints))
+    return bool(plugin.refusal(cycle, fleet.endpoints))
 
 
 @pytest.mark.parametrize(
@@ -54,8 +62,8 @@ def refuses(plugin: ProbabilisticAdmitter, loads: list[Any], dice: Dice, *, prio
         pytest.param([Load(waiting=1), Load(kv_usage=0.24)], 0.29296875, id="one-figure-each"),
         # (0.4 + 0.25) / 2 = 0.325 > (1/300)**(1/5) = 0.3196
         pytest.param([Load(waiting=2), Load(kv_usage=0.2)], 1.0, id="full"),
-        # nobody has looked: (1 + 0) / 2 = 0.5
-        pytest.param([Phase.EJECTED, Load(waiting=1, kv_usage=0.0)], 0.096, id="the-dead-do-not-count"),
+        # max(1/5, 0) = 0.2 alone; with the full one that is gone it would be (2 + 0.2) / 2
+        pytest.param([Gone(waiting=10), Load(waiting=1, kv_usage=0.0)], 0.096, id="the-dead-do-not-count"),
         pytest.param([Phase.EJECTED], 0.0, id="nobody-in-service"),
     ],
 )

@@ -1,6 +1,7 @@
 """Flow control's policies and detectors, against upstream's formulas worked out by hand."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,9 +53,9 @@ def test_an_engine_that_tells_nothing_is_left_out() -> None:
     detector = UtilizationDetector()
     assert detector.saturation(fleet.endpoints, 0.0) == pytest.approx(0.6)
     assert detector.saturation(fleet.endpoints[1:], 0.0) == 0.0
-    assert detector.stale(fleet.endpoints) == 0
+    assert detector.stale(fleet.endpoints, 0.0) == 0
     fleet.answered(fleet.endpoints[1], 0.0, engine="vllm")
-    assert detector.stale(fleet.endpoints) == 1
+    assert detector.stale(fleet.endpoints, 0.0) == 1
 
 
 def test_what_was_sent_since_the_reading_counts() -> None:
@@ -82,6 +83,23 @@ def test_where_nobody_waits_the_requests_may_double() -> None:
     assert detector.saturation([endpoint], 0.05) == 0.0
     occupy(endpoint, 15)
     assert detector.saturation([endpoint], 0.05) == pytest.approx(0.5)  # 15 / 30
+
+
+def test_a_reading_counts_up_to_the_age_that_is_written() -> None:
+    fleet = fleet_of([Load(waiting=2), Load(waiting=1)])
+    old, new = fleet.endpoints
+    fleet.reading(old, Load(waiting=2), 10.0)
+    fleet.reading(new, Load(waiting=1), 10.25)
+    detector = UtilizationDetector(metrics_staleness_threshold=0.25)
+    assert detector.saturation([old, new], 10.25) == pytest.approx(0.3)
+    assert detector.saturation([old, new], 10.375) == pytest.approx(0.6)  # (1 + 0.2) / 2
+    assert detector.stale([old, new], 10.375) == 1
+    assert names(detector.filter(cycle_of(now=10.25), [old, new])) == ["e0", "e1"]
+    assert names(detector.filter(cycle_of(now=10.375), [old, new])) == ["e1"]
+    assert names(detector.filter(cycle_of(now=11.0), [old, new])) == ["e0", "e1"]  # all, if none is left
+    assert UtilizationDetector().saturation([old, new], 11.0) == pytest.approx(0.3)
+    with pytest.raises(ValueError, match=r"^metricsStalenessThreshold: must be above 0s, got 0s$"):
+        UtilizationDetector(metrics_staleness_threshold=0.0)
 
 
 def test_utilization_as_a_filter() -> None:
@@ -120,6 +138,20 @@ def test_concurrency_of_mixed_pressure_is_the_average_of_the_greater() -> None:
     assert hybrid.saturation(endpoints, 0.0) == pytest.approx(0.8)  # (0.9 + 0.7) / 2
     assert ConcurrencyDetector().saturation((), 0.0) == 1.0
     assert ConcurrencyDetector().saturation(endpoints, 0.0) == pytest.approx(0.045)  # 9 of 200
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"max_concurrency": 0}, "maxConcurrency: must be at least 1, got 0"),
+        ({"max_token_concurrency": 0}, "maxTokenConcurrency: must be at least 1, got 0"),
+        ({"headroom": -0.1}, "headroom: must be from 0 to 1000, got -0.1"),
+        ({"headroom": 1000.5}, "headroom: must be from 0 to 1000, got 1000.5"),
+    ],
+)
+def test_concurrency_refuses_what_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConcurrencyDetector(**settings)
 
 
 def test_concurrency_as_a_filter() -> None:

@@ -49,6 +49,11 @@ def test_what_is_not_known_is_not_reported(usage: Usage | None) -> None:
     assert reporter("usage.completion_tokens").report(usage) == {}
 
 
+def test_without_usage_nothing_is_reported_not_even_what_needs_none() -> None:
+    assert reporter("1").report(Usage()) == {"envoy.lb": {"cost": 1}}
+    assert reporter("1").report(None) == {}
+
+
 def test_several_attributes() -> None:
     entry = "{{key: {{name: {0}}}, expression: usage.{0}_tokens}}"
     text = f"attributes: [{entry.format('prompt')}, {entry.format('completion')}]"

@@ -201,6 +201,13 @@ def test_stages_run_in_order_if_they_are_worth_it(handler: str, content: object,
     assert decision.endpoints[0].labels["llm-d.ai/role"] == "decode"
 
 
+def test_prefill_first_without_a_profile_for_it_is_decode_alone() -> None:
+    decode_only = DISAGGREGATED[: DISAGGREGATED.index("- name: prefill\n")]
+    text = decode_only.replace("HANDLER", "stageOrder: prefill-first")
+    decision = decided(scheduler(text, pool()).pick(prompt_of(LONG), 0.0))
+    assert list(decision.picks or {}) == ["decode"] and decision.headers is None
+
+
 def test_several_encoders_are_a_list() -> None:
     fleet = pool()
     decision = decided(disaggregated(fleet, BOTH).pick(chat(MEDIA), 0.0))

@@ -169,7 +169,12 @@ UPSTREAM = {
 """Every value that upstream's chart has, by its name there."""
 
 OLD = {
-    "inferenceExtension": {"image": {"hub": "registry.example.com", "name": "fleet-epp", "tag": "v1"}},
+    "inferenceExtension": {
+        "image": {"hub": "registry.example.com", "name": "fleet-epp", "tag": "v1"},
+        "flags": [{"name": "v", "value": 3}, {"name": "grpc-port", "value": "9102"}],
+        "env": {"HTTPS_PROXY": "http://proxy:3128", "DEPTH": 1000000},
+        "trace": {"enabled": True},
+    },
     "inferencePool": {
         "apiVersion": "inference.networking.x-k8s.io/v1alpha2",
         "targetPortNumber": 8001,
@@ -290,6 +295,27 @@ def test_its_configuration_is_the_pickers_own_default() -> None:
     assert yaml.safe_load(written) == yaml.safe_load(picker_config.DEFAULT_TEXT)
 
 
+def test_an_older_charts_values_are_taken_over() -> None:
+    """Flags as a list, a repeated one beside it, variables as a map, and traces by their older name."""
+    container = picker_container(rendered(OLD))
+    assert {"--v=3", "--grpc-port=9102", "--tracing=true"} <= set(container["args"])
+    assert {"name": "grpc", "containerPort": 9102} in container["ports"]
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert (environment["HTTPS_PROXY"], environment["DEPTH"]) == ("http://proxy:3128", "1000000")
+    assert environment["OTEL_TRACES_EXPORTER"] == "otlp"
+    several = [{"name": "pool", "value": "llama=9012"}, {"name": "pool", "value": "phi=9013"}]
+    arguments = picker_container(rendered(values(inferenceExtension={"flags": several})))["args"]
+    assert [one for one in arguments if one.startswith("--pool=")] == ["--pool=llama=9012", "--pool=phi=9013"]
+
+
+def test_the_schema_knows_the_pickers_flags() -> None:
+    schema = json.loads((helm.CHART / "values.schema.json").read_text())
+    known = schema["properties"]["inferenceExtension"]["properties"]["flags"]
+    names = sorted(flag.name for flag in flags.FLAGS)
+    assert list(known["patternProperties"]) == [f"^({'|'.join(names)})$"]
+    assert known["items"]["properties"]["name"]["enum"] == names
+
+
 def test_helm_installs_it_and_changes_it(plane: ControlPlane) -> None:
     chart, where = (helm.RELEASE, str(helm.CHART)), ("--namespace", "installed")
     cluster = plane.kubeconfig(ADMIN)
@@ -346,9 +372,65 @@ REFUSED = {
         values(inferenceExtension={"terminationGracePeriodSeconds": 30}),
         "30 must be more than drain-timeout (30s)",
     ),
-    "one port for two pools": (
+    "no target ports": (
+        {"inferencePool": {"targetPorts": None, "modelServers": {"matchLabels": {"app": "qwen"}}}},
+        "inferencePool.targetPorts: is missing",
+    ),
+    "a flag that is none": (
+        values(inferenceExtension={"flags": {"nosuch": 1}}),
+        "at '/inferenceExtension/flags': additional properties 'nosuch' not allowed",
+    ),
+    "a flag with an underscore": (
+        values(inferenceExtension={"flags": {"grpc_port": 9100}}),
+        "at '/inferenceExtension/flags': additional properties 'grpc_port' not allowed",
+    ),
+    "a flag of a list that is none": (
+        values(inferenceExtension={"flags": [{"name": "nosuch", "value": 1}]}),
+        "at '/inferenceExtension/flags/0/name'",
+    ),
+    "a file that cannot be called so": (
+        values(inferenceExtension={"pluginsCustomConfig": {"a/b": "x"}}),
+        "at '/inferenceExtension/pluginsCustomConfig': additional properties 'a/b' not allowed",
+    ),
+    "a port that is none": (
+        values(inferenceExtension={"flags": {"grpc-port": 0}}),
+        "inferenceExtension.flags.grpc-port: must be a port from 1 to 65535, got 0",
+    ),
+    "a pool on the gateway's port": (
         values(pools=[{"name": "llama", "port": 9002}]),
-        "pools: port 9002 of llama is taken",
+        "pools, llama: port 9002 is taken by inferenceExtension.extProcPort: give each its own",
+    ),
+    "one port for two pools": (
+        values(pools=[{"name": "llama", "port": 9012}, {"name": "phi", "port": 9012}]),
+        "pools, phi: port 9012 is taken by pools, llama",
+    ),
+    "a pool on the port of metrics": (
+        values(pools=[{"name": "llama", "port": 9090}]),
+        "pools, llama: port 9090 is taken by inferenceExtension.metricsPort",
+    ),
+    "a pool where the pod shows its metrics": (
+        values(pools=[{"name": "llama", "port": 9091}], inferenceExtension={"flags": {"metrics-port": 9091}}),
+        "pools, llama: port 9091 is taken by inferenceExtension.flags.metrics-port",
+    ),
+    "a pool on the port of health": (
+        values(pools=[{"name": "llama", "port": 9003}]),
+        "pools, llama: port 9003 is taken by inferenceExtension.flags.grpc-health-port",
+    ),
+    "a pool where the pod listens": (
+        values(pools=[{"name": "llama", "port": 9100}], inferenceExtension={"flags": {"grpc-port": 9100}}),
+        "pools, llama: port 9100 is taken by inferenceExtension.flags.grpc-port",
+    ),
+    "a port of the Service twice": (
+        values(poolService={"enabled": True, "ports": [9002]}),
+        "poolService.ports: port 9002 is taken by inferenceExtension.extProcPort",
+    ),
+    "the gateway's port is that of metrics": (
+        values(inferenceExtension={"extProcPort": 9090}),
+        "inferenceExtension.metricsPort: port 9090 is taken by inferenceExtension.extProcPort",
+    ),
+    "one port for health and metrics": (
+        values(inferenceExtension={"flags": {"grpc-health-port": 9090}}),
+        "flags.metrics-port: port 9090 is taken by inferenceExtension.flags.grpc-health-port",
     ),
     "pools by name and by Service": (
         values(pools=[{"name": "llama", "port": 9012}], poolService={"enabled": True}),
@@ -807,6 +889,23 @@ def test_metrics_are_for_those_whom_the_rules_let(
         assert shown(pod, "/debug/picks", token(plane, "started", "fleet-epp"))[0] == 403
         assert shown(pod, "/metrics", token(plane, "other", "any"))[0] == 403
         assert http_get(f"{pod.metrics_url}/metrics")[0] == 401
+
+
+def test_the_documented_account_may_read_every_page(
+    plane: ControlPlane, servers: list[LlamaServer], tmp_path: Path
+) -> None:
+    """Of docs/install.md, "Does it work"."""
+    install = written(ROOT / "docs" / "install.md").objects
+    with (
+        there(plane, install, helm.NAMESPACE),
+        deployed(plane, at_ports(values(), servers[0]), "started", tmp_path) as pod,
+    ):
+        (account,) = of_kind(install, "ServiceAccount")
+        reader = token(plane, account["metadata"]["namespace"], account["metadata"]["name"])
+        for path in ("/metrics", "/debug/endpoints", "/debug/picks", "/debug/tasks"):
+            assert shown(pod, path, reader)[0] == 200
+        assert http_get(f"{pod.metrics_url}/debug/endpoints")[0] == 401
+        assert http_get(f"{pod.metrics_url}/readyz")[0] in {200, 503}  # no pod here: nobody's token is asked for
 
 
 def pool_of(name: str, server: LlamaServer, port: int) -> Document:

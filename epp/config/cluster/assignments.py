@@ -3,7 +3,8 @@
 Place:   called by epp.runtime.kubernetes.references with the objects as they are now.
 Ignores: how a pool is served.
 Rule:    a port serves one pool: a gateway's request says nothing of the pool but the port it comes to. Who
-         has a port keeps it; what cannot be served is a finding, and the others are.
+         has a port keeps it, also one that asks for another it cannot have; what cannot be served is a
+         finding, and the others are.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -50,12 +51,12 @@ def assigned(
 
     ``known``: by namespace, without those that nobody has told of yet.
     """
-    findings: list[str] = []
     wanted: dict[PoolName, int] = {}
+    problems: dict[PoolName, str] = {}
     for wish in wishes:
         for pool, port, problem in _of(wish, known.get(wish.namespace)):
             if problem:
-                findings.append(problem)
+                problems.setdefault(pool, problem)
             else:
                 wanted.setdefault(pool, port)
     ports: dict[PoolName, int] = {}
@@ -68,12 +69,21 @@ def assigned(
             ports[pool] = port
             owners[port] = f"InferencePool {pool}"
         else:
-            findings.append(
+            problems[pool] = (
                 f"InferencePool {pool}: its picker is to listen on port {port}, which is for {owner}: give"
                 " each its own"
             )
+    there = {PoolName(namespace, name) for namespace, each in known.items() for name in each.pools}
+    for pool in problems:
+        port = before.get(pool, 0)
+        if pool in there and port and port not in owners:
+            ports[pool] = port
+            owners[port] = f"InferencePool {pool}"
+            problems[pool] += f"; until then it stays on port {port}"
+    order = [pool for pool in (*wanted, *problems) if pool in ports]
     return Assignments(
-        ports={pool: ports[pool] for pool in wanted if pool in ports}, findings=tuple(findings)
+        ports={pool: ports[pool] for pool in order},
+        findings=tuple(problems.values()),
     )
 
 

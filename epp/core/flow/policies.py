@@ -48,8 +48,8 @@ class SaturationDetector(Protocol):
 class Staleness(Protocol):
     """A detector that misses readings."""
 
-    def stale(self, endpoints: Sequence[Endpoint]) -> int:
-        """Of how many the load is unknown although their engines tell it."""
+    def stale(self, endpoints: Sequence[Endpoint], now: float) -> int:
+        """Of how many the load is unknown or too old although their engines tell it."""
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """Who goes next, who waits and who is refused, worked out by hand."""
 
 import math
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -16,7 +17,9 @@ from epp.core.flow.control import (
 from epp.core.flow.queues import Ticket
 from epp.core.lifecycle import Phase
 from epp.core.rejection import ALL_FILTERED
+from epp.core.request import Request
 from epp.core.scheduling import Decision
+from scorers.concurrency_detector import ConcurrencyDetector
 from scorers.edf_ordering_policy import EdfOrderingPolicy
 from scorers.priority_holdback_policy import PriorityHoldbackPolicy
 from scorers.priority_then_time_eviction_order_policy import PriorityThenTimeEvictionOrderPolicy
@@ -27,6 +30,7 @@ from scorers.soft_reflective_ceiling_policy import SoftReflectiveCeilingPolicy
 from tests.core.flow.pools import Pool, band_of, occupy, request_of, settings_of
 from tests.picking import fleet_of
 
+NOW, FORMER = "x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id"
 EVICTION = (SheddableEvictionFilter(), PriorityThenTimeEvictionOrderPolicy())
 
 
@@ -76,6 +80,35 @@ def test_a_policy_that_fails_at_counting_costs_no_request() -> None:
     assert [fault.args[0] for fault in pool.complaints] == ["may_evict", "dispatched", "completed"] * 3
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Bookkeeper(RoundRobinFairnessPolicy):
+    """A policy that writes down what it is told."""
+
+    told: list[tuple[object, ...]] = field(default_factory=list)
+
+    def dispatched(self, flow: str, waited: float, now: float) -> None:
+        self.told.append(("dispatched", flow, waited, now))
+
+    def completed(self, flow: str, prompt_tokens: int, output_tokens: int, now: float) -> None:
+        self.told.append(("completed", flow, prompt_tokens, output_tokens, now))
+
+
+def test_a_policy_is_told_what_becomes_of_requests() -> None:
+    keeper = Bookkeeper()
+    pool = Pool(settings_of(room=1, default_band=band_of(fairness=keeper)))
+    first, second, third = (pool.arrive(at, tenant=name) for at, name in [(1.0, "a"), (2.0, "b"), (2.5, "c")])
+    pool.end(third, 3.0)  # who leaves the queue had nothing
+    pool.end(first, 4.0)
+    assert pool.control.turn(4.5).answered == [second]
+    pool.end(second, 7.0)
+    assert keeper.told == [
+        ("dispatched", "a", 0.0, 1.0),
+        ("completed", "a", 100, 50, 4.0),
+        ("dispatched", "b", 2.5, 4.5),
+        ("completed", "b", 100, 50, 7.0),
+    ]
+
+
 def test_who_comes_to_a_full_pool_goes_when_somebody_ends() -> None:
     pool = Pool(settings_of(room=1))
     first, second = pool.arrive(1.0), pool.arrive(2.0)
@@ -108,10 +141,45 @@ def test_who_arrives_goes_past_those_of_lower_bands_only() -> None:
     assert pool.arrive(1.0, "batch").is_waiting
 
 
+def test_who_arrives_when_a_server_is_free_passes_nobody() -> None:
+    """Between an end and the next turn."""
+    for waits, arrives in [("interactive", "batch"), ("standard", "standard")]:
+        pool = Pool(settings_of(room=1))
+        running, early = pool.arrive(0.0), pool.arrive(1.0, waits)
+        pool.end(running, 2.0)
+        late = pool.arrive(2.0, arrives)
+        assert late.is_waiting
+        assert pool.control.turn(2.0).answered == [early]
+        pool.end(early, 3.0)
+        assert not pool.arrive(3.0, "interactive").is_waiting, "but those above may"
+        assert late.is_waiting
+
+
+def test_bands_are_listed_the_most_important_first() -> None:
+    pool = Pool(settings_of(bands={priority: band_of() for priority in (-1, 100, 5)}))
+    assert [band.priority for band in pool.control.bands] == [100, 5, 0, -1]
+
+
 def test_an_unknown_objective_is_priority_0() -> None:
     pool = Pool(settings_of())
     assert pool.arrive(0.0, "no-such").priority == 0
     assert pool.control.arrive(request_of(**{"x-gateway-inference-objective": "batch"}), 0.0).priority == -1
+
+
+@pytest.mark.parametrize(
+    "headers, agent, tenant",
+    [
+        ({NOW: "now", FORMER: "former"}, "agent", "now"),
+        ({FORMER: "former"}, "agent", "former"),
+        ({NOW: "", FORMER: "former"}, "", "former"),
+        ({}, "agent", "agent"),
+        ({NOW: ""}, "", "default-flow"),
+    ],
+)
+def test_whose_request_it_is_its_headers_say_before_its_agent(
+    headers: dict[str, str], agent: str, tenant: str
+) -> None:
+    assert Pool(settings_of()).control.arrive(Request(headers=headers, agent=agent), 0.0).tenant == tenant
 
 
 def test_one_tenant_cannot_keep_another_waiting() -> None:
@@ -179,6 +247,8 @@ def test_over_all_bands_sheddable_requests_give_way() -> None:
     assert pool.arrive(3.0, "batch").result is QUEUE_FULL  # its like does not give way
     assert pool.arrive(3.0, "interactive").is_waiting
     assert pool.arrive(3.0, "interactive").result is QUEUE_FULL  # nor what is not sheddable
+    displaced, full = 3, 2
+    assert pool.fates == {Fate.DISPATCHED: 1, Fate.REJECTED_CAPACITY: displaced + full}
 
 
 def test_nobody_gives_way_in_vain() -> None:
@@ -200,6 +270,7 @@ def test_who_has_waited_too_long_is_told() -> None:
     assert pool.control.turn(6.0).answered == [early]
     assert early.result is EXPIRED and EXPIRED.status == 429
     assert EXPIRED.headers == {"x-llm-d-request-dropped-reason": "rejected-ttl-expired"}
+    assert pool.fates == {Fate.DISPATCHED: 1, Fate.EVICTED_TTL: 1}
     assert pool.control.due(6.0) == 8.0
     pool.end(running, 8.0)
     assert pool.control.turn(8.0).answered == [late]  # a server comes before the end of its stay
@@ -223,11 +294,29 @@ def test_a_pool_without_servers_has_a_ttl_of_its_own_which_begins_anew() -> None
     assert pool.control.due(50.0) == 110.0
     assert pool.control.turn(110.0).answered == [early]
     assert early.result is NOBODY_CAME and NOBODY_CAME.status == 503
+    assert pool.fates == {Fate.REJECTED_NO_ENDPOINTS: 1, Fate.EVICTED_NO_ENDPOINTS: 1}
     assert NOBODY_CAME.headers == {"x-llm-d-request-dropped-reason": "rejected-no-endpoints"}
     pool.fleet = pool.control._pool = fleet_of([None])
     pool.control._serving_version = -1
     assert pool.control.turn(120.0).answered == [late]
     assert isinstance(late.result, Decision)
+
+
+def test_a_stay_begins_anew_when_the_last_server_goes_and_when_one_comes_that_is_full() -> None:
+    pool = Pool(settings_of(room=1, ttl=5.0, no_endpoint_ttl=100.0))
+    (server,) = pool.fleet.endpoints
+    running, waiting = pool.arrive(0.0), pool.arrive(1.0)
+    pool.fleet.lost(server, 4.0, "gone")
+    assert pool.control.turn(4.0).answered == [] and pool.control.due(4.0) == 104.0
+    pool.fleet.failed(server, 50.0, "probed")
+    pool.fleet.answered(server, 50.0)
+    assert pool.control.turn(50.0).answered == [] and pool.control.due(50.0) == 55.0
+    pool.fleet.answered(server, 54.0)
+    assert pool.control.turn(54.0).answered == [], "it is full as before"
+    assert pool.control.turn(55.0).answered == [waiting], "another look at a server changes nothing"
+    assert waiting.result is EXPIRED
+    assert pool.fates == {Fate.DISPATCHED: 1, Fate.EVICTED_TTL: 1}
+    pool.end(running, 56.0)
 
 
 def test_who_leaves_is_gone_at_once() -> None:
@@ -266,6 +355,7 @@ def test_a_shutdown_refuses_those_that_wait_and_those_that_would() -> None:
     assert list(pool.control.close(2.0)) == [waiting]
     assert waiting.result is SHUTTING_DOWN and SHUTTING_DOWN.status == 503
     assert pool.arrive(3.0).result is SHUTTING_DOWN
+    assert pool.fates == {Fate.DISPATCHED: 1, Fate.EVICTED_OTHER: 1, Fate.REJECTED_OTHER: 1}
     pool.end(running, 4.0)
     assert isinstance(pool.arrive(5.0).result, Decision)  # there is room until the very end
 
@@ -328,3 +418,26 @@ def test_without_leave_nobody_is_stopped() -> None:
     pool.arrive(0.0, "batch")
     pool.arrive(1.0, "interactive")
     assert pool.control.turn(1.0).evicted == []
+
+
+def test_who_comes_and_waits_asks_for_a_turn_if_somebody_may_be_stopped_for_it() -> None:
+    for eviction, due in [(EVICTION, 1.0), (None, 61.0)]:
+        pool = Pool(settings_of(room=1, eviction=eviction))
+        pool.arrive(0.0, "batch")
+        pool.arrive(1.0, "interactive")
+        assert pool.control.due(1.0) == due
+
+
+def test_the_next_is_stopped_when_the_detector_has_had_time_to_see_what_the_last_one_brought() -> None:
+    class Late(ConcurrencyDetector):
+        lag = 3.0
+
+    pool = Pool(settings_of(room=2, eviction=EVICTION, detector=Late(max_concurrency=2)))
+    old, new = pool.arrive(0.0, "batch"), pool.arrive(1.0, "batch")
+    pool.arrive(2.0, "interactive")
+    assert pool.control.turn(2.0).evicted == [new]
+    assert pool.control.due(2.0) == 5.0
+    assert pool.control.turn(4.9).evicted == []
+    assert pool.control.turn(5.0).evicted == [new], "it has not gone yet, and is still the first choice"
+    pool.end(new, 5.0)
+    assert old.dispatched_at is not None and pool.control.due(5.0) == 8.0

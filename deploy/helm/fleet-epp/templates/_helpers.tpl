@@ -29,9 +29,30 @@ inferencepool: {{ include "fleet-epp.name" . }}
 {{- with $host }}{{ . | trimSuffix "/" }}/{{ end }}{{ $image.name | default $image.repository }}:{{ $image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{/* {flag: value, …}; in older charts a list of {name, value}. */}}
+{{- define "fleet-epp.flags" -}}
+{{- $given := .Values.inferenceExtension.flags | default dict }}
+{{- $flags := dict }}
+{{- if kindIs "slice" $given }}
+{{- range $given }}
+{{- $_ := set $flags .name (append (index $flags .name | default list) .value) }}
+{{- end }}
+{{- range $name, $several := $flags }}{{ if eq (len $several) 1 }}{{ $_ := set $flags $name (first $several) }}{{ end }}{{ end }}
+{{- else }}
+{{- $flags = $given }}
+{{- end }}
+{{- $flags | toJson }}
+{{- end }}
+
+{{/* "true": spans are exported; older charts: trace. */}}
+{{- define "fleet-epp.traces" -}}
+{{- $extension := .Values.inferenceExtension }}
+{{- or $extension.tracing.enabled (dig "trace" "enabled" false $extension) }}
+{{- end }}
+
 {{/* "true": replicas stand by for a leader. */}}
 {{- define "fleet-epp.elects" -}}
-{{- $flags := .Values.inferenceExtension.flags | default dict }}
+{{- $flags := include "fleet-epp.flags" . | fromJson }}
 {{- if hasKey $flags "ha-enable-leader-election" }}
 {{- eq (toString (index $flags "ha-enable-leader-election")) "true" }}
 {{- else }}
@@ -41,11 +62,11 @@ inferencepool: {{ include "fleet-epp.name" . }}
 
 {{/* {"grpc": …, "health": …, "metrics": …}: on which the container listens. */}}
 {{- define "fleet-epp.ports" -}}
-{{- $flags := .Values.inferenceExtension.flags | default dict }}
+{{- $flags := include "fleet-epp.flags" . | fromJson }}
 {{- dict
-  "grpc" (index $flags "grpc-port" | default 9002 | int)
-  "health" (index $flags "grpc-health-port" | default 9003 | int)
-  "metrics" (index $flags "metrics-port" | default 9090 | int)
+  "grpc" (dig "grpc-port" 9002 $flags | int)
+  "health" (dig "grpc-health-port" 9003 $flags | int)
+  "metrics" (dig "metrics-port" 9090 $flags | int)
 | toJson }}
 {{- end }}
 
@@ -66,7 +87,7 @@ inferencepool: {{ include "fleet-epp.name" . }}
 {{- $flags := dict
   "zap-encoder" "json"
   "config-file" (printf "/config/%s" $extension.pluginsConfigFile)
-  "tracing" $extension.tracing.enabled }}
+  "tracing" (include "fleet-epp.traces" .) }}
 {{- if not $pool.enabled }}
 {{- $labels := list }}
 {{- range $key, $value := $pool.modelServers.matchLabels }}{{ $labels = append $labels (printf "%s=%s" $key $value) }}{{ end }}
@@ -89,7 +110,7 @@ inferencepool: {{ include "fleet-epp.name" . }}
 {{- $_ := set $flags "cert-path" "/certificate" }}
 {{- $_ := set $flags "enable-cert-reload" true }}
 {{- end }}
-{{- range $flag, $value := $extension.flags }}{{ $_ := set $flags $flag $value }}{{ end }}
+{{- range $flag, $value := include "fleet-epp.flags" . | fromJson }}{{ $_ := set $flags $flag $value }}{{ end }}
 {{- range $flag, $value := $flags }}
 {{- range (kindIs "slice" $value | ternary $value (list $value)) }}
 - {{ printf "--%s=%s" $flag (include "fleet-epp.word" .) | quote }}
@@ -118,13 +139,53 @@ inferencepool: {{ include "fleet-epp.name" . }}
 {{- $said | default (or (eq .Values.provider.name "gke") (dig "gke" "enabled" false $monitoring) | ternary "gmp" "prometheusoperator") }}
 {{- end }}
 
+{{/* Of [[whose, port], …] no two may be one, and each must be a port. */}}
+{{- define "fleet-epp.eachItsOwn" -}}
+{{- $taken := dict }}
+{{- range . }}
+{{- $whose := first . }}
+{{- $port := last . | int }}
+{{- if or (lt $port 1) (gt $port 65535) }}
+{{- fail (printf "%s: must be a port from 1 to 65535, got %d" $whose $port) }}
+{{- end }}
+{{- with index $taken (toString $port) }}
+{{- fail (printf "%s: port %d is taken by %s: give each its own" $whose $port .) }}
+{{- end }}
+{{- $_ := set $taken (toString $port) $whose }}
+{{- end }}
+{{- end }}
+
+{{/* Those of the Service, and those on which the pod listens; pools have theirs on both. */}}
+{{- define "fleet-epp.checkPorts" -}}
+{{- $extension := .Values.inferenceExtension }}
+{{- $pools := list }}
+{{- range .Values.pools }}{{ $pools = append $pools (list (printf "pools, %s" .name) .port) }}{{ end }}
+{{- if .Values.poolService.enabled }}
+{{- range .Values.poolService.ports }}{{ $pools = append $pools (list "poolService.ports" .) }}{{ end }}
+{{- end }}
+{{- $service := list
+  (list "inferenceExtension.extProcPort" $extension.extProcPort)
+  (list "inferenceExtension.metricsPort" $extension.metricsPort) }}
+{{- include "fleet-epp.eachItsOwn" (concat $service $pools) }}
+{{- $ports := include "fleet-epp.ports" . | fromJson }}
+{{- $pod := list
+  (list "inferenceExtension.flags.grpc-port" $ports.grpc)
+  (list "inferenceExtension.flags.grpc-health-port" $ports.health)
+  (list "inferenceExtension.flags.metrics-port" $ports.metrics) }}
+{{- include "fleet-epp.eachItsOwn" (concat $pod $pools) }}
+{{- end }}
+
 {{/* What a schema cannot say, in words for people. */}}
 {{- define "fleet-epp.check" -}}
 {{- $extension := .Values.inferenceExtension }}
 {{- $pool := .Values.inferencePool }}
-{{- $labels := $pool.modelServers.matchLabels }}
-{{- if and (not $labels) (or $pool.create (not $pool.enabled)) }}
+{{- if or $pool.create (not $pool.enabled) }}
+{{- if not ($pool.modelServers).matchLabels }}
 {{- fail "inferencePool.modelServers.matchLabels: is missing: the labels of the pods that serve the model, as {app: qwen}" }}
+{{- end }}
+{{- if not (include "fleet-epp.targetPorts" . | fromJsonArray) }}
+{{- fail "inferencePool.targetPorts: is missing: the ports on which the pods serve, as [{number: 8000}]" }}
+{{- end }}
 {{- end }}
 {{- if $extension.latencyPredictor.enabled }}
 {{- fail "inferenceExtension.latencyPredictor.enabled: latency prediction by sidecars is not supported: leave it out" }}
@@ -141,12 +202,8 @@ inferencepool: {{ include "fleet-epp.name" . }}
 {{- if and (or .Values.pools .Values.poolService.enabled) (eq (include "fleet-epp.isOld" .) "true") }}
 {{- fail "pools: only with inferencePool.apiVersion inference.networking.k8s.io/v1" }}
 {{- end }}
-{{- $taken := list (int $extension.extProcPort) }}
-{{- range .Values.pools }}
-{{- if has (int .port) $taken }}{{ fail (printf "pools: port %v of %s is taken: each pool needs its own" (int .port) .name) }}{{ end }}
-{{- $taken = append $taken (int .port) }}
-{{- end }}
-{{- $drain := index ($extension.flags | default dict) "drain-timeout" | default "30s" | toString }}
+{{- include "fleet-epp.checkPorts" . }}
+{{- $drain := dig "drain-timeout" "30s" (include "fleet-epp.flags" . | fromJson) | toString }}
 {{- $grace := int $extension.terminationGracePeriodSeconds }}
 {{- if and (regexMatch "^[0-9]+s$" $drain) (ge (trimSuffix "s" $drain | int) $grace) }}
 {{- fail (printf "inferenceExtension.terminationGracePeriodSeconds: %v must be more than drain-timeout (%s): Kubernetes would kill the picker while it still takes requests" $grace $drain) }}
