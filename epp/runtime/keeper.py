@@ -128,11 +128,12 @@ class Keeper(Generic[AnyPool]):
 
     async def _take(self, wanted: Mapping[PoolName, int], group: asyncio.TaskGroup) -> None:
         ours = {*self._ports.values()}
-        for name in tuple(self._pools):
+        claimed = {port for name, port in wanted.items() if port != self._ports.get(name)}
+        for name, port in tuple(self._ports.items()):
             if name not in wanted:
                 self._retire(name, group)
-            elif wanted[name] != self._ports[name] and wanted[name] in ours:
-                self._ports[name] = None  # another one goes from there, perhaps to where this one is
+            elif port != wanted[name] and (wanted[name] in ours or port in claimed):
+                self._ports[name] = None  # pools change places: nobody waits for the other
                 self._leave(name, self._pools[name].leave(self._grace), group)
         await asyncio.sleep(0)  # their ports are free now
         before, self._refused = self._refused, {}

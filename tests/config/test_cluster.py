@@ -226,6 +226,8 @@ def test_pods_that_belong_to_two_pools_are_told() -> None:
     assert alone.findings == ()
     both = run(pod("qwen-1", "10.0.0.2"), pod(), neighbours=[other, apart])
     assert both.specs == alone.specs
+    three = run(pod(), neighbours=[other, replace(other, name="a-third")])
+    assert ["a-third" in finding for finding in three.findings] == [True, False]
     assert both.findings == (
         (
             "InferencePool qwen: pod qwen-0 and 1 more belong to InferencePool large as well, whose picker"

@@ -84,6 +84,11 @@ def test_one_about_no_pool_is_told() -> None:
     assert rules(asked, POOL).findings == (), "nothing is known of other pools"
     others = Asked(objectives=[objective("theirs", 2, pool="phi", group=OLD_POOL_GROUP)])
     assert rules(others, POOL, neighbours={"qwen"}).findings == (), "nor of those of the other group"
+    several = Asked(objectives=[objective(name, 2, pool="qven") for name in "ba"])
+    assert [said.split(":")[0] for said in rules(several, POOL, neighbours={"qwen"}).findings] == [
+        "InferenceObjective a",
+        "InferenceObjective b",
+    ]
     assert rules(asked, POOL, neighbours={"qwen"}).findings == (
         "InferenceObjective lost: there is no InferencePool qven: create it or correct poolRef",
         "InferenceModelRewrite lost: there is no InferencePool qven: create it or correct poolRef",
