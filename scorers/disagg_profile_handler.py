@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from epp.core.scoring import Cycle, Decider, Kind, Route, kinds
+from epp.core.scoring import Cycle, Decider, Kind, Route, kinds, suggestion
 
 PREFILL_HEADER, ENCODE_HEADER = "x-prefiller-host-port", "x-encoder-hosts-ports"
 
@@ -99,25 +99,36 @@ class DisaggProfileHandler:
 
     def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "DisaggProfileHandler":
         """This handler, with its deciders; ValueError where it names something that is not there."""
-        if self.profiles.decode not in profiles:
-            raise ValueError(f'profiles: there is no profile "{self.profiles.decode}" for decode')
+        for stage in ("decode", "prefill", "encode"):
+            self._check_profile(stage, profiles)
         found = replace(self)
         for stage in ("prefill", "encode"):
             name, profile = getattr(self.deciders, stage), getattr(self.profiles, stage)
             if not name:
                 continue
             if name not in plugins:
-                raise ValueError(f'deciders: there is no plugin "{name}" for {stage}, add it to plugins')
+                hint = suggestion(name, plugins) or ", add it to plugins"
+                raise ValueError(f'deciders.{stage}: there is no plugin "{name}" for {stage}{hint}')
             decider = plugins[name]
             if Kind.DECIDER not in kinds(type(decider)):
-                raise ValueError(f'deciders: "{name}" for {stage} is no decider')
+                raise ValueError(f'deciders.{stage}: "{name}" for {stage} is no decider')
             if profile not in profiles:
                 raise ValueError(
-                    f'deciders: there is no profile "{profile}", which the decider for {stage} needs'
+                    f'deciders.{stage}: there is no profile "{profile}", which the decider for {stage} needs'
                 )
             object.__setattr__(found, f"{stage}_decider", decider)
         object.__setattr__(found, "known", tuple(profiles))
         return found
+
+    def _check_profile(self, stage: str, profiles: Collection[str]) -> None:
+        """ValueError where the profile of a stage is named, or has to be there, and is not."""
+        profile, usual = getattr(self.profiles, stage), getattr(StageProfiles(), stage)
+        if profile in profiles or (profile == usual and stage != "decode"):
+            return
+        former = getattr(self, f"{stage}_profile")
+        place = f"{stage}Profile" if former == profile else f"profiles.{stage}"
+        hint = suggestion(profile, profiles)
+        raise ValueError(f'{place}: there is no profile "{profile}" for {stage}{hint}')
 
     def next_profile(self, cycle: Cycle) -> str | None:
         decode, prefill, encode = self.profiles.decode, self.profiles.prefill, self.profiles.encode

@@ -112,6 +112,8 @@ def _blamed(each: Plugin, message: str) -> ConfigError:
     """An error of a plugin's, at the parameter that it names first, if it names one."""
     if each.entry is None:
         return each.at.error(f"{each.name}: {message}")
-    name, colon, rest = message.partition(": ")
-    given = each.entry.parameters.fields() if each.entry.parameters else {}
-    return given[name].error(rest) if colon and name in given else each.at.error(message)
+    path, colon, rest = message.partition(": ")
+    at = each.entry.parameters
+    for name in path.split("."):
+        at = at.fields().get(name) if at else None
+    return at.error(rest) if colon and at else each.at.error(message)

@@ -23,13 +23,13 @@ import typing
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import yaml
 
 from epp.core.scoring import Spelling
+from epp.core.suggestions import suggestion
 
 T = TypeVar("T")
 
@@ -162,14 +162,6 @@ WORD = "one word of at most 253 characters"
 def is_word(text: str) -> bool:
     """Whether a name is ``WORD``; empty counts as one."""
     return text.isprintable() and " " not in text and len(text) <= 253
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """``, did you mean "x"?`` or nothing."""
-    known = list(known)
-    same = [other for other in known if other.lower() == name.lower()]
-    close = same or get_close_matches(name, known, n=1, cutoff=0.6)
-    return f', did you mean "{close[0]}"?' if close else ""
 
 
 # --- YAML --------------------------------------------------------------------------------------------
@@ -309,7 +301,9 @@ def _record(section: Section, target: type[T]) -> T:
     wanted = _wanted(cast("Hashable", target))
     for name, part in given.items():
         if name not in wanted:
-            raise part.error("unknown field" + (suggestion(name, wanted) or _all_of(wanted)))
+            former = _former(cast("Hashable", target))
+            current = [each for each in wanted if each not in former]
+            raise part.error("unknown field" + (suggestion(name, current, former) or _all_of(current)))
     values: dict[str, Any] = {}
     for name, (attribute, hint, required) in wanted.items():
         if name in given:
@@ -332,7 +326,7 @@ def _blamed(section: Section, given: Mapping[str, Section], message: str) -> Con
     return given[name].error(rest) if colon and name in given else section.error(message)
 
 
-def _all_of(wanted: Mapping[str, Any]) -> str:
+def _all_of(wanted: Collection[str]) -> str:
     return f", known are {', '.join(wanted)}" if wanted else ", there are none here"
 
 
@@ -345,6 +339,16 @@ def _wanted(target: type) -> dict[str, tuple[str, Any, bool]]:
         for field in dataclasses.fields(target)
         if field.init and hints[field.name] != Here
     }
+
+
+@lru_cache(maxsize=256)
+def _former(target: type) -> frozenset[str]:
+    """Names in YAML that are still read: deprecated ones, and those that others have now."""
+    fields = [each for each in dataclasses.fields(target) if "deprecated" in each.metadata]
+    moved = getattr(target, "moved", {}).values()
+    return frozenset(
+        [*(each.metadata.get("yaml") or camel(each.name) for each in fields), *(n for names in moved for n in names)]
+    )
 
 
 @lru_cache(maxsize=256)

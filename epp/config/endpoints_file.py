@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from epp.config.decode import WORD, Section, is_word, parse, read, suggestion
+from epp.config.decode import WORD, Section, is_word, parse, read
 from epp.core.addresses import MetricsUrl, read_host, read_metrics_url, read_port
 
 Written = TypeVar("Written")

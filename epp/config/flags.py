@@ -622,9 +622,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServeFlag
     values = {flag.key: given.get(flag.name, flag.default) for flag in FLAGS}
     if not values["pool_namespace"]:
         values["pool_namespace"] = environment.get("NAMESPACE") or "default"
-    if not decode.is_word(values["pool_namespace"]):
+    if not re.fullmatch(_NAMESPACE, values["pool_namespace"], re.ASCII):
         source = "--pool-namespace" if "pool-namespace" in given else "$NAMESPACE"
-        raise UsageError(f"{source}: must be {decode.WORD}, got {values['pool_namespace']!a}")
+        raise UsageError(
+            f"{source}: no namespace can be called {values['pool_namespace']!a}: write at most 63 lower-case"
+            ' letters, digits and "-", with a letter or digit at both ends'
+        )
     values["endpoint_target_ports"] = tuple(dict.fromkeys(values["endpoint_target_ports"]))
     values["wishes"] = tuple(
         replace(wish, namespace=wish.namespace or values["pool_namespace"])
@@ -722,6 +725,8 @@ _DISCOVERY_REMEDY = (
 )
 _OBJECT_NAME = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 """A DNS-1123 subdomain, as Kubernetes has them."""
+_NAMESPACE = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+"""A DNS-1123 label."""
 _MOST_NAME = 253
 
 
@@ -761,9 +766,11 @@ def check_discovery(flags: ServeFlags, *, config_has_discovery: bool) -> None:
     if follows_kubernetes(flags, config_has_discovery=config_has_discovery):
         if not flags.pool_name and not flags.endpoint_selector:
             raise UsageError("--kubernetes: needs --pool-name, the InferencePool to follow")
-        for flag, name in (("pool-name", flags.pool_name), ("pool-namespace", flags.pool_namespace)):
-            if name and not re.fullmatch(_OBJECT_NAME, name, re.ASCII):
-                raise UsageError(f"--{flag}: no object in Kubernetes can be called {name!a}")
+        if flags.pool_name and not re.fullmatch(_OBJECT_NAME, flags.pool_name, re.ASCII):
+            raise UsageError(
+                f"--pool-name: no object in Kubernetes can be called {flags.pool_name!a}: write lower-case"
+                ' letters, digits, "-" and ".", with a letter or digit at both ends'
+            )
     elif flags.ha_enable_leader_election and not flags.wishes:
         raise UsageError(
             "--ha-enable-leader-election: needs Kubernetes, where the Lease is: leave it out, or follow a"

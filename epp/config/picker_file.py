@@ -8,9 +8,10 @@ Source:  llm-d-router v0.10 (``llm-d.ai/v1alpha1``), its later ``llm-d.ai/v1``, 
          (``inference.networking.x-k8s.io/v1alpha1``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from epp.config.decode import Here, Section, parse, read, suggestion
+from epp.config.decode import Here, Section, parse, read
+from epp.core.suggestions import suggestion
 
 API_VERSIONS = ("llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1")
 KIND = "EndpointPickerConfig"
@@ -170,11 +171,13 @@ class EndpointPickerConfig:
     request_handler: RequestHandler | None = None
     parser: Reference | None = None
     data_layer: DataLayer | None = None
-    data: DataLayer | None = None
+    data: DataLayer | None = field(default=None, metadata={"deprecated": "write it as dataLayer"})
     """Its older name."""
     flow_control: Section | None = None
     """Queues in the picker: read with their feature gate only, as upstream."""
-    saturation_detector: FormerDetector | None = None
+    saturation_detector: FormerDetector | None = field(
+        default=None, metadata={"deprecated": "write it as flowControl.saturationDetector"}
+    )
     """Its older place."""
     at: Here
 

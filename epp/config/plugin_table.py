@@ -11,12 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from epp.config.decode import ConfigError, Section, camel, read, suggestion
+from epp.config.decode import ConfigError, Section, camel, read
 from epp.config.picker_file import NOT_SUPPORTED, PluginEntry, Reference
 from epp.config.unsupported import UNSUPPORTED_TYPES
 from epp.core.scoring import Kind, kinds
+from epp.core.suggestions import suggestion
 
 Settings = TypeVar("Settings")
+FORMER_TYPES = {"kv-cache-scorer": "kv-cache-utilization-scorer"}
+"""Names that types had in upstream's first versions, and nobody would guess what they are now."""
 OURS = "scorers."
 """Where the plugin types are that come with the picker."""
 
@@ -44,7 +47,7 @@ class Plugin:
         """Settings that the picker itself reads: it understands those of its own types only."""
         if not isinstance(self.made, wanted):
             raise self.at.at("type").error(
-                f"a {spoken(self.kinds)} of a type that does not come with the picker {NOT_SUPPORTED}"
+                f"{with_article(self.kinds)} of a type that does not come with the picker {NOT_SUPPORTED}"
             )
         return self.made
 
@@ -115,7 +118,7 @@ class PluginTable:
             if name in UNSUPPORTED_TYPES:
                 reason = UNSUPPORTED_TYPES[name]
                 raise at.error(f'the plugin type "{name}" {NOT_SUPPORTED}: {reason}')
-            hint = suggestion(name, self._types) or ", is the package that has it installed?"
+            hint = suggestion(FORMER_TYPES.get(name, name), self._types) or ", is the package that has it installed?"
             raise at.error(f'unknown plugin type "{name}"{hint}')
         try:
             plugin_type = self._types[name]
@@ -174,7 +177,8 @@ class PluginTable:
             raise place.error(f'there is no plugin "{name}"{hint}')
         found = self[name]
         if wanted and not found.kinds & set(wanted):
-            raise place.error(f'"{name}" is a {spoken(found.kinds)}, expected a {spoken(wanted)}')
+            is_one, expected = with_article(found.kinds), with_article(wanted)
+            raise place.error(f'"{name}" is {is_one}, expected {expected}')
         return found.take()
 
     def take_referred(self, reference: Reference, *wanted: Kind) -> Plugin:
@@ -231,3 +235,9 @@ def _made(name: str, plugin_type: type, parameters: Section) -> Any:
 def spoken(some: Iterable[Kind]) -> str:
     """Kinds, for people."""
     return " and ".join(sorted(kind.value for kind in some))
+
+
+def with_article(some: Iterable[Kind]) -> str:
+    """The same, with "a" or "an"."""
+    words = spoken(some)
+    return f"{'an' if words[0] in 'aeio' else 'a'} {words}"  # a usage limit policy

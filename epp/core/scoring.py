@@ -19,7 +19,7 @@ A plugin that is a filter only by its settings says so with a property ``is_filt
 A filter, scorer or picker with a method ``sent`` (see Told) learns where a request goes, and may add headers
 to the response. A plugin with a method ``joined(plugins, profiles)`` is asked for itself once the
 configuration is read: it may look up others by name, and raises ``ValueError("fieldName: …")`` where one is
-missing.
+missing; ``"fieldName.inner: …"`` for a field of a field.
 The class variable ``is_experimental = True``: it is used only with --allow-experimental-plugins.
 """
 
@@ -44,6 +44,7 @@ from epp.core.rejection import all_dead, bad_request, no_endpoint
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
 from epp.core.response_reader import Usage
 from epp.core.sessions import SessionAffinity
+from epp.core.suggestions import suggestion
 from epp.core.topology import Nearness, TopologyAffinity, nearness
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "peer_of",
     "read_target",
     "series",
+    "suggestion",
     "whole_number",
     "with_port",
 ]

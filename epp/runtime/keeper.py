@@ -71,7 +71,7 @@ class Keeper(Generic[AnyPool]):
         self._ports: dict[PoolName, int | None] = {}
         """Where they are; None: it has left one, and the next cannot be had."""
         self._lives: dict[PoolName, asyncio.Task[None]] = {}
-        self._seen: set[PoolName] = set()
+        self._seen: set[AnyPool] = set()
         """Those whose endpoints have been looked at: they are served as soon as they have a port."""
         self._ending: list[AnyPool] = []
         self._leaving: set[asyncio.Task[None]] = set()
@@ -153,7 +153,7 @@ class Keeper(Generic[AnyPool]):
             return
         pool.bind(port)
         self._ports[name] = port
-        if name in self._seen:
+        if pool in self._seen:
             await pool.open()
         self._leave(name, pool.leave(self._grace, but_the_last=True), group)
         logger.info("pool has moved", extra={"fields": {"pool": str(name), "port": port}})
@@ -177,14 +177,13 @@ class Keeper(Generic[AnyPool]):
         async with asyncio.TaskGroup() as group:
             group.create_task(forever(pool.run(), f"pool {name}"), name=f"endpoints: {name}")
             await self._first_look()
-            self._seen.add(name)
+            self._seen.add(pool)
             await pool.open()
             is_open.set()
 
     def _retire(self, name: PoolName, group: asyncio.TaskGroup) -> None:
         pool, life = self._pools.pop(name), self._lives.pop(name)
         del self._ports[name]
-        self._seen.discard(name)
         self._ending.append(pool)
         pool.refuse_waiting()
         self._leave(name, self._end(pool, life), group)
@@ -199,5 +198,6 @@ class Keeper(Generic[AnyPool]):
         await pool.leave(self._grace)
         life.cancel()
         await asyncio.wait([life])
+        self._seen.discard(pool)
         self._ending.remove(pool)
         pool.close()

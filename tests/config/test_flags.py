@@ -310,8 +310,13 @@ def test_durations_are_gos() -> None:
         pytest.param(["-v=-1"], "--v: must be at least 0, got -1", id="verbosity"),
         pytest.param(
             [FILE, "--pool-namespace=a b"],
-            "--pool-namespace: must be one word of at most 253 characters, got 'a b'",
+            "--pool-namespace: no namespace can be called 'a b': write at most 63 lower-case letters, digits",
             id="two words",
+        ),
+        pytest.param(
+            [FILE, "--pool-namespace=Bad_NS"],
+            "--pool-namespace: no namespace can be called 'Bad_NS': write at most 63 lower-case letters",
+            id="no name of a namespace, without Kubernetes",
         ),
         pytest.param(
             ["--endpoints-file", "--grpc-port", "7"],
@@ -335,12 +340,12 @@ def test_durations_are_gos() -> None:
         ),
         pytest.param(
             ["--pool-name=my_pool"],
-            "--pool-name: no object in Kubernetes can be called 'my_pool'",
+            "--pool-name: no object in Kubernetes can be called 'my_pool': write lower-case letters, digits",
             id="no name of an object",
         ),
         pytest.param(
             ["--pool-name=qwen", "--pool-namespace=A"],
-            "--pool-namespace: no object in Kubernetes can be called 'A'",
+            "--pool-namespace: no namespace can be called 'A': write at most 63 lower-case letters, digits",
             id="no name of a namespace",
         ),
         pytest.param([FILE, "--config-file=a", "--config-text=b"], "both are given", id="two configurations"),

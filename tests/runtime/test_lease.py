@@ -283,7 +283,10 @@ def test_who_may_look_and_not_write_is_told_the_remedy(lease: dict[str, Any] | N
         one = candidate(api, "one")
         async with running(one):
             await asyncio.sleep(5)
-            assert one.detail() == f"{FORBIDDEN}: grant it as deploy/kubernetes/rbac.yaml does"
+            assert one.detail() == (
+                f"{FORBIDDEN}: grant it as deploy/kubernetes/rbac.yaml does, or say with --pool-namespace"
+                " where the Lease is to be"
+            )
             assert not one.is_leader
 
     virtual.run(story())

@@ -98,6 +98,7 @@ class KubernetesApi:
         try:
             if named or (not self._environment.get("KUBERNETES_SERVICE_HOST") and usual.exists()):
                 said_by = f"KUBECONFIG={named}" if named else str(usual)
+                _check(named or str(usual))
                 await config.load_kube_config(
                     config_file=named or str(usual), client_configuration=found, persist_config=False
                 )
@@ -108,8 +109,8 @@ class KubernetesApi:
                     f"--{self._flag}: there is no Kubernetes API: run in a pod, set KUBECONFIG,"
                     " or list the servers with --endpoints-file"
                 )
-        except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as fault:
-            raise StartError(f"--{self._flag}: {said_by}: {fault}") from fault
+        except (config.ConfigException, OSError, ValueError, TypeError, AttributeError, LookupError) as fault:
+            raise StartError(" ".join(f"--{self._flag}: {said_by}: {fault}".split())) from fault
         return found
 
     async def fetch(
@@ -203,6 +204,26 @@ class KubernetesApi:
 
     def _away(self, fault: Exception) -> str:
         return f"no answer from {self.address}: {_words(fault)}"
+
+
+def _check(paths: str) -> None:
+    """ValueError for a kubeconfig, or several, that the client would complain of with a log or a traceback."""
+    files = [os.path.expanduser(path) for path in paths.split(os.pathsep) if path]
+    found = [_contents(file) for file in files if len(files) == 1 or os.path.exists(file)]
+    if not found:  # of several some may be missing, as for kubectl
+        raise ValueError("none of these files is there: check the paths")
+
+
+def _contents(file: str) -> None:
+    try:
+        with open(file, "rb") as opened:
+            content = yaml.safe_load(opened)
+    except OSError as fault:
+        raise ValueError(f"cannot be read ({fault.strerror}): check the path") from fault
+    except yaml.YAMLError as fault:
+        raise ValueError(f"{file} is no YAML: {fault}") from fault
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is no kubeconfig: it has no clusters, users and contexts")
 
 
 def _refusal(status: int, body: bytes) -> Exception:

@@ -28,6 +28,9 @@ logger = logging.getLogger("epp.leader")
 
 RELEASE_SECONDS = 5.0
 """As long as the end may wait for it."""
+_REMEDY = (
+    "grant it as deploy/kubernetes/rbac.yaml does, or say with --pool-namespace where the Lease is to be"
+)
 LEASES = Resource("leases", "coordination.k8s.io", "v1")
 
 
@@ -139,7 +142,7 @@ class Leadership:
                 await self._bid()
         except (ApiFault, Expired) as fault:
             is_refused = isinstance(fault, ApiFault) and fault.status == 403
-            error = f"{fault}: grant it as deploy/kubernetes/rbac.yaml does" if is_refused else str(fault)
+            error = f"{fault}: {_REMEDY}" if is_refused else str(fault)
         if not self._election.is_leaving:
             self._tell(error)
 

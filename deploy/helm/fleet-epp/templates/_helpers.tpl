@@ -90,7 +90,7 @@ inferencepool: {{ include "fleet-epp.name" . }}
   "tracing" (include "fleet-epp.traces" .) }}
 {{- if not $pool.enabled }}
 {{- $labels := list }}
-{{- range $key, $value := $pool.modelServers.matchLabels }}{{ $labels = append $labels (printf "%s=%s" $key $value) }}{{ end }}
+{{- range $key, $value := ($pool.modelServers).matchLabels }}{{ $labels = append $labels (printf "%s=%s" $key $value) }}{{ end }}
 {{- $_ := set $flags "endpoint-selector" (join "," $labels) }}
 {{- $_ := set $flags "endpoint-target-ports" (include "fleet-epp.targetPorts" . | fromJsonArray | join ",") }}
 {{- else if .Values.poolService.enabled }}
