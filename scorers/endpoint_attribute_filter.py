@@ -1,9 +1,9 @@
 """``endpoint-attribute-filter``: only endpoints with a certain value of a figure of one's own."""
 
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from epp.core.scoring import Cycle, Endpoint, FigureReader
 
@@ -57,9 +57,7 @@ class EndpointAttributeFilter(FigureReader):
     fallback_on_empty: bool = False
     """Where nobody is left, keep all instead of refusing the request (429)."""
 
-    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "EndpointAttributeFilter":
-        """This filter; ValueError where nobody reads the figure."""
-        return replace(self, attribute=self.figure("attribute", self.attribute, plugins))
+    key: ClassVar[tuple[str, str]] = ("attribute", "attribute")
 
     def filter(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
         kept = [each for each in endpoints if self._keeps(each.attribute(self.attribute))]

@@ -1,8 +1,8 @@
 """``endpoint-attribute-scorer``: the endpoints with the best value of a figure of one's own first."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from epp.core.scoring import Cycle, Endpoint, FigureReader, Scores
 
@@ -68,9 +68,7 @@ class EndpointAttributeScorer(FigureReader):
     algorithm: Algorithm
     """How it becomes a score."""
 
-    def joined(self, plugins: Mapping[str, Any], profiles: Collection[str]) -> "EndpointAttributeScorer":
-        """This scorer; ValueError where nobody reads the figure."""
-        return replace(self, attribute_key=self.figure("attributeKey", self.attribute_key, plugins))
+    key: ClassVar[tuple[str, str]] = ("attribute_key", "attributeKey")
 
     def score(self, cycle: Cycle, endpoints: Sequence[Endpoint]) -> Scores:
         values = [endpoint.attribute(self.attribute_key) for endpoint in endpoints]

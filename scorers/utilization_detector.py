@@ -25,8 +25,9 @@ class UtilizationDetector:
     In:   n endpoints in service; `load.waiting` [requests], `load.kv_usage` [fraction], and the requests in
           flight that came after that reading.
     Out:  the average of max(waiting / `queueDepthThreshold`, kv_usage / `kvCacheUtilThreshold`); of a
-          figure that is unknown the other alone counts. No reading, or one that is too old: 1. An engine that tells neither figure
-          is left out; if all are, 0: such a pool needs the `concurrency-detector`. No endpoint: 1.
+          figure that is unknown the other alone counts. No reading, or one that is too old: 1. An engine that
+          tells neither figure is left out; if all are, 0: such a pool needs the `concurrency-detector`. No
+          endpoint: 1.
     Since: only the next reading shows what was sent meanwhile. Until then a request in flight that came after
            the last one counts as waiting where others wait; where nobody does, the server is full when its
            requests have doubled (or are 2 * `queueDepthThreshold` more).
@@ -35,8 +36,8 @@ class UtilizationDetector:
     Age: where `metricsStalenessThreshold` is written, readings that are older do not count here, and servers
          at rest are read so often that theirs do.
     Better: requests that were sent after a reading count until the next one; without
-            `metricsStalenessThreshold` a reading counts for `--metrics-staleness-threshold` and not for 200ms:
-            servers at rest are read once a second.
+            `metricsStalenessThreshold` a reading counts for `--metrics-staleness-threshold` and not for
+            200ms: servers at rest are read once a second.
     Source: upstream ``utilization-detector``, which lets one request a millisecond pass between two readings.
     """
 

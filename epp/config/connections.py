@@ -96,16 +96,26 @@ class Connections:
         """The name of the producer that ``user`` means; the only one of that type if it names none."""
         named = getattr(user.made, attribute)
         at = user.at.at("parameters", camel(attribute))
-        if named and (named in self._table or named != producer_type):
-            allowed = (producer_type, *getattr(user.made, "alternatives", {}).get(attribute, ()))
-            return self._table.take_of_types(named, at, allowed).name
+        allowed = (producer_type, *getattr(user.made, "alternatives", {}).get(attribute, ()))
         configured = self._table.of_type(producer_type)
+        suits = getattr(user.made, "is_read_by", None)
+        if suits and not _is_written(user, attribute):
+            possible = [each for type_name in allowed for each in self._table.of_type(type_name)]
+            configured = [each for each in possible if suits(each.made)] or configured
+        elif named and (named in self._table or named != producer_type):
+            return self._table.take_of_types(named, at, allowed).name
         if len(configured) > 1:
             names = ", ".join(f'"{each.name}"' for each in configured)
-            raise at.error(f"there are {names} of type {producer_type}, name one in {camel(attribute)}")
+            type_names = " or ".join(sorted({each.type_name for each in configured}))
+            raise at.error(f"there are {names} of type {type_names}, name one in {camel(attribute)}")
         if configured:
             return configured[0].take().name
         return self._table.add(producer_type).name if adds else ""
+
+
+def _is_written(each: Plugin, attribute: str) -> bool:
+    parameters = each.entry.parameters if each.entry else None
+    return parameters is not None and camel(attribute) in parameters.fields()
 
 
 def _blamed(each: Plugin, message: str) -> ConfigError:

@@ -20,7 +20,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -347,7 +347,10 @@ def _former(target: type) -> frozenset[str]:
     fields = [each for each in dataclasses.fields(target) if "deprecated" in each.metadata]
     moved = getattr(target, "moved", {}).values()
     return frozenset(
-        [*(each.metadata.get("yaml") or camel(each.name) for each in fields), *(n for names in moved for n in names)]
+        [
+            *(each.metadata.get("yaml") or camel(each.name) for each in fields),
+            *(n for names in moved for n in names),
+        ]
     )
 
 

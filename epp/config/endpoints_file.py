@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 
 from epp.config.decode import WORD, Section, is_word, parse, read
 from epp.core.addresses import MetricsUrl, read_host, read_metrics_url, read_port
+from epp.core.suggestions import suggestion
 
 Written = TypeVar("Written")
 Read = TypeVar("Read")

@@ -118,7 +118,10 @@ class PluginTable:
             if name in UNSUPPORTED_TYPES:
                 reason = UNSUPPORTED_TYPES[name]
                 raise at.error(f'the plugin type "{name}" {NOT_SUPPORTED}: {reason}')
-            hint = suggestion(FORMER_TYPES.get(name, name), self._types) or ", is the package that has it installed?"
+            hint = (
+                suggestion(FORMER_TYPES.get(name, name), self._types)
+                or ", is the package that has it installed?"
+            )
             raise at.error(f'unknown plugin type "{name}"{hint}')
         try:
             plugin_type = self._types[name]

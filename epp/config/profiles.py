@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from epp.config.decode import Section
 from epp.config.picker_file import SchedulingProfile
-from epp.config.plugin_table import Plugin, PluginTable, spoken
+from epp.config.plugin_table import Plugin, PluginTable, with_article
 from epp.core.scheduling import Profile
 from epp.core.scoring import Filter, Kind, ProfileHandler, Scorer
 from scorers.lifecycle_filter import LifecycleFilter
@@ -67,7 +67,7 @@ def _uses(table: PluginTable, profile: SchedulingProfile) -> Iterator[_Use]:
             raise use.at.at("pluginRef").error(f'"{use.plugin_ref}" is there twice')
         seen.add(use.plugin_ref)
         if not each.kinds & set(_CHOOSING):
-            table.warn(use.at, f'"{each.name}" has no effect here, it is a {spoken(each.kinds)}')
+            table.warn(use.at, f'"{each.name}" has no effect here, it is {with_article(each.kinds)}')
         yield _Use(each, use.weight, use.at)
 
 

@@ -9,8 +9,8 @@ A plugin type is a class whose dataclass fields are its parameters (``block_size
 be several things. A type that only holds settings says what it is with a class variable ``kind``.
 
 A filter or scorer that looks at nothing but readings, phases and labels may say so with the class
-variable (or a property) ``from_readings = True``. It then runs after a look at some endpoint, not with each request: with
-100 endpoints two such scorers and their sum cost 30 us, of a pick of 70 us.
+variable (or a property) ``from_readings = True``. It then runs after a look at some endpoint, not with each
+request: with 100 endpoints two such scorers and their sum cost 30 us, of a pick of 70 us.
 
 A filter with the class variable ``before_lifecycle = True`` runs ahead of a lifecycle-filter that the
 configuration does not place itself: what such a filter drops may not serve the request, dead or alive.

@@ -127,12 +127,11 @@ class Keeper(Generic[AnyPool]):
         self._pools[name], self._ports[name] = pool, port
 
     async def _take(self, wanted: Mapping[PoolName, int], group: asyncio.TaskGroup) -> None:
-        ours = {*self._ports.values()}
         claimed = {port for name, port in wanted.items() if port != self._ports.get(name)}
         for name, port in tuple(self._ports.items()):
             if name not in wanted:
                 self._retire(name, group)
-            elif port != wanted[name] and (wanted[name] in ours or port in claimed):
+            elif port != wanted[name] and port in claimed:
                 self._ports[name] = None  # pools change places: nobody waits for the other
                 self._leave(name, self._pools[name].leave(self._grace), group)
         await asyncio.sleep(0)  # their ports are free now

@@ -113,7 +113,7 @@ def test_the_namespace_comes_from_the_environment() -> None:
     assert parse(NAMESPACE="team-a").pool_namespace == "team-a"
     assert parse("--pool-namespace=b", NAMESPACE="team-a").pool_namespace == "b"
     assert parse().pool_namespace == "default"
-    with pytest.raises(UsageError, match=r"^\$NAMESPACE: must be one word"):
+    with pytest.raises(UsageError, match=r"^\$NAMESPACE: no namespace can be called 'team a': write"):
         parse(NAMESPACE="team a")
 
 

@@ -261,6 +261,12 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
             'c.yaml:3: plugins[0].type: unknown plugin type "zzz", is the package that has it installed?',
             id="type-of-no-package",
         ),
+        pytest.param(
+            "plugins: [{type: kv-cache-scorer}]",
+            'c.yaml:3: plugins[0].type: unknown plugin type "kv-cache-scorer", did you mean '
+            '"kv-cache-utilization-scorer"?',
+            id="type-by-its-former-name",
+        ),
         pytest.param("plugins: [{name: x}]", 'c.yaml:3: plugins[0]: "type" is missing', id="no-type"),
         pytest.param(
             "plugins:\n- {type: queue-scorer}\n- {type: random-picker, name: queue-scorer}",
@@ -448,6 +454,29 @@ QUEUE = "plugins: [{type: queue-scorer}]\n"
             "plugins: [{type: queue-scorer, name: lifecycle-filter}]",
             'c.yaml:3: plugins[0].name: a plugin of the type "lifecycle-filter" is called so, rename it',
             id="the-name-of-one-that-is-added",
+        ),
+        pytest.param(
+            "plugins: [{type: prefix-cache-scorer, parameters: {blockSizeToken: 16}}]",
+            'c.yaml:3: plugins[0].parameters.blockSizeToken: unknown field, did you mean "blockSizeTokens"?',
+            id="a-parameter-that-has-moved",
+        ),
+        pytest.param(
+            "metadata: {name: x}",
+            "c.yaml:3: metadata: unknown field, known are apiVersion, kind, featureGates, plugins, "
+            "schedulingProfiles, requestHandler, parser, dataLayer, flowControl",
+            id="what-is-deprecated-is-no-suggestion",
+        ),
+        pytest.param(
+            "saturationDetecter: {}",
+            'c.yaml:3: saturationDetecter: unknown field, did you mean "saturationDetector"?',
+            id="what-is-deprecated-may-be-misspelt",
+        ),
+        pytest.param(
+            "plugins: [{type: queue-scorer}, {type: edf-ordering-policy}]\n"
+            "requestHandler: {parsers: [{pluginRef: edf-ordering-policy}]}",
+            'c.yaml:4: requestHandler.parsers[0].pluginRef: "edf-ordering-policy" is an ordering policy, '
+            "expected a parser",
+            id="article",
         ),
         pytest.param("pluginz: []", 'c.yaml:3: pluginz: unknown field, did you mean "plugins"?', id="field"),
     ],

@@ -191,26 +191,37 @@ def stages(parameters: str, plugins: str = "") -> str:
     [
         pytest.param(
             STAGES.replace("prefill: worth", "prefill: worht") + PROFILES,
-            'c.yaml:5: plugins[0].parameters.deciders: there is no plugin "worht" for prefill, add it to '
-            "plugins",
+            'c.yaml:5: plugins[0].parameters.deciders.prefill: there is no plugin "worht" for prefill, did '
+            'you mean "worth"?',
             id="decider",
         ),
         pytest.param(
             STAGES.replace("prefill: worth", "prefill: queue-scorer") + PROFILES,
-            'c.yaml:5: plugins[0].parameters.deciders: "queue-scorer" for prefill is no decider',
+            'c.yaml:5: plugins[0].parameters.deciders.prefill: "queue-scorer" for prefill is no decider',
             id="no-decider",
         ),
         pytest.param(
             STAGES.replace("prefill: worth", "encode: worth") + PROFILES,
-            'c.yaml:5: plugins[0].parameters.deciders: there is no profile "encode", which the decider '
-            "for encode "
-            "needs",
+            'c.yaml:5: plugins[0].parameters.deciders.encode: there is no profile "encode", which the '
+            "decider for encode needs",
             id="stage-without-a-profile",
         ),
         pytest.param(
             STAGES.replace("deciders: {prefill: worth}", "profiles: {decode: generate}") + PROFILES,
-            'c.yaml:5: plugins[0].parameters.profiles: there is no profile "generate" for decode',
+            'c.yaml:5: plugins[0].parameters.profiles.decode: there is no profile "generate" for decode',
             id="decode-profile",
+        ),
+        pytest.param(
+            STAGES.replace("deciders:", "profiles: {prefill: prefil}, deciders:") + PROFILES,
+            'c.yaml:5: plugins[0].parameters.profiles.prefill: there is no profile "prefil" for prefill, did '
+            'you mean "prefill"?',
+            id="prefill-profile",
+        ),
+        pytest.param(
+            STAGES.replace("deciders:", "prefillProfile: prefil, deciders:") + PROFILES,
+            'c.yaml:5: plugins[0].parameters.prefillProfile: there is no profile "prefil" for prefill, did '
+            'you mean "prefill"?',
+            id="prefill-profile-as-it-was-written",
         ),
         pytest.param(
             STAGES.replace("deciders: {prefill: worth}", "profiles: {prefill: decode}") + PROFILES,
@@ -232,7 +243,7 @@ def stages(parameters: str, plugins: str = "") -> str:
         ),
         pytest.param(
             "plugins: [{type: disagg-profile-handler}, {type: queue-scorer}]",
-            'c.yaml:3: plugins[0]: profiles: there is no profile "decode" for decode',
+            'c.yaml:3: plugins[0]: profiles.decode: there is no profile "decode" for decode',
             id="no-profiles-at-all",
         ),
         pytest.param(
@@ -268,15 +279,15 @@ def stages(parameters: str, plugins: str = "") -> str:
         pytest.param(
             ATTRIBUTES.replace("attributeKey: power, alg", "attributeKey: pwoer, alg"),
             'c.yaml:9: plugins[1].parameters.attributeKey: "pwoer" is in no customMetrics of "metrics", '
-            "known are "
-            "power",
+            "known are power: add it there, or name in producer the dcgm-extractor that has it",
             id="attribute",
         ),
         pytest.param(
             "plugins: [{type: endpoint-attribute-scorer, parameters: {attributeKey: power, "
             "algorithm: {type: linear_lower_is_better}}}]",
             'c.yaml:3: plugins[0].parameters.attributeKey: "power" is in no customMetrics of '
-            '"core-metrics-extractor", there are none',
+            '"core-metrics-extractor", there are none: add it there, or name in producer the dcgm-extractor '
+            "that has it",
             id="attribute-of-nobody",
         ),
         pytest.param(

@@ -76,6 +76,41 @@ def test_a_figure_may_be_named_with_its_producer() -> None:
     assert scorer.attribute_key == kept.attribute == "GPUUtilization"
 
 
+SCORER = """\
+- type: endpoint-attribute-scorer
+  parameters: {attributeKey: GPUUtilization, algorithm: {type: linear_lower_is_better}}
+"""
+DCGM = "- type: dcgm-data-source\n- type: dcgm-extractor\n"
+READ = "dataLayer: {sources: [{pluginRef: dcgm-data-source, extractors: [{pluginRef: dcgm-extractor}]}]}\n"
+
+
+@pytest.mark.parametrize("metrics", ["", "- type: core-metrics-extractor\n"], ids=["alone", "beside"])
+def test_the_only_extractor_that_has_the_figure_needs_no_name(metrics: str) -> None:
+    assembly = made(READ + "plugins:\n" + DCGM + metrics + SCORER)
+    (_, scorer, _) = assembly.profile.scorers[0]
+    assert isinstance(scorer, EndpointAttributeScorer)
+    assert (scorer.producer, scorer.attribute_key) == ("dcgm-extractor", "GPUUtilization")
+
+
+def test_of_several_that_have_the_figure_one_is_named() -> None:
+    body = f"{READ}plugins:\n{DCGM}- {{type: dcgm-extractor, name: other}}\n{SCORER}"
+    assert refused(body) == (
+        'c.yaml:9: plugins[3].parameters: there are "dcgm-extractor", "other" of type dcgm-extractor, name '
+        "one in producer"
+    )
+    with_name = body.replace("{attributeKey", "{producer: other, attributeKey")
+    (_, scorer, _) = made(with_name).profile.scorers[0]
+    assert isinstance(scorer, EndpointAttributeScorer) and scorer.producer == "other"
+
+
+def test_a_figure_that_nobody_reads_has_a_remedy() -> None:
+    assert refused("plugins:\n" + SCORER) == (
+        'c.yaml:5: plugins[0].parameters.attributeKey: "GPUUtilization" is in no customMetrics of '
+        '"core-metrics-extractor", there are none: add it there, or name in producer the dcgm-extractor that '
+        "has it"
+    )
+
+
 def test_an_extractor_is_found_by_its_source() -> None:
     listed = SOURCES.replace(", extractors: [{pluginRef: dcgm-extractor}]", "")
     assert len(made(GPU + listed).side_sources) == 2

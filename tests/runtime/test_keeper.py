@@ -83,11 +83,14 @@ class House:
         self.wanted: Mapping[PoolName, int] = {}
         self.changed = asyncio.Event()
         self.looks = 0
+        self.seen = asyncio.Event()
+        self.seen.set()
         self.keeper = Keeper(lambda name: APool(self, name), first_look=self._look, grace=30.0)
 
     async def _look(self) -> None:
         self.looks += 1
         await asyncio.sleep(0)
+        await self.seen.wait()
 
     def want(self, wanted: Mapping[PoolName, int]) -> None:
         self.wanted = wanted
@@ -180,6 +183,13 @@ async def test_pools_may_change_places(house: House) -> None:
         assert len(house.made) == 2
 
 
+async def test_a_pool_leaves_its_port_when_it_has_that_of_one_that_goes(house: House) -> None:
+    async with house.running({A: 1, B: 2}):
+        house.want({A: 2})
+        await house.served({A: 2})
+        await eventually(lambda: house.left == [B, A])
+
+
 async def test_at_the_start_a_port_that_cannot_be_had_is_an_error(house: House) -> None:
     house.occupied.add(1)
     with pytest.raises(StartError, match="port 1 cannot be bound"):
@@ -251,6 +261,29 @@ async def test_a_pool_that_goes_before_its_lists_have_come_is_closed(house: Hous
         house.want({A: 1})
         await eventually(lambda: house.made[1].is_closed)
         assert house.occupied == {1} and house.started == [A]
+
+
+async def test_a_pool_that_comes_again_is_served_when_its_own_servers_have_been_looked_at(
+    house: House,
+) -> None:
+    async with house.running({}):
+        house.seen.clear()
+        house.streams_end.clear()
+        house.want({A: 1})
+        await eventually(lambda: house.looks == 1)
+        house.want({})
+        await eventually(lambda: house.occupied == set())
+        house.seen.set()
+        await rounds(10)  # what goes has been looked at
+        house.seen.clear()
+        house.want({A: 1})
+        await eventually(lambda: house.looks == 2)
+        house.want({A: 2})
+        await eventually(lambda: house.occupied == {2})
+        assert house.open == {}
+        house.seen.set()
+        await house.served({A: 2})
+        house.streams_end.set()
 
 
 async def test_those_who_wait_in_a_pool_that_goes_are_told(house: House) -> None:
@@ -326,4 +359,6 @@ def test_in_the_end_those_are_served_that_are_wanted(
             kept = house.keeper.pools.values()
             await eventually(lambda: all(each.is_closed is (each not in kept) for each in house.made))
 
-    asyncio.run(play())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "RETRY", 1e9)  # no port has to be tried again
+        asyncio.run(play())

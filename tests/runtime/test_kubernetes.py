@@ -1329,19 +1329,30 @@ async def test_in_a_pod_its_service_account_is_used(in_a_pod: dict[str, str], tm
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        pytest.param(None, "--pool-name: KUBECONFIG=.*config", id="no file"),
-        pytest.param("{", "--pool-name: KUBECONFIG=.*config: ", id="no YAML"),
-        pytest.param("a: b", "--pool-name: KUBECONFIG=.*config: ", id="something else"),
+        pytest.param(None, r"cannot be read \(No such file or directory\): check the path$", id="no file"),
+        pytest.param("a:\n  [", "config is no YAML: line 2: expected the node content", id="no YAML"),
+        pytest.param("", "config is no kubeconfig: it has no clusters, users and contexts$", id="empty"),
+        pytest.param("a: b", "Expected key current-context", id="something else"),
+        pytest.param("clusters: 5", "is no kubeconfig: TypeError", id="no list of clusters"),
     ],
 )
 async def test_a_kubeconfig_that_is_none_stops_the_start(
-    content: str | None, complaint: str, tmp_path: Path
+    content: str | None, complaint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "config"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(StartError, match=complaint):
+    with pytest.raises(StartError, match=rf"^--pool-name: KUBECONFIG={file}: .*{complaint}") as caught:
         await opened({"KUBECONFIG": str(file)})
+    assert "\n" not in str(caught.value) and not caplog.records
+
+
+async def test_of_several_kubeconfigs_some_may_be_missing(tmp_path: Path) -> None:
+    there, missing = tmp_path / "there", tmp_path / "missing"
+    there.write_text(KUBECONFIG)
+    assert await opened({"KUBECONFIG": f"{missing}:{there}"}) == "https://10.1.2.3:6443"
+    with pytest.raises(StartError, match=r"cannot be read \(No such file or directory\): check the path$"):
+        await opened({"KUBECONFIG": f"{missing}:{missing}2"})
 
 
 async def test_without_any_word_of_an_api_there_is_a_remedy(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ logger = logging.getLogger("epp.kubernetes")
 LIST_TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 WRITE_TIMEOUT = aiohttp.ClientTimeout(total=5.0, sock_connect=5.0)
 """Half of a lease's deadline, as controller-runtime has it; who waits for a page does not wait longer."""
+_ODD_CONTENT = (TypeError, AttributeError, LookupError)
+"""What the client makes of a kubeconfig with, for example, a text where a list should be."""
 SILENCE = 100.0
 """[s] A watch that says nothing for so long is begun anew: its connection may be dead, and the API marks a
 living one with a bookmark every minute, at rest not always."""
@@ -109,7 +111,9 @@ class KubernetesApi:
                     f"--{self._flag}: there is no Kubernetes API: run in a pod, set KUBECONFIG,"
                     " or list the servers with --endpoints-file"
                 )
-        except (config.ConfigException, OSError, ValueError, TypeError, AttributeError, LookupError) as fault:
+        except _ODD_CONTENT as fault:
+            raise StartError(f"--{self._flag}: {said_by}: is no kubeconfig: {fault!r}") from fault
+        except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as fault:
             raise StartError(" ".join(f"--{self._flag}: {said_by}: {fault}".split())) from fault
         return found
 
@@ -207,23 +211,21 @@ class KubernetesApi:
 
 
 def _check(paths: str) -> None:
-    """ValueError for a kubeconfig, or several, that the client would complain of with a log or a traceback."""
-    files = [os.path.expanduser(path) for path in paths.split(os.pathsep) if path]
-    found = [_contents(file) for file in files if len(files) == 1 or os.path.exists(file)]
-    if not found:  # of several some may be missing, as for kubectl
-        raise ValueError("none of these files is there: check the paths")
-
-
-def _contents(file: str) -> None:
-    try:
-        with open(file, "rb") as opened:
-            content = yaml.safe_load(opened)
-    except OSError as fault:
-        raise ValueError(f"cannot be read ({fault.strerror}): check the path") from fault
-    except yaml.YAMLError as fault:
-        raise ValueError(f"{file} is no YAML: {fault}") from fault
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is no kubeconfig: it has no clusters, users and contexts")
+    """ValueError where the client would only write a log line, or several."""
+    files = [Path(path).expanduser() for path in paths.split(os.pathsep) if path]
+    there = [file for file in files if file.exists()]
+    for file in there or files[:1]:  # of several some may be missing, as for kubectl
+        try:
+            content = yaml.safe_load(file.read_bytes())
+        except OSError as fault:
+            raise ValueError(f"cannot be read ({fault.strerror}): check the path") from fault
+        except yaml.YAMLError as fault:
+            mark, problem = getattr(fault, "problem_mark", None), getattr(fault, "problem", None)
+            what = f"line {mark.line + 1}: {problem}" if mark else str(fault)
+            raise ValueError(f"{file} is no YAML: {what}") from fault
+        if not isinstance(content, dict):
+            what = f"{file} is no kubeconfig: it has no clusters, users and contexts"
+            raise ValueError(what)  # noqa: TRY004 (the value is the file)
 
 
 def _refusal(status: int, body: bytes) -> Exception:

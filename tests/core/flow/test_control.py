@@ -1,6 +1,7 @@
 """Who goes next, who waits and who is refused, worked out by hand."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,6 +28,7 @@ from scorers.round_robin_fairness_policy import RoundRobinFairnessPolicy
 from scorers.sheddable_eviction_filter import SheddableEvictionFilter
 from scorers.slo_deadline_ordering_policy import SloDeadlineOrderingPolicy
 from scorers.soft_reflective_ceiling_policy import SoftReflectiveCeilingPolicy
+from scorers.static_usage_limit_policy import StaticUsageLimitPolicy
 from tests.core.flow.pools import Pool, band_of, occupy, request_of, settings_of
 from tests.picking import fleet_of
 
@@ -158,6 +160,23 @@ def test_who_arrives_when_a_server_is_free_passes_nobody() -> None:
 def test_bands_are_listed_the_most_important_first() -> None:
     pool = Pool(settings_of(bands={priority: band_of() for priority in (-1, 100, 5)}))
     assert [band.priority for band in pool.control.bands] == [100, 5, 0, -1]
+
+
+@dataclass(frozen=True, slots=True)
+class Upside(StaticUsageLimitPolicy):
+    """A policy of somebody's that stops the most important band first."""
+
+    def ceilings(self, saturation: float, priorities: Sequence[int]) -> Sequence[float]:
+        return [0.5 + 0.1 * place for place in range(len(priorities))]
+
+
+def test_where_a_band_is_at_its_ceiling_nobody_below_it_goes_either() -> None:
+    pool = Pool(settings_of(room=10, usage_limit=Upside(), bands={100: band_of()}))
+    running = [pool.arrive(0.0) for _ in range(5)]
+    waiting = pool.arrive(1.0)
+    assert waiting.is_waiting and pool.control.turn(1.0).answered == [], "band 100 is full, with nobody in it"
+    pool.end(running[0], 2.0)
+    assert pool.control.turn(2.0).answered == [waiting]
 
 
 def test_an_unknown_objective_is_priority_0() -> None:

@@ -84,20 +84,13 @@ class Queues(RuleBasedStateMachine):
 
     @rule(target=tickets, which=WHICH, tenant=TENANTS, size=SIZES)
     def arrive(self, which: int, tenant: str, size: int) -> Ticket:
-        ticket = self.pool.arrive(self.now, self.objectives[which], tenant, size)
-        if isinstance(ticket.result, Decision):
-            passed = [other.priority for other in self._waiting()]
-            assert all(each < ticket.priority for each in passed), "nobody is passed by his like or by less"
-        self.arrived.append(ticket)
-        if ticket.result is not None:
-            self._told(ticket)
-        return ticket
+        return self._arrive(which, tenant, size)
 
     @rule(target=tickets, ending=consumes(tickets), which=WHICH, tenant=TENANTS, size=SIZES)
     def arrive_at_an_end(self, ending: Ticket, which: int, tenant: str, size: int) -> Ticket:
         """Somebody comes after an end, before the turn that it brings."""
         self._end(ending)
-        return self.arrive(which, tenant, size)
+        return self._arrive(which, tenant, size)
 
     @rule(seconds=st.floats(0, 4))
     def wait(self, seconds: float) -> None:
@@ -131,6 +124,16 @@ class Queues(RuleBasedStateMachine):
             (fleet.lost if is_lost else fleet.failed)(fleet.endpoints[0], self.now, "gone")
             if not is_lost:
                 fleet.answered(fleet.endpoints[0], self.now)
+
+    def _arrive(self, which: int, tenant: str, size: int) -> Ticket:
+        ticket = self.pool.arrive(self.now, self.objectives[which], tenant, size)
+        if isinstance(ticket.result, Decision):
+            passed = [other.priority for other in self._waiting()]
+            assert all(each < ticket.priority for each in passed), "nobody is passed by his like or by less"
+        self.arrived.append(ticket)
+        if ticket.result is not None:
+            self._told(ticket)
+        return ticket
 
     def _waiting(self) -> list[Ticket]:
         return [ticket for ticket in self.arrived if ticket.is_waiting]
