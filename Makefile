@@ -37,7 +37,7 @@ check: $(STAMP)  ## format, lint, types, import rules, generated code
 test: $(STAMP)  ## everything: check, unit and property tests, system tests
 	@# Kubernetes' programs take minutes to build the first time, beside which the other tests can run;
 	@# `system` builds what is still missing, aloud.
-	@set -m; $(BIN)/python -m tests.system.kube_plane >/dev/null 2>&1 & built=$$!; \
+	@set -m; nice -n 19 $(BIN)/python -m tests.system.kube_plane >/dev/null 2>&1 & built=$$!; \
 	trap 'kill -- -$$built 2>/dev/null || true' EXIT; \
 	$(MAKE) --no-print-directory check unit; wait $$built || true; $(MAKE) --no-print-directory system
 

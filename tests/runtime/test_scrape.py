@@ -1436,8 +1436,8 @@ async def test_a_pick_of_a_lost_endpoint_makes_the_next_try_come_soon() -> None:
     pace = Pace(retry=0.02, retry_late=60.0)
     async with serving(hangs_up) as server, watching(spec(server), pace=pace) as scene:
         for tries in range(1, 13):
-            await eventually(lambda tries=tries: scene.results["closed"] == tries and not scene.is_looking)
-            scene.scraper.kick(scene.endpoint)  # the last of them while the next try is due in 41 s
+            await eventually(lambda tries=tries: scene.results["closed"] >= tries and not scene.is_looking)
+            scene.scraper.kick(scene.endpoint)  # the last of them while the next try is due in 41 s or later
         server.serve = answering(answer(VLLM))
         await scene.until(UP)
 
