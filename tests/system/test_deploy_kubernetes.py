@@ -900,7 +900,7 @@ def test_the_deployment_starts_and_picks(
         wait_until(lambda: serves(pod) == {"qwen-0-rank-0"}, what="its pod serves")
         assert picked(pod) == server.address
         assert json.loads(shown(pod, "/readyz")[1]).get("details", {}) == {}
-        assert "403" not in pod.log.read_text()
+        assert "answers 403" not in pod.log.read_text()
         assert pod.terminate() == 0
 
 
@@ -972,7 +972,7 @@ def test_one_picker_serves_the_pools_that_are_named(
         wait_until(lambda: serves(pod) == names, what="all pools serve")
         served = [picked(pod), *(picked(pod, port) for port in ports)]
         assert served == [first.address, second.address, third.address]
-        assert "403" not in pod.log.read_text()
+        assert "answers 403" not in pod.log.read_text()
 
 
 def test_one_picker_serves_the_pools_of_its_service(
@@ -988,7 +988,7 @@ def test_one_picker_serves_the_pools_of_its_service(
         with there(plane, [pool_of("llama", second, port)], "started"):
             wait_until(lambda: serves(pod) == {"qwen-0-rank-0", "llama-0-rank-0"}, what="both serve")
             assert (picked(pod), picked(pod, port)) == (first.address, second.address)
-        assert "403" not in pod.log.read_text()
+        assert "answers 403" not in pod.log.read_text()
 
 
 def test_of_two_replicas_one_is_ready_and_the_other_takes_over(
