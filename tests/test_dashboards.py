@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from bench.rig.picker import Picker
 from bench.rig.process import http_get, wait_until
 from epp.runtime.metrics import Histograms
 from epp.wire.pb import ext_proc_pb2 as pb
+from tests.http_pages import Page, served
 from tests.system.talk import (
     channel_to,
     chat,
@@ -80,32 +80,11 @@ CONFIG = {
 }
 
 
-class Engine(BaseHTTPRequestHandler):
+class Engine(Page):
     """As much of vLLM as the picker looks at."""
 
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        page = b"vllm:num_requests_waiting 1\nvllm:num_requests_running 2\nvllm:kv_cache_usage_perc 0.5\n"
-        self.send_response(200)
-        self.send_header("content-length", str(len(page)))
-        self.end_headers()
-        self.wfile.write(page)
-
-    def log_message(self, *arguments: object) -> None:
-        """Nobody reads it."""
-
-
-@contextmanager
-def engine() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Engine) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    def got(self) -> bytes:
+        return b"vllm:num_requests_waiting 1\nvllm:num_requests_running 2\nvllm:kv_cache_usage_perc 0.5\n"
 
 
 def traffic(picker: Picker) -> None:
@@ -154,7 +133,7 @@ def under_way(picker: Picker) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """What a real process shows after some requests, and the few things that only Kubernetes brings."""
-    with engine() as address:
+    with served(Engine) as address:
         picker = Picker(
             logs=tmp_path_factory.mktemp("exported"),
             endpoints={"a": address},

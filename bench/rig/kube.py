@@ -8,13 +8,10 @@ bench.rig.kube`` builds them.
 Rule: the API server stops before etcd; without it, it hangs for long.
 """
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 import ssl
-import subprocess
 import sys
 import tempfile
 import urllib.error
@@ -28,64 +25,14 @@ from typing import Any, Self
 
 import yaml
 
+from bench.rig.go_programs import GoPrograms
 from bench.rig.process import Process, answers_ok, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tools" / "kube-plane"
-PROGRAMS = {"etcd": "go.etcd.io/etcd/server/v3", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver"}
 NEEDED = "no Kubernetes API is here (needs Go 1.26, or KUBEBUILDER_ASSETS)"
 ADMIN = "admin-token"
 """Of its administrator, who may do everything."""
-
-
-def find() -> Path | None:
-    """The folder with both programs, if they are there already."""
-    on_path = shutil.which("kube-apiserver")
-    named = os.environ.get("KUBEBUILDER_ASSETS")
-    folders = [Path(named) if named else None, Path(on_path).parent if on_path else None, _cache()]
-    return next((one for one in folders if one and all((one / name).exists() for name in PROGRAMS)), None)
-
-
-def build() -> Path:
-    """The same, built if need be; RuntimeError if that does not succeed."""
-    if found := find():
-        return found
-    folder = _cache()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be at it
-        if found := find():
-            return found
-        sys.stderr.write("building kube-apiserver and etcd: 4 to 8 minutes, once\n")
-        for name, package in PROGRAMS.items():
-            beside = folder / f"{name}.new"
-            command = ["go", "build", "-mod=readonly", "-trimpath", "-o", str(beside)]
-            command += ["-ldflags", f"-s -w {_version()}", package]
-            environment = {**os.environ, "CGO_ENABLED": "0"}
-            built = subprocess.run(
-                command, cwd=SOURCE, env=environment, capture_output=True, text=True, check=False
-            )
-            if built.returncode:
-                raise RuntimeError(f"{name} cannot be built (go build in {SOURCE}):\n{built.stderr}")
-            beside.rename(folder / name)
-    return folder
-
-
-def is_possible() -> bool:
-    """The programs are here, or a Go that can build them."""
-    if find():
-        return True
-    go = shutil.which("go")
-    return (
-        go is not None
-        and not subprocess.run([go, "list", "-m"], cwd=SOURCE, capture_output=True, check=False).returncode
-    )
-
-
-def _cache() -> Path:
-    key = hashlib.sha256((SOURCE / "go.mod").read_bytes()).hexdigest()[:16]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "fleet-epp" / f"kube-plane-{key}"
 
 
 def _version() -> str:
@@ -95,6 +42,26 @@ def _version() -> str:
     where, minor = "k8s.io/component-base/version", version.split(".")[1]
     parts = {"gitVersion": version, "gitMajor": "1", "gitMinor": minor}
     return " ".join(f"-X {where}.{name}={value}" for name, value in parts.items())
+
+
+PROGRAMS = GoPrograms(
+    source=SOURCE,
+    packages={"kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver", "etcd": "go.etcd.io/etcd/server/v3"},
+    takes="4 to 8 minutes",
+    linked=_version(),
+)
+
+
+def find() -> Path | None:
+    """The folder with both programs, if they are there already."""
+    on_path, named = shutil.which("kube-apiserver"), os.environ.get("KUBEBUILDER_ASSETS")
+    folders = [Path(named) if named else None, Path(on_path).parent if on_path else None, PROGRAMS.cache]
+    return next((one for one in folders if one and PROGRAMS.are_in(one)), None)
+
+
+def is_possible() -> bool:
+    """The programs are here, or a Go that can build them."""
+    return PROGRAMS.is_possible(find)
 
 
 class _Etcd(Process):
@@ -155,7 +122,7 @@ class ControlPlane:
     """``with ControlPlane(...) as plane``: ready. ``users``: names by token, beside the administrator's."""
 
     def __init__(self, logs: Path, *, users: Mapping[str, str]) -> None:
-        programs = build()
+        programs = PROGRAMS.build(find)
         self._folder = Path(tempfile.mkdtemp(prefix="kube-plane-", dir=logs))
         tokens = self._folder / "tokens.csv"
         rows = [f'{ADMIN},admin,admin,"system:masters"', *(f"{t},{name},{name}" for t, name in users.items())]
@@ -274,7 +241,7 @@ def main(missing: str = NEEDED) -> None:
         sys.stderr.write(f"{missing}\n")
         return
     try:
-        build()
+        PROGRAMS.build(find)
     except RuntimeError as fault:
         sys.exit(str(fault))
 

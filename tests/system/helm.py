@@ -6,9 +6,6 @@ The program is built once from a Go module (tools/helm, which names its version 
 cache; one on the PATH is as good. It asks no cluster: which Kubernetes and which CRDs there are it is told.
 """
 
-import fcntl
-import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from bench.rig.go_programs import GoPrograms
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tools" / "helm"
@@ -36,54 +35,18 @@ class Refused(Exception):
     """What helm says of values or of the chart."""
 
 
-def find() -> Path | None:
-    """The program, if it is there already."""
+PROGRAM = GoPrograms(source=SOURCE, packages={"helm": "helm.sh/helm/v3/cmd/helm"}, takes="1 to 3 minutes")
+
+
+def _find() -> Path | None:
     on_path = shutil.which("helm")
-    return next((one for one in (_cache() / "helm", Path(on_path or "")) if one.is_file()), None)
+    folders = [PROGRAM.cache, Path(on_path).parent if on_path else None]
+    return next((one for one in folders if one and PROGRAM.are_in(one)), None)
 
 
 def is_possible() -> bool:
     """It is here, or a Go that can build it."""
-    if find():
-        return True
-    go = shutil.which("go")
-    return (
-        go is not None
-        and not subprocess.run([go, "list", "-m"], cwd=SOURCE, capture_output=True, check=False).returncode
-    )
-
-
-def build() -> Path:
-    """The same, built if need be; RuntimeError if that does not succeed."""
-    if found := find():
-        return found
-    folder = _cache()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be at it
-        if found := find():
-            return found
-        sys.stderr.write("building helm for the tests: 1 to 3 minutes, once\n")
-        beside = folder / "helm.new"
-        command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", str(beside)]
-        built = subprocess.run(
-            [*command, "helm.sh/helm/v3/cmd/helm"],
-            cwd=SOURCE,
-            env={**os.environ, "CGO_ENABLED": "0"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if built.returncode:
-            raise RuntimeError(f"helm cannot be built (go build in {SOURCE}):\n{built.stderr}")
-        beside.rename(folder / "helm")
-    return folder / "helm"
-
-
-def _cache() -> Path:
-    key = hashlib.sha256((SOURCE / "go.mod").read_bytes()).hexdigest()[:16]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "fleet-epp" / f"helm-{key}"
+    return PROGRAM.is_possible(_find)
 
 
 def run(*arguments: str, values: Mapping[str, Any] | Path, cluster: Path | None = None) -> str:
@@ -91,7 +54,7 @@ def run(*arguments: str, values: Mapping[str, Any] | Path, cluster: Path | None 
     given = "-" if isinstance(values, Mapping) else str(values)
     where = ["--kube-version", KUBERNETES] if cluster is None else ["--kubeconfig", str(cluster)]
     done = subprocess.run(
-        [str(build()), *arguments, *where, "--values", given],
+        [str(PROGRAM.build(_find) / "helm"), *arguments, *where, "--values", given],
         input=yaml.safe_dump(dict(values)) if isinstance(values, Mapping) else None,
         capture_output=True,
         text=True,

@@ -5,8 +5,8 @@ from bench.rig.kube import CLUSTER_WIDE, NEEDED, ControlPlane, is_possible, main
 __all__ = ["CLUSTER_WIDE", "MISSING", "ControlPlane", "is_possible", "path_of"]
 
 MISSING = (
-    f"{NEEDED}: that pods, EndpointSlices and LLMKube services are followed, and deploy/kubernetes,"
-    " stay untested"
+    f"{NEEDED}: that pools, pods and EndpointSlices are followed, leader election, who may see /metrics,"
+    " conformance, the chart and deploy/kubernetes stay untested"
 )
 
 if __name__ == "__main__":

@@ -602,7 +602,10 @@ def test_the_manifests_are_applied(plane: ControlPlane) -> None:
         apply(plane, helm.documents(text))
 
 
-@pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl: the kustomization is only looked at")
+@pytest.mark.skipif(
+    not shutil.which("kubectl"),
+    reason="no kubectl: that deploy/kubernetes is a kustomization was not tested, its files alone were",
+)
 def test_the_kustomization_is_applied_by_kubectl(plane: ControlPlane) -> None:
     command = ["kubectl", "--kubeconfig", plane.kubeconfig(ADMIN), "apply", "--kustomize", helm.MANIFESTS]
     done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)

@@ -7,11 +7,9 @@ import gzip
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from bench.rig.llama import LlamaServer
 from bench.rig.picker import Picker
 from bench.rig.process import wait_until
 from epp.wire.pb import ext_proc_pb2 as pb
+from tests.http_pages import Page, served
 from tests.system.listeners import LISTENERS
 from tests.system.talk import (
     CHAT,
@@ -75,28 +74,16 @@ class Collected:
 
 @contextmanager
 def http_collector(collected: Collected) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+    class Collector(Page):
+        def posted(self, body: bytes) -> bytes:
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
             assert self.path == "/v1/traces"
             collected.requests.append(ExportTraceServiceRequest.FromString(body))
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
+            return b""
 
-        def log_message(self, *arguments: object) -> None:
-            """Nobody reads it."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Collector) as address:
+        yield f"http://{address}"
 
 
 @contextmanager
@@ -261,45 +248,21 @@ def stays_silent(environment: dict[str, str], flag: str, logs: Path, servers: li
         assert "traceparent" not in answered(picker, ("traceparent", SAMPLED.encode()))
 
 
-class Mirror(BaseHTTPRequestHandler):
+class Mirror(Page):
     """A server that looks like vLLM to the picker, and answers with what it was sent."""
 
-    protocol_version = "HTTP/1.1"
+    def got(self) -> bytes:
+        return b"vllm:num_requests_waiting 0\nvllm:num_requests_running 0\n"
 
-    def do_GET(self) -> None:
-        self._answer("vllm:num_requests_waiting 0\nvllm:num_requests_running 0\n")
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        self._answer(json.dumps({name: self.headers.get_all(name) for name in ("traceparent", "baggage")}))
-
-    def _answer(self, text: str) -> None:
-        self.send_response(200)
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *arguments: object) -> None:
-        """Nobody reads it."""
-
-
-@contextmanager
-def mirror() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    def posted(self, body: bytes) -> bytes:
+        return json.dumps({name: self.headers.get_all(name) for name in ("traceparent", "baggage")}).encode()
 
 
 @pytest.mark.parametrize("is_on", [True, False], ids=["with spans", "without"])
 def test_the_server_gets_the_context_through_a_gateway(
     is_on: bool, collector: str, collected: Collected, logs: Path
 ) -> None:
-    with mirror() as server:
+    with served(Mirror) as server:
         picker = Picker(
             logs=logs,
             name="picker-mirror",
