@@ -607,6 +607,10 @@ def test_the_manifests_are_applied(plane: ControlPlane) -> None:
     reason="no kubectl: that deploy/kubernetes is a kustomization was not tested, its files alone were",
 )
 def test_the_kustomization_is_applied_by_kubectl(plane: ControlPlane) -> None:
+    for document in (each for text in helm.manifests().values() for each in helm.documents(text)):
+        if kind(document) not in ONLY_PARSED:  # kubectl does not take over what others have written
+            with there(plane, [document], helm.NAMESPACE):
+                pass
     command = ["kubectl", "--kubeconfig", plane.kubeconfig(ADMIN), "apply", "--kustomize", helm.MANIFESTS]
     done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
