@@ -86,6 +86,9 @@ class Pool:
         flags, assembly, chance = shared.flags, shared.assemble(), random.Random()
         self._shared = shared
         self._is_main = name == shared.main
+        self._is_followed = not self._is_main or follows_kubernetes(
+            flags, config_has_discovery=assembly.discovery is not None
+        )
         self._heeds_tiers, self._plugins = assembly.heeds_tiers, assembly.plugins
         self._servers: list[serving.Server] = []
         """That on the last port, and before it those on ports that are about to be left."""
@@ -191,8 +194,7 @@ class Pool:
             )
             file = Path(listed.path if listed else flags.endpoints_file)
             sources["endpoints file"] = lambda tell: FileDiscovery(file, settings, tell, clock=time.monotonic)
-        is_followed = follows_kubernetes(flags, config_has_discovery=listed is not None)
-        if shared.namespaces is not None and (is_followed or not self._is_main):
+        if shared.namespaces is not None and self._is_followed:
             sources["Kubernetes"] = functools.partial(self._followed, name, shared.namespaces)
         return sources
 
@@ -259,9 +261,7 @@ class Pool:
             )
             self.members.on_news = queues.gate.wake
             return queues.service, queues
-        if not self._is_main or follows_kubernetes(
-            flags, config_has_discovery=assembly.discovery is not None
-        ):
+        if self._is_followed:
             sheds = Shedding(ext_proc.scheduler, self.members, assembly.detector)
             return dataclasses.replace(ext_proc, scheduler=sheds), None
         return ext_proc, None

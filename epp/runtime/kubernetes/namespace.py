@@ -57,10 +57,10 @@ class Voice:
 
     def say(self, pool: object, wrong: tuple[str, ...]) -> None:
         """What is wrong with this pool now; what was wrong before and is not any more is settled."""
+        if wrong == self._said.get(pool, ()):
+            return
         before = {text: None for texts in self._said.values() for text in texts}
         self._said[pool] = wrong
-        if not wrong:
-            del self._said[pool]
         now = {text: None for texts in self._said.values() for text in texts}
         for text in now:
             if text not in before:
