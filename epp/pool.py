@@ -1,6 +1,6 @@
 """One pool's parts, put together: where its endpoints come from, who chooses, the server on its port.
 
-Place:   made by epp.main for each pool that epp.runtime.keeper is to serve; knows all rooms, as main does.
+Place:   made by epp.process for each pool that epp.runtime.keeper is to serve; knows all rooms, as it does.
 Rule:    wiring, no logic. What a process has once is in ``Shared``; what is here goes with the pool.
 """
 

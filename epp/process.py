@@ -1,6 +1,6 @@
 """Everything that one process has once, put together, nothing of it running yet.
 
-Place:   made by epp.main, which runs it; a pool's parts are put together by epp.pool.
+Place:   made by epp.commands.serve, which runs it; a pool's parts are put together by epp.pool.
 Rule:    wiring, no logic. Clock and chance are made here and handed out. What is about Kubernetes is
          imported where it is made: whoever lists the servers should not wait for it.
 """

@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import yaml
 
+from epp.core.durations import duration
 from epp.core.scoring import Spelling
 from epp.core.suggestions import suggestion
 
@@ -436,23 +437,12 @@ def _number(section: Section) -> float:
 
 # --- spellings ---------------------------------------------------------------------------------------
 
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
-_DURATION = re.compile(rf"[-+]?(?:0|(?:{_PART})+)", re.ASCII)
 _QUANTITY = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))(?:([eE][-+]?\d{1,2})|([numkMGTPE]|[KMGTPE]i)?)", re.ASCII)
 _SUFFIXES = {
     **{suffix: Decimal(1000) ** power for power, suffix in enumerate("numkMGTPE", start=-3) if power < 0},
     **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
     **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
 }
-
-
-def duration(text: str) -> float | None:
-    """A Go duration in seconds; None if it is none."""
-    if len(text) > 64 or not _DURATION.fullmatch(text):
-        return None
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, text, re.ASCII))
-    return -seconds if text.startswith("-") else seconds
 
 
 def quantity(text: str) -> int | None:

@@ -1,6 +1,6 @@
 """The command line of ``epp serve``: upstream's flags in Go's spellings, and a few of our own.
 
-Place:   called by epp.main with the arguments; ``markdown`` writes docs/flags.md.
+Place:   called by epp.commands.serve with the arguments; ``markdown`` writes docs/flags.md.
 Ignores: files and the environment (main passes the variables that count).
 Rule:    FLAGS is the only list. A flag is given effect or, if charts write it and nobody misses it, accepted
          with a line in the log; never silently ignored. A value that cannot count is refused with the remedy.
@@ -144,7 +144,7 @@ def _check_names(namespace: str, name: str) -> None:
 
 
 def _duration(text: str) -> float:
-    seconds = decode.duration(text)
+    seconds = duration(text)
     if seconds is None and re.fullmatch(r"\d{1,9}", text, re.ASCII):
         raise ValueError(f'"{text}" has no unit: write, for example, {text}s or {text}ms')
     if seconds is None:

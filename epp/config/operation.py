@@ -1,6 +1,6 @@
 """What the command line means for how the process runs.
 
-Place:   asked by epp.main.
+Place:   asked by epp.commands.serve.
 Ignores: how flags are written.
 """
 

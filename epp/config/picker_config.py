@@ -1,6 +1,6 @@
 """``EndpointPickerConfig``: everything that a picker's configuration makes.
 
-Place:   ``load`` (epp.config.picker_file) reads the text, ``build`` makes plugins; epp.main does both and
+Place:   ``load`` (epp.config.picker_file) reads the text, ``build`` makes plugins; epp.process does both and
          hands the parts on. Plugins are in a plugin_table; profiles, flow_control, connections and sources
          take from it.
 Ignores: files, flags and where plugin types come from (``types`` is a mapping; it may import lazily).

@@ -1,6 +1,6 @@
 """How the C library keeps memory that is freed.
 
-Place:   told by epp.main before anything is served.
+Place:   told by epp.commands.serve before anything is served.
 Ignores: other C libraries than glibc: they have no such setting.
 """
 

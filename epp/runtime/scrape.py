@@ -1,7 +1,7 @@
 """Looks at every endpoint of a fleet again and again, and tells the fleet what it saw.
 
 Place:   writes epp.core.fleet (reading, answered, loading, lost, silent); kicked by whoever picks, told to
-         doubt by whoever sees requests fail; run by epp.main.
+         doubt by whoever sees requests fail; run by epp.process.
 Ignores: what follows from what it saw (epp.core.lifecycle), and how a reading is made (epp.runtime.probe).
 Rule:    an answer that says nothing about the load is not a load of zero; a refused connection is a loss,
          everything else that is no answer is silence, and silence is asked about a second time, on a new

@@ -1,7 +1,7 @@
 """Reads what is told about endpoints beside their metrics: GPU figures, lists of models.
 
 Place:   writes epp.core.fleet (found_beside, lists); made only where a configuration asks for it; run by
-         epp.main next to epp.runtime.scrape, which alone decides who is alive.
+         epp.process next to epp.runtime.scrape, which alone decides who is alive.
 Ignores: whether an endpoint can serve; a page that does not come is a figure that is not known.
 Rule:    at a slow pace, ``PLACES`` at a time, and a page that tells of several endpoints is read once:
          nothing here may delay or disturb the looks at the servers.

@@ -1,0 +1,137 @@
+"""The compiler's way in: objects and a target, to objects and findings.
+
+Rule:    an object with an error makes nothing new. What is in the cluster for it (``failed``) and not wanted
+         now stays, and kinds in emission.FROZEN are not even changed. All others are compiled as if it were
+         not there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from epp.compiler import claims
+from epp.compiler.documents import CLUSTER_WIDE, Document, Documents
+from epp.compiler.emission import APPLY_ORDER, Emission, Emitted, made
+from epp.compiler.findings import Finding, Severity, error
+from epp.compiler.inputs import Reading, fleet, llmkube
+from epp.compiler.intent import Intent
+from epp.compiler.marks import marked
+from epp.compiler.options import Options, Target
+from epp.compiler.targets import agentgateway, envoy_ai_gateway, gateway_api
+
+Emit: TypeAlias = Callable[[Intent, Documents, Options], Emission]
+
+_READERS = (llmkube.read, fleet.read)
+_TARGETS: Mapping[Target, Emit] = {
+    Target.ENVOY_AI_GATEWAY_0_7: envoy_ai_gateway.emit,
+    Target.ENVOY_AI_GATEWAY_1_1: envoy_ai_gateway.emit,
+    Target.AGENTGATEWAY: agentgateway.emit,
+    Target.GATEWAY_API: gateway_api.emit,
+}
+_GRAVITY = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """``objects``: in the order in which to apply them. ``failed``: ``Origin.object`` of inputs with an
+    error.
+
+    ``intent``: what was understood, for whoever reports it.
+    """
+
+    objects: tuple[Emitted, ...]
+    findings: tuple[Finding, ...]
+    failed: frozenset[str]
+    intent: Intent
+
+
+def compile_documents(documents: Sequence[Document], options: Options) -> Compiled:
+    """Everything in ``documents`` that is an input, for ``options.target``; the rest tells what is there."""
+    given = Documents([_placed(one, options.namespace) for one in documents])
+    readings = [read(given, options) for read in _READERS]
+    return _compiled(readings, given, options)
+
+
+def _placed(document: Document, namespace: str) -> Document:
+    """In a namespace, as an API server would have it."""
+    if document.namespace or document.kind in CLUSTER_WIDE:
+        return document
+    meta = {**document.metadata, "namespace": namespace}
+    return replace(document, content={**document.content, "metadata": meta})
+
+
+def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -> Compiled:
+    findings = [one for reading in readings for one in reading.findings]
+    routers = [router for reading in readings for router in reading.routers]
+    objectives = [one for reading in readings for one in reading.objectives]
+    while True:  # a target may refuse what the others were settled with; each turn has fewer routers
+        failed = _failed(findings)
+        routers = [one for one in routers if one.origin.object not in failed]
+        settled, told = claims.settle(routers)
+        live = {one.origin.object for one in settled}
+        intent = Intent(settled, tuple(one for one in objectives if one.origin.object in live))
+        emission = _TARGETS[options.target](intent, given, options)
+        objects, clashes = _distinct([*emission.objects, *_objectives(intent)])
+        new = [*told, *emission.findings, *clashes]
+        if _failed(new) <= failed:
+            break
+        findings += [one for one in new if one.is_error]
+    findings += new
+    return Compiled(
+        tuple(marked(one, options) for one in sorted(objects, key=_order)),
+        tuple(sorted(dict.fromkeys(findings), key=_gravest_first)),
+        failed,
+        intent,
+    )
+
+
+def _failed(findings: Sequence[Finding]) -> frozenset[str]:
+    return frozenset(one.origin.object for one in findings if one.is_error)
+
+
+def _objectives(intent: Intent) -> list[Emitted]:
+    return [
+        made(
+            "llm-d.ai/v1alpha2",
+            "InferenceObjective",
+            one.namespace,
+            one.name,
+            one.origin.at(""),
+            spec={"priority": one.priority, "poolRef": {"name": one.pool}},
+        )
+        for one in intent.objectives
+    ]
+
+
+def _distinct(objects: Sequence[Emitted]) -> tuple[list[Emitted], list[Finding]]:
+    """One of each name. Two that differ are two inputs that want one thing: the older has it."""
+    found: dict[tuple[str, str, str], Emitted] = {}
+    clashes = []
+    for one in sorted(objects, key=lambda one: min(source.age for source in one.sources)):
+        first = found.setdefault(one.key, one)
+        if first is one:
+            continue
+        if first.document != one.document:
+            kind, namespace, name = one.key
+            clashes.append(
+                error(
+                    "NameTaken",
+                    one.sources[0],
+                    f"{kind} {namespace}/{name} is made for {first.sources[0].object} already",
+                    "give one of the two another name",
+                )
+            )
+            continue
+        sources = tuple(dict.fromkeys((*first.sources, *one.sources)))
+        found[one.key] = Emitted(first.document, sources)
+    return list(found.values()), clashes
+
+
+def _order(one: Emitted) -> tuple[int, str, str]:
+    kind, namespace, name = one.key
+    return APPLY_ORDER.index(kind), namespace, name
+
+
+def _gravest_first(finding: Finding) -> tuple[int, str, str, str]:
+    origin = finding.origin
+    return _GRAVITY[finding.severity], origin.object, origin.field, finding.code

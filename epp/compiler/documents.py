@@ -1,0 +1,116 @@
+"""Objects as they were handed in: of a cluster, or of files.
+
+Place:   the compiler's input; epp.lint reads the same.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from epp.compiler.findings import Origin
+
+CLUSTER_WIDE = frozenset({"CustomResourceDefinition", "GatewayClass", "Namespace"})
+"""Kinds that are in no namespace, of those that anybody looks at here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One object. ``place``: ``file:line``; empty: in a cluster."""
+
+    content: Mapping[str, Any]
+    place: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Empty: it says none."""
+        return str(self.content.get("kind", ""))
+
+    @property
+    def group(self) -> str:
+        """``gateway.envoyproxy.io``; empty: Kubernetes' own."""
+        return str(self.content.get("apiVersion", "")).rpartition("/")[0]
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Empty where there is none, or it is no mapping."""
+        found = self.content.get("metadata")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def name(self) -> str:
+        """Empty: it says none."""
+        return str(self.metadata.get("name", ""))
+
+    @property
+    def namespace(self) -> str:
+        """Empty: the kind has none, or the file does not say."""
+        return str(self.metadata.get("namespace", ""))
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its own."""
+        return _texts(self.metadata.get("labels"))
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Its own."""
+        return _texts(self.metadata.get("annotations"))
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """Empty where there is none, or it is no mapping."""
+        found = self.content.get("spec")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """The same of its status."""
+        found = self.content.get("status")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def origin(self) -> Origin:
+        """For findings about it."""
+        return Origin(
+            self.kind,
+            self.namespace,
+            self.name,
+            api_version=str(self.content.get("apiVersion", "")),
+            uid=str(self.metadata.get("uid", "")),
+            created=str(self.metadata.get("creationTimestamp") or ""),
+            place=self.place,
+        )
+
+
+def _texts(found: Any) -> Mapping[str, str]:
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(key): value for key, value in found.items() if isinstance(value, str)}
+
+
+@dataclass(frozen=True)
+class Documents:
+    """All of them, found by kind and by name."""
+
+    documents: Sequence[Document]
+    _kinds: dict[str, dict[tuple[str, str], Document]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, dict[tuple[str, str], Document]] = {}
+        for one in self.documents:
+            kinds.setdefault(one.kind, {})[one.namespace, one.name] = one
+        object.__setattr__(self, "_kinds", kinds)
+
+    def of(self, kind: str, group: str | None = None) -> Iterator[Document]:
+        """The oldest first."""
+        found = self._kinds.get(kind, {}).values()
+        return iter(
+            sorted((one for one in found if group in (None, one.group)), key=lambda one: one.origin.age)
+        )
+
+    def find(self, kind: str, namespace: str, name: str) -> Document | None:
+        """The one of this name."""
+        return self._kinds.get(kind, {}).get((namespace, name))
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self.documents)

@@ -1,0 +1,79 @@
+"""Objects that are to be: what a target makes.
+
+Place:   made by targets/ and pools.py; compile.py marks them as ours.
+Rule:    APPLY_ORDER is the safe one: nothing is there before what it names. Deletion is the reverse.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from epp.compiler.findings import Finding, Origin
+
+Object: TypeAlias = dict[str, Any]
+
+APPLY_ORDER = (
+    "ReferenceGrant",
+    "EnvoyProxy",
+    "GatewayConfig",
+    "Service",
+    "EndpointSlice",
+    "InferencePool",
+    "InferenceObjective",
+    "InferenceModelRewrite",
+    "Backend",
+    "AgentgatewayBackend",
+    "AIServiceBackend",
+    "BackendTLSPolicy",
+    "BackendSecurityPolicy",
+    "ClientTrafficPolicy",
+    "SecurityPolicy",
+    "HTTPRouteFilter",
+    "AgentgatewayPolicy",
+    "BackendTrafficPolicy",
+    "AIGatewayRoute",
+    "HTTPRoute",
+)
+"""Kinds; policies before the route that they are for, so that no route is ever served without its policy."""
+
+FROZEN = frozenset({"SecurityPolicy"})
+"""Kinds that several inputs share and that nobody changes while one of them has an error: its routes still
+stand, and would be open to everyone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """One object, and the inputs that it is for: with none of them left it goes."""
+
+    document: Object
+    sources: tuple[Origin, ...]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Kind, namespace, name."""
+        meta = self.document["metadata"]
+        return self.document["kind"], meta.get("namespace", ""), meta["name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What a target makes of an intent."""
+
+    objects: tuple[Emitted, ...]
+    findings: tuple[Finding, ...] = ()
+
+
+def made(
+    api_version: str,
+    kind: str,
+    namespace: str,
+    name: str,
+    *sources: Origin,
+    annotations: Mapping[str, str] | None = None,
+    **content: Any,
+) -> Emitted:
+    """``content``: spec and what else stands beside metadata."""
+    meta: Object = {"name": name, "namespace": namespace}
+    if annotations:
+        meta["annotations"] = dict(annotations)
+    return Emitted({"apiVersion": api_version, "kind": kind, "metadata": meta, **content}, sources)

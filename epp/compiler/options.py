@@ -1,0 +1,45 @@
+"""For which gateway, and with what is said on the command line."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from epp.compiler.intent import GatewayRef
+
+
+class Target(StrEnum):
+    """Gateways that differ in the objects they want."""
+
+    ENVOY_AI_GATEWAY_0_7 = "envoy-ai-gateway-0.7"
+    ENVOY_AI_GATEWAY_1_1 = "envoy-ai-gateway-1.1"
+    AGENTGATEWAY = "agentgateway"
+    GATEWAY_API = "gateway-api"
+
+    @property
+    def is_envoy_ai_gateway(self) -> bool:
+        """Whichever version."""
+        return self in {Target.ENVOY_AI_GATEWAY_0_7, Target.ENVOY_AI_GATEWAY_1_1}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``gateway``: of objects that name none. ``picker``: the label ``inferencepool`` of its pods, which run
+    in each pool's namespace; their Service is ours to make, see ``picker_service``.
+
+    ``first_port``: each pool's port is one of the ``ports`` from there on. ``inventory``: which of several
+    compilers of one cluster made an object. ``namespace``: of objects in files that name none.
+    ``is_live``: objects are of a cluster, so that what is not there is missing.
+    """
+
+    target: Target
+    gateway: GatewayRef | None = None
+    picker: str = "fleet-epp"
+    first_port: int = 9100
+    ports: int = 10_000
+    inventory: str = "default"
+    namespace: str = "default"
+    is_live: bool = False
+
+    @property
+    def picker_service(self) -> str:
+        """Whose ports are the pools'; a picker serves it with ``--pool-service``."""
+        return f"{self.picker}-pools"

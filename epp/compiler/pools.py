@@ -1,0 +1,195 @@
+"""Pools of servers as objects, the same for every gateway.
+
+Place:   used by targets/, for each set of servers that one rule chooses among.
+Rule:    pods are found by labels, everything else by EndpointSlices of a Service: an InferencePool's selector
+         can join no two sets of pods, its annotation can.
+Source:  docs/kubernetes.md, for what our picker reads.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+
+from epp.compiler import ports
+from epp.compiler.documents import Documents
+from epp.compiler.emission import Emitted, made
+from epp.compiler.findings import Finding, Origin, error
+from epp.compiler.intent import Host, Pool, Rule, Strategy
+from epp.compiler.names import name_of
+from epp.compiler.options import Options
+
+SLICES = "fleet-epp.dev/endpoint-slices"
+BELONGS = "fleet-epp.dev/pool"
+"""Label of nothing: a pool must select pods, and one without pods selects this."""
+SERVICE_NAME = "kubernetes.io/service-name"
+API = "inference.networking.k8s.io/v1"
+
+
+def merge(rule: Rule) -> Pool | None:
+    """The servers of all its backends as one pool; None where a picker cannot choose among them.
+
+    That is: one of them is asked without a picker, they are not in one namespace, two have pods and the
+    second no Service, or each is to have its share of the requests.
+    """
+    pools = [one.servers for one in rule.backends if isinstance(one.servers, Pool)]
+    if len(pools) < len(rule.backends):
+        return None
+    if len(set(map(_identity, pools))) == 1:
+        return pools[0]
+    shared = {one.namespace for one in pools}
+    if rule.strategy is Strategy.WEIGHTED or len(shared) > 1 or any(one.exists for one in pools):
+        return None
+    return _joined(rule, pools)
+
+
+def _identity(pool: Pool) -> tuple[str, str]:
+    return pool.namespace, pool.name
+
+
+def _joined(rule: Rule, pools: list[Pool]) -> Pool | None:
+    with_pods = [one for one in pools if one.selector]
+    others = with_pods[1:]
+    if not all(one.service for one in others):
+        return None
+    services = [name for one in pools for name in one.slices]
+    services += [one.service.partition(":")[0] for one in others]
+    first = with_pods[0] if with_pods else pools[0]
+    return replace(
+        first,
+        name=name_of(*(one.name for one in pools)),
+        origin=rule.origin,
+        slices=tuple(dict.fromkeys(services)),
+        hosts=tuple({(host.address, host.port): host for one in pools for host in one.hosts}.values()),
+    )
+
+
+def objects(
+    pools: Iterable[Pool], documents: Documents, options: Options
+) -> tuple[list[Emitted], list[Finding]]:
+    """InferencePools, the Service of their picker in each namespace, and slices of machines outside.
+
+    A pool may be there several times, once for each rule that leads to it.
+    """
+    wanted: dict[tuple[str, str], list[Pool]] = {}
+    for pool in pools:
+        if not pool.exists:
+            wanted.setdefault(_identity(pool), []).append(pool)
+    emitted: list[Emitted] = []
+    findings: list[Finding] = []
+    for namespace in sorted({namespace for namespace, _ in wanted}):
+        here = {name: same for (where, name), same in sorted(wanted.items()) if where == namespace}
+        taken = _taken(namespace, documents, options)
+        try:
+            numbers = ports.assign(here, taken, first=options.first_port, count=options.ports)
+        except ValueError as fault:
+            origin = next(iter(here.values()))[0].origin
+            findings.append(
+                error("TooManyPools", origin, f"namespace {namespace}: {fault}", "use several namespaces")
+            )
+            continue
+        for name, same in here.items():
+            sources = tuple(dict.fromkeys(one.origin.at("") for one in same))
+            made_of, told = _hosts(same[0], sources)
+            emitted += made_of
+            findings += told
+            emitted.append(_pool(same[0], sources, numbers[name], options, with_hosts=bool(made_of)))
+        emitted.append(_picker_service(namespace, here, {*numbers.values(), *taken.values()}, options))
+    return emitted, findings
+
+
+def _taken(namespace: str, documents: Documents, options: Options) -> Mapping[str, int]:
+    """The ports of pools that are there, whether they are wanted now or not."""
+    taken: dict[str, int] = {}
+    for one in documents.of("InferencePool", API.partition("/")[0]):
+        picker = one.spec.get("endpointPickerRef") or {}
+        if one.namespace == namespace and picker.get("name") == options.picker_service:
+            number = (picker.get("port") or {}).get("number")
+            if isinstance(number, int) and number not in taken.values():
+                taken[one.name] = number
+    return taken
+
+
+def _pool(
+    pool: Pool, sources: tuple[Origin, ...], port: int, options: Options, *, with_hosts: bool
+) -> Emitted:
+    services = [*pool.slices, *([pool.name] if with_hosts else [])]
+    annotations = {}
+    if services:
+        annotations[SLICES] = f"{SERVICE_NAME} in ({','.join(services)})"
+    if options.target.is_envoy_ai_gateway:
+        annotations["aigateway.envoyproxy.io/processing-body-mode"] = "duplex"
+    numbers = pool.ports or tuple(dict.fromkeys(host.port for host in pool.hosts)) or (8000,)
+    spec = {
+        "selector": {"matchLabels": dict(pool.selector) or {BELONGS: pool.name}},
+        "targetPorts": [{"number": number} for number in numbers[:8]],
+        "endpointPickerRef": {
+            "name": options.picker_service,
+            "port": {"number": port},
+            "failureMode": "FailClose",
+        },
+    }
+    return made(API, "InferencePool", pool.namespace, pool.name, *sources, annotations=annotations, spec=spec)
+
+
+def _hosts(pool: Pool, sources: tuple[Origin, ...]) -> tuple[list[Emitted], list[Finding]]:
+    """A Service without pods, and a slice for each port and family of addresses: a slice has one of each."""
+    findings, groups = [], dict[tuple[str, int], list[Host]]()
+    for host in pool.hosts:
+        try:
+            family = f"IPv{ip_address(host.address).version}"
+        except ValueError:
+            findings.append(
+                error(
+                    "HostNeedsAddress",
+                    pool.origin,
+                    f"{host.name} is at {host.address}, and a picker asks servers by their addresses",
+                    "give its IP address, or make it a backend of its own",
+                )
+            )
+        else:
+            groups.setdefault((family, host.port), []).append(host)
+    if not groups:
+        return [], findings
+    ports_of = sorted({port for _, port in groups})
+    service = made(
+        "v1",
+        "Service",
+        pool.namespace,
+        pool.name,
+        *sources,
+        spec={"clusterIP": "None", "ports": [{"name": _port_name(port), "port": port} for port in ports_of]},
+    )
+    slices = [_slice(pool, family, port, hosts, sources) for (family, port), hosts in sorted(groups.items())]
+    return [service, *slices], findings
+
+
+def _slice(pool: Pool, family: str, port: int, hosts: list[Host], sources: tuple[Origin, ...]) -> Emitted:
+    emitted = made(
+        "discovery.k8s.io/v1",
+        "EndpointSlice",
+        pool.namespace,
+        name_of(pool.name, family.lower(), str(port)),
+        *sources,
+        addressType=family,
+        endpoints=[
+            {"addresses": [host.address], "hostname": name_of(host.name), "conditions": {"ready": True}}
+            for host in hosts
+        ],
+        ports=[{"name": _port_name(port), "port": port}],
+    )
+    emitted.document["metadata"]["labels"] = {SERVICE_NAME: pool.name}
+    return emitted
+
+
+def _port_name(port: int) -> str:
+    return f"http-{port}"
+
+
+def _picker_service(
+    namespace: str, pools: Mapping[str, list[Pool]], numbers: Collection[int], options: Options
+) -> Emitted:
+    """With the ports of pools that go, too: while their routes stand, they are asked for."""
+    sources = dict.fromkeys(one.origin.at("") for same in pools.values() for one in same)
+    open_ports = [{"name": f"pool-{port}", "port": port, "targetPort": port} for port in sorted(numbers)]
+    spec = {"selector": {"inferencepool": options.picker}, "ports": open_ports}
+    return made("v1", "Service", namespace, options.picker_service, *sources, spec=spec)

@@ -1,0 +1,145 @@
+"""Sets of servers as objects."""
+
+from dataclasses import replace
+from typing import Any
+
+from epp.compiler import pools
+from epp.compiler.documents import Document, Documents
+from epp.compiler.emission import Emitted
+from epp.compiler.intent import Host, Pool, Strategy, Upstream
+from epp.compiler.options import Options, Target
+from tests.compiler.makers import backend, origin, pool, rule
+
+OPTIONS = Options(Target.GATEWAY_API)
+CUDA, METAL = pool("qwen-cuda"), pool("qwen-metal", pods=False)
+STUDIO = Host("Mac Studio", "192.0.2.20", 8080)
+
+
+def made_of(*wanted: Pool, there: tuple[Document, ...] = (), options: Options = OPTIONS) -> dict[str, Any]:
+    emitted, findings = pools.objects(wanted, Documents(there), options)
+    assert not findings
+    return {f"{one.key[0]} {one.key[2]}": one.document for one in emitted}
+
+
+def annotation(document: dict[str, Any]) -> str:
+    return str(document["metadata"].get("annotations", {}).get(pools.SLICES, ""))
+
+
+# --- one pool out of several backends ------------------------------------------------------------------
+
+
+def test_pods_and_a_mac_are_one_pool() -> None:
+    joined = pools.merge(rule(backend(CUDA), backend(METAL)))
+    assert joined is not None
+    assert (joined.selector, joined.slices, joined.ports) == ({"app": "qwen-cuda"}, ("qwen-metal",), (8000,))
+
+
+def test_the_same_backends_are_the_same_pool_whatever_the_rule() -> None:
+    one, other = (
+        pools.merge(rule(backend(CUDA), backend(METAL), name=name, of=origin(name))) for name in ("a", "b")
+    )
+    assert one and other and one.name == other.name
+    alone = pools.merge(rule(backend(METAL)))
+    assert alone and alone.name == "qwen-metal"
+
+
+def test_the_second_pods_are_found_by_their_service() -> None:
+    joined = pools.merge(rule(backend(CUDA), backend(pool("phi"))))
+    assert joined and joined.slices == ("phi",)
+    assert pools.merge(rule(backend(CUDA), backend(pool("phi", service=False)))) is None
+
+
+def test_a_picker_cannot_choose_among_these() -> None:
+    provider = Upstream("api.example.com", 443, origin("x"), tls=True)
+    elsewhere = replace(METAL, namespace="other")
+    assert pools.merge(rule(backend(CUDA), replace(backend(CUDA), servers=provider))) is None
+    assert pools.merge(rule(backend(CUDA), backend(elsewhere))) is None
+    assert pools.merge(rule(backend(CUDA), backend(METAL), strategy=Strategy.WEIGHTED)) is None
+    assert pools.merge(rule(backend(CUDA), backend(replace(METAL, exists=True)))) is None
+
+
+# --- its objects ---------------------------------------------------------------------------------------
+
+
+def test_a_pool_names_its_pods_and_its_port() -> None:
+    made = made_of(CUDA)
+    spec = made["InferencePool qwen-cuda"]["spec"]
+    assert spec["selector"] == {"matchLabels": {"app": "qwen-cuda"}}
+    assert spec["targetPorts"] == [{"number": 8000}]
+    port = spec["endpointPickerRef"]["port"]["number"]
+    assert spec["endpointPickerRef"]["name"] == "fleet-epp-pools"
+    assert made["Service fleet-epp-pools"]["spec"] == {
+        "selector": {"inferencepool": "fleet-epp"},
+        "ports": [{"name": f"pool-{port}", "port": port, "targetPort": port}],
+    }
+
+
+def test_a_pool_without_pods_selects_none() -> None:
+    document = made_of(METAL)["InferencePool qwen-metal"]
+    assert document["spec"]["selector"]["matchLabels"] == {pools.BELONGS: "qwen-metal"}
+    assert annotation(document) == "kubernetes.io/service-name in (qwen-metal)"
+
+
+def test_hosts_are_a_service_without_pods() -> None:
+    mini = Host("mini", "2001:db8::7", 8081)
+    made = made_of(replace(CUDA, hosts=(STUDIO, replace(STUDIO, name="air", address="192.0.2.21"), mini)))
+    assert made["Service qwen-cuda"]["spec"] == {
+        "clusterIP": "None",
+        "ports": [{"name": "http-8080", "port": 8080}, {"name": "http-8081", "port": 8081}],
+    }
+    four, six = (one for name, one in made.items() if name.startswith("EndpointSlice"))
+    assert [one["addresses"] for one in four["endpoints"]] == [["192.0.2.20"], ["192.0.2.21"]]
+    assert (four["addressType"], six["addressType"]) == ("IPv4", "IPv6")
+    assert four["metadata"]["labels"] == {"kubernetes.io/service-name": "qwen-cuda"}
+    assert annotation(made["InferencePool qwen-cuda"]) == "kubernetes.io/service-name in (qwen-cuda)"
+
+
+def test_a_host_has_an_address() -> None:
+    by_name = replace(METAL, hosts=(replace(STUDIO, address="studio.local"),))
+    _, (told,) = pools.objects([by_name], Documents(()), OPTIONS)
+    assert (told.code, told.is_error) == ("HostNeedsAddress", True)
+
+
+def test_a_pool_that_somebody_made_is_left_alone() -> None:
+    assert made_of(replace(CUDA, exists=True)) == {}
+
+
+def test_pools_of_two_namespaces_have_a_picker_each() -> None:
+    emitted, _ = pools.objects([CUDA, replace(METAL, namespace="other")], Documents(()), OPTIONS)
+    assert sorted(one.key for one in emitted if one.key[0] == "Service") == [
+        ("Service", "llm", "fleet-epp-pools"),
+        ("Service", "other", "fleet-epp-pools"),
+    ]
+
+
+def test_a_pool_of_two_rules_is_there_for_both() -> None:
+    again = replace(CUDA, origin=origin("second"))
+    emitted, _ = pools.objects([CUDA, again], Documents(()), OPTIONS)
+    (one,) = (one for one in emitted if one.key[0] == "InferencePool")
+    assert [source.name for source in one.sources] == ["qwen-cuda", "second"]
+
+
+def test_a_pool_that_is_there_keeps_its_port_and_the_port_of_one_that_goes_stays_open() -> None:
+    emitted, _ = pools.objects([CUDA, METAL], Documents(()), OPTIONS)
+    before = {one.key[2]: one for one in emitted}
+    there = tuple(Document(one.document) for one in emitted)
+    made = made_of(METAL, there=there)
+    assert made["InferencePool qwen-metal"] == before["qwen-metal"].document
+    assert made["Service fleet-epp-pools"] == before["fleet-epp-pools"].document
+
+
+def test_there_is_a_port_for_every_pool() -> None:
+    few = replace(OPTIONS, ports=1)
+    _, (told,) = pools.objects([CUDA, METAL], Documents(()), few)
+    assert told.code == "TooManyPools" and "namespace llm: 2 pools and 1 ports" in told.message
+
+
+def test_envoy_ai_gateway_streams_bodies() -> None:
+    options = Options(Target.ENVOY_AI_GATEWAY_1_1)
+    meta = made_of(CUDA, options=options)["InferencePool qwen-cuda"]["metadata"]
+    assert meta["annotations"] == {"aigateway.envoyproxy.io/processing-body-mode": "duplex"}
+
+
+def test_it_is_emitted_for_its_sources() -> None:
+    emitted, _ = pools.objects([CUDA], Documents(()), OPTIONS)
+    assert all(isinstance(one, Emitted) and one.sources == (CUDA.origin,) for one in emitted)
