@@ -310,5 +310,7 @@ SOME = 3
 PICK_MORE = {100: 300.0, 1_000: 2_000.0}
 """By endpoints [µs of CPU]."""
 REST_CORES = Bound("1,000 pods of 100 pools at rest: CPU", 0.25, "cores")
+COMPILE_SECONDS = Bound("1,000 InferenceServices and 200 ModelRouters: CPU of a compilation", 2, "s")
+COMPILE_BYTES = Bound("the same: memory of its process", 300, "MB")
 READY_SECONDS = Bound("a pod that becomes Ready: first pick after the event, the slowest", 0.1, "s")
 LATE_PICKS = Bound("a pod that terminates: picks after the event", 0, "picks")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from epp.compiler import claims
+from epp.compiler import claims, pools
 from epp.compiler.documents import CLUSTER_WIDE, Document, Documents
 from epp.compiler.emission import APPLY_ORDER, Emission, Emitted, made
 from epp.compiler.findings import Finding, Severity, error
 from epp.compiler.inputs import Reading, fleet, llmkube
-from epp.compiler.intent import Intent
+from epp.compiler.intent import Intent, Router
 from epp.compiler.marks import marked
 from epp.compiler.options import Options, Target
 from epp.compiler.targets import agentgateway, envoy_ai_gateway, gateway_api
@@ -66,27 +66,49 @@ def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -
     objectives = [one for reading in readings for one in reading.objectives]
     while True:  # a target may refuse what the others were settled with; each turn has fewer routers
         failed = _failed(findings)
-        routers = [one for one in routers if one.origin.object not in failed]
+        routers = [_without(failed, one) for one in routers if one.origin.object not in failed]
         settled, told = claims.settle(routers)
         live = {one.origin.object for one in settled}
-        intent = Intent(settled, tuple(one for one in objectives if one.origin.object in live))
+        intent = Intent(settled, tuple(one for one in objectives if one.origin.whole in live))
         emission = _TARGETS[options.target](intent, given, options)
         objects, clashes = _distinct([*emission.objects, *_objectives(intent)])
-        new = [*told, *emission.findings, *clashes]
+        new = [*told, *emission.findings, *clashes, *_notes(intent, objects)]
         if _failed(new) <= failed:
             break
         findings += [one for one in new if one.is_error]
     findings += new
+    owners = _owners(intent)
     return Compiled(
-        tuple(marked(one, options) for one in sorted(objects, key=_order)),
+        tuple(marked(one, options, owners) for one in sorted(objects, key=_order)),
         tuple(sorted(dict.fromkeys(findings), key=_gravest_first)),
         failed,
         intent,
     )
 
 
+def _without(failed: frozenset[str], router: Router) -> Router:
+    """The router without those of its parts that have an error of their own."""
+    rules = tuple(one for one in router.rules if one.origin.object not in failed)
+    if len(rules) == len(router.rules):
+        return router
+    left = {"", *(one.name for one in rules)}
+    return replace(router, rules=rules, budgets=tuple(one for one in router.budgets if one.rule in left))
+
+
 def _failed(findings: Sequence[Finding]) -> frozenset[str]:
     return frozenset(one.origin.object for one in findings if one.is_error)
+
+
+def _owners(intent: Intent) -> Mapping[str, str]:
+    """Who answers for an input, where it says so; by ``Origin.object``."""
+    rules = (rule for router in intent.routers for rule in router.rules)
+    return {rule.origin.object: rule.owner for rule in rules if rule.owner}
+
+
+def _notes(intent: Intent, objects: Sequence[Emitted]) -> list[Finding]:
+    made = {one.key for one in objects}
+    rules = (rule for router in intent.routers for rule in router.rules)
+    return [told for rule in rules if (told := pools.shares_by_load(rule, made)) is not None]
 
 
 def _objectives(intent: Intent) -> list[Emitted]:

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from epp.compiler import ports
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emitted, made
-from epp.compiler.findings import Finding, Origin, error
+from epp.compiler.findings import Finding, Origin, error, info
 from epp.compiler.intent import Host, Pool, Rule, Strategy
 from epp.compiler.names import name_of
 from epp.compiler.options import Options
@@ -40,6 +40,24 @@ def merge(rule: Rule) -> Pool | None:
     if rule.strategy is Strategy.WEIGHTED or len(shared) > 1 or any(one.exists for one in pools):
         return None
     return _joined(rule, pools)
+
+
+def shares_by_load(rule: Rule, made: Collection[tuple[str, str, str]]) -> Finding | None:
+    """What to say where one of the pools ``made`` stands for an order of backends."""
+    pool = merge(rule)
+    if pool is None or rule.strategy is not Strategy.FALLBACK:
+        return None
+    names = list(dict.fromkeys(one.name for one in rule.backends))
+    if len(names) < 2 or ("InferencePool", *_identity(pool)) not in made:
+        return None
+    return info(
+        "PickerSharesByLoad",
+        rule.origin,
+        f"{', '.join(names)} are one pool: its picker sends each request where it is served best, and to the"
+        " others where that one fails; their order does not count",
+        f"to have {names[0]} first, label the servers of the others fleet-epp.dev/tier=1 and configure the"
+        " picker's tier-preference",
+    )
 
 
 def _identity(pool: Pool) -> tuple[str, str]:

@@ -58,6 +58,17 @@ def test_a_picker_cannot_choose_among_these() -> None:
     assert pools.merge(rule(backend(CUDA), backend(replace(METAL, exists=True)))) is None
 
 
+def test_the_order_of_backends_is_the_picker_s_to_keep_and_that_is_told() -> None:
+    both = rule(backend(CUDA), backend(METAL))
+    joined = pools.merge(both)
+    assert joined
+    made = {("InferencePool", "llm", joined.name)}
+    told = pools.shares_by_load(both, made)
+    assert told and told.code == "PickerSharesByLoad" and "to have qwen-cuda first" in told.fix
+    assert pools.shares_by_load(both, set()) is None
+    assert pools.shares_by_load(rule(backend(CUDA)), {("InferencePool", "llm", "qwen-cuda")}) is None
+
+
 # --- its objects ---------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -1364,7 +1365,7 @@ def test_whoever_lists_the_servers_does_not_wait_for_the_client() -> None:
     """It takes half a second of CPU to import."""
     found = "sorted({'kubernetes', 'aiohttp', 'epp.config.cluster.objects'} & set(sys.modules))"
     told = subprocess.run(
-        [sys.executable, "-c", f"import sys, epp.main; print({found})"],
+        [sys.executable, "-c", f"import sys, epp.commands.serve; print({found})"],
         capture_output=True,
         text=True,
         check=True,
@@ -1487,6 +1488,57 @@ async def test_an_api_that_is_not_there_is_said_in_the_same_words_each_time(tmp_
                 await client.fetch()
             said.add(str(caught.value))
         assert said == {f"no answer from http://127.0.0.1:{client.server.port}: Connection refused"}
+
+
+async def test_a_defect_of_the_client_is_a_fault_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And told as a defect, once until it is over."""
+    defect = RuntimeError("File descriptor 16 is used by transport <TCPTransport closed=False 0x55d0>")
+
+    async def connect(*_: Any, **__: Any) -> None:
+        raise defect
+
+    async with connected(answering(answer(b"{}")), tmp_path) as client:
+        told = []
+        for _ in range(2):
+            with monkeypatch.context() as broken:
+                broken.setattr(aiohttp.TCPConnector, "connect", connect)
+                for ask in (client.fetch, client.watch):
+                    with pytest.raises(ApiFault, match=r"^no answer from http://.*: defect: RuntimeError$"):
+                        await ask()
+            told.append([record.exc_info[1] for record in caplog.records if record.exc_info])
+            assert await client.fetch() == b"{}"
+        assert told == [[defect], [defect, defect]]
+
+
+async def test_a_defect_in_the_middle_of_an_answer_is_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the client's own")
+
+    async with connected(answering(answer(b'{"a": 1}\n')), tmp_path) as client:
+        monkeypatch.setattr(aiohttp.ClientResponse, "read", broken)
+        with pytest.raises(ApiFault, match="defect: RuntimeError"):
+            await client.fetch()
+        monkeypatch.setattr(aiohttp.StreamReader, "iter_any", broken)
+        assert await client.watch() == [[]], "it has begun and broke"
+    assert [record.msg for record in caplog.records] == ["defect while asking the Kubernetes API"]
+
+
+async def test_a_defect_where_a_configuration_is_read_anew_is_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubernetes.aio import config
+
+    async def broken(**_: Any) -> None:
+        raise RuntimeError("the client's own")
+
+    async with connected(answering(refusal("401 Unauthorized", "Unauthorized")), tmp_path) as client:
+        monkeypatch.setattr(config, "load_kube_config", broken)
+        with pytest.raises(ApiFault, match="defect: RuntimeError"):
+            await client.fetch()
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

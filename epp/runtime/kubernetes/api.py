@@ -55,7 +55,10 @@ class Resource:
         return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
 
     def path(self, namespace: str) -> str:
-        return f"{self.home}/namespaces/{namespace}/{self.plural}"
+        """Of its objects in ``namespace``; empty: in all of them, or the kind is in none."""
+        return (
+            f"{self.home}/namespaces/{namespace}/{self.plural}" if namespace else f"{self.home}/{self.plural}"
+        )
 
 
 class KubernetesApi:
@@ -70,6 +73,9 @@ class KubernetesApi:
         self._environment = environment
         self._client: Any = None
         self._faults: tuple[type[Exception], ...] = ()
+        """What the client is known to raise."""
+        self._defect = ""
+        """As last told."""
         self._renewing = asyncio.Lock()
         self._renewals = 0
 
@@ -123,17 +129,32 @@ class KubernetesApi:
         """A list or an object, as it comes; Expired or ApiFault."""
         return await self._body(await self._ask("GET", path, query, timeout))
 
-    async def write(self, method: str, path: str, document: Mapping[str, Any]) -> bytes:
-        """Create (POST) or replace (PUT) an object; what became of it, or ApiFault."""
-        return await self._body(await self._ask(method, path, {}, WRITE_TIMEOUT, document))
+    async def write(
+        self,
+        method: str,
+        path: str,
+        document: Mapping[str, Any],
+        *,
+        query: Mapping[str, str] | None = None,
+        content: str = "application/json",
+    ) -> bytes:
+        """Create (POST), replace (PUT), change (PATCH) or DELETE an object; what became of it, or ApiFault.
+
+        ``content``: the type of the document, by which the API tells kinds of patches apart.
+        """
+        return await self._body(
+            await self._ask(method, path, query or {}, WRITE_TIMEOUT, document, content=content)
+        )
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         try:
-            return await response.read()
-        except self._faults as fault:
-            raise ApiFault(0, self._away(fault)) from fault
+            body = await response.read()
+        except Exception as fault:
+            raise self._away(fault) from fault
         finally:
             response.release()
+        self._defect = ""
+        return body
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[list[bytes], None]:
         """Events, a line each, as many as came together; none at first, when the API has begun.
@@ -150,8 +171,8 @@ class KubernetesApi:
                 *lines, rest = (rest + piece).split(b"\n")
                 if lines:
                     yield [line for line in lines if line]
-        except self._faults as fault:
-            logger.debug("a watch broke", extra={"fields": {"path": path, "error": _words(fault)}})
+        except Exception as fault:  # noqa: BLE001 (the client's own ones are told)
+            logger.debug("a watch broke", extra={"fields": {"path": path, "error": str(self._away(fault))}})
         finally:
             response.close()
 
@@ -162,13 +183,15 @@ class KubernetesApi:
         query: Mapping[str, str],
         timeout: aiohttp.ClientTimeout,
         document: Mapping[str, Any] | None = None,
+        *,
+        content: str = "application/json",
     ) -> aiohttp.ClientResponse:
         client, renewals = self._client, self._renewals
         try:
             _, url, headers, body, *_ = await client.param_serialize(
                 *(method, path),
                 query_params=list(query.items()),
-                header_params={"Accept": "application/json"},
+                header_params={"Accept": "application/json", "Content-Type": content},
                 body=document,
                 auth_settings=["BearerToken"],
             )
@@ -178,8 +201,8 @@ class KubernetesApi:
                 return response
             with_reason = await response.read()
             response.release()
-        except self._faults as fault:
-            raise ApiFault(0, self._away(fault)) from fault
+        except Exception as fault:
+            raise self._away(fault) from fault
         if response.status == 401:
             await self._renew(renewals)
         raise _refusal(response.status, with_reason)
@@ -202,12 +225,19 @@ class KubernetesApi:
                     trust.load_verify_locations(cafile=found.ssl_ca_cert, cadata=found.ca_cert_data)
             except (StartError, OSError) as fault:
                 raise ApiFault(401, str(fault)) from fault
+            except Exception as fault:
+                raise self._away(fault) from fault
             self._renewals += 1
             own.host = self.address = found.host
             own.api_key, own.refresh_api_key_hook = found.api_key, found.refresh_api_key_hook
 
-    def _away(self, fault: Exception) -> str:
-        return f"no answer from {self.address}: {_words(fault)}"
+    def _away(self, fault: Exception) -> ApiFault:
+        """Why there is no answer. A defect of the client ends one question; told until it is over, once."""
+        defect = "" if isinstance(fault, self._faults) else f"defect: {type(fault).__name__}"
+        if defect and defect != self._defect:
+            logger.error("defect while asking the Kubernetes API", exc_info=fault)
+        self._defect = defect
+        return ApiFault(0, f"no answer from {self.address}: {defect or _words(fault)}")
 
 
 def _check(paths: str) -> None:

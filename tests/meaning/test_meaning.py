@@ -1,0 +1,58 @@
+"""The same request, asked of LLMKube's router-proxy and of a gateway with what the compiler made: the same
+servers."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import event, given, settings
+
+from epp.compiler.compile import Compiled, compile_documents
+from epp.compiler.documents import Document
+from epp.compiler.options import Options, Target
+from tests.meaning import proxy
+from tests.meaning.gateways import Gateway, Order
+from tests.meaning.routers import objects, requests, routers
+
+ENVOY = [Target.ENVOY_AI_GATEWAY_0_7, Target.ENVOY_AI_GATEWAY_1_1]
+ROUTES = {Target.AGENTGATEWAY: "HTTPRoute", Target.GATEWAY_API: "HTTPRoute"}
+CASES = [
+    *((target, order) for target in ENVOY for order in (Order.ENVOY, Order.DECLARED)),
+    (Target.AGENTGATEWAY, Order.GATEWAY_API),
+    (Target.GATEWAY_API, Order.GATEWAY_API),
+]
+
+
+def compiled(spec: dict[str, Any], target: Target) -> Compiled:
+    return compile_documents([Document(one) for one in objects(spec)], Options(target))
+
+
+def gateway(result: Compiled, target: Target, order: Order) -> Gateway:
+    return Gateway(
+        [one.document for one in result.objects],
+        route=ROUTES.get(target, "AIGatewayRoute"),
+        model_header="x-ai-eg-model" if target in ENVOY else "x-gateway-model-name",
+        order=order,
+    )
+
+
+def differences(spec: dict[str, Any], of: Gateway) -> list[str]:
+    return [
+        f"{one}: the proxy {wanted}, the gateway {got}"
+        for one in requests(spec)
+        if (wanted := proxy.answer(spec, one)) != (got := of.answer(one))
+    ]
+
+
+@pytest.mark.parametrize("target, order", CASES, ids=lambda one: str(getattr(one, "name", one)).lower())
+@given(spec=routers())
+@settings(max_examples=150, deadline=None)
+def test_the_same_servers_or_the_same_refusal(target: Target, order: Order, spec: dict[str, Any]) -> None:
+    result = compiled(spec, target)
+    if result.failed:
+        codes = Counter(one.code for one in result.findings if one.is_error)
+        event(f"refused: {sorted(codes)}")
+        assert not result.objects
+        return
+    event("compiled")
+    assert not differences(spec, gateway(result, target, order))
