@@ -38,9 +38,17 @@ class Gateway:
     """``objects``: everything that was applied, in the order in which it was created."""
 
     def __init__(
-        self, objects: Iterable[Mapping[str, Any]], *, route: str, model_header: str, order: Order
+        self,
+        objects: Iterable[Mapping[str, Any]],
+        *,
+        route: str,
+        model_header: str,
+        order: Order,
+        addresses: Mapping[str, str],
     ) -> None:
+        """``addresses``: whose server is there."""
         self._objects = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+        self._addresses = addresses
         self._model_header = model_header
         routes = [one for (kind, _), one in self._objects.items() if kind == route]
         tries = [one for route in routes for one in _tries(route)]
@@ -52,14 +60,21 @@ class Gateway:
         headers = {**request.headers, self._model_header: request.model}
         for one in self._tries:
             if all(_fits(matcher, headers) for matcher in one.headers):
-                return Answer(frozenset(self._served_by(one.rule)), str(one.route["metadata"]["name"]))
+                served_by = tuple(dict.fromkeys(self._served_by(one.rule)))
+                return Answer(served_by, str(one.route["metadata"]["name"]), not self._is_picked(one.rule))
         return Answer(because="404")
 
     # --- who serves a rule
 
+    def _is_picked(self, rule: Mapping[str, Any]) -> bool:
+        """A picker chooses among all of them, or they have shares."""
+        refs = rule.get("backendRefs") or ()
+        priorities = {one.get("priority", 0) for one in refs}
+        return any(one.get("kind") == "InferencePool" for one in refs) or len(priorities) < len(refs)
+
     def _served_by(self, rule: Mapping[str, Any]) -> Iterator[str]:
         refs = [one for one in rule.get("backendRefs") or () if one.get("weight", 1) > 0]
-        for ref in refs:
+        for ref in sorted(refs, key=lambda one: one.get("priority", 0)):
             kind = ref.get("kind", "AIServiceBackend")
             yield from getattr(self, f"_{kind.lower()}")(ref["name"])
 
@@ -76,19 +91,33 @@ class Gateway:
 
     def _backend(self, name: str) -> Iterator[str]:
         for one in self._objects["Backend", name]["spec"]["endpoints"]:
-            yield _host(one["fqdn"]["hostname"] if "fqdn" in one else one["ip"]["address"])
+            yield from self._host(one["fqdn"]["hostname"] if "fqdn" in one else one["ip"]["address"])
+
+    def _host(self, name: str) -> Iterator[str]:
+        """A Service of the cluster, or a host outside."""
+        if name.endswith(".svc.cluster.local"):
+            yield from self._service(name.partition(".")[0])
+        else:
+            yield self._addresses.get(name, name)
 
     def _service(self, name: str) -> Iterator[str]:
-        yield name
+        """One that was made for it leads to addresses, any other is the model's own."""
+        if ("Service", name) not in self._objects:
+            yield name
+        for (kind, _), one in self._objects.items():
+            if kind == "EndpointSlice" and one["metadata"]["labels"]["kubernetes.io/service-name"] == name:
+                for endpoint in one["endpoints"]:
+                    yield from map(self._addresses.__getitem__, endpoint["addresses"])
 
     def _agentgatewaybackend(self, name: str) -> Iterator[str]:
-        text = str(self._objects["AgentgatewayBackend", name]["spec"])
-        hosts = re.findall(r"'host': '([^']*)'", text)
-        yield from map(_host, hosts)
-
-
-def _host(name: str) -> str:
-    return name.partition(".")[0] if name.endswith(".svc.cluster.local") else name
+        ai = self._objects["AgentgatewayBackend", name]["spec"]["ai"]
+        groups = ai.get("groups") or [{"providers": [{"name": name, **ai["provider"]}]}]
+        for one in (provider for group in groups for provider in group["providers"]):
+            ref = one.get("custom", {}).get("backendRef")
+            if ref:
+                yield from getattr(self, f"_{ref['kind'].lower()}")(ref["name"])
+            else:
+                yield from self._host(one["host"])
 
 
 def _tries(route: Mapping[str, Any]) -> Iterator[_Try]:

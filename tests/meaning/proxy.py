@@ -23,9 +23,9 @@ def answer(router: Mapping[str, Any], request: Request) -> Answer:
     if router.get("defaultRouteStrategy") == "BackendNameMatch" and features["model"]:
         for one in router["backends"]:
             if features["model"] in {one.get("displayName"), one["name"]}:
-                return Answer(frozenset({identity(one)}), "its name")
+                return Answer((identity(one),), "its name")
     if router.get("defaultRoute"):
-        return Answer(frozenset({identity(backends[router["defaultRoute"]])}), "defaultRoute")
+        return Answer((identity(backends[router["defaultRoute"]]),), "defaultRoute")
     return Answer(because="no rule matched and no defaultRoute configured")
 
 
@@ -81,7 +81,7 @@ def _dispatched(
     is_closed = rule.get("failClosed") and features["classification"] in sensitive
     if is_closed and any(one.get("tier", "local") != "local" for one in chosen):
         return Answer(because="fail closed")
-    return Answer(frozenset(map(identity, chosen)), rule["name"])
+    return Answer(tuple(map(identity, chosen)), rule["name"])
 
 
 # --- Go's path.Match -----------------------------------------------------------------------------------

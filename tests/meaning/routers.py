@@ -16,11 +16,9 @@ TEAMS = ("red", "blue")
 SERVICES = ("cuda", "metal", "spare")
 """The first and the last are of pods, the second is a Mac's."""
 
-_CLOUD = {
-    "name": "cloud",
-    "tier": "cloud",
-    "external": {"provider": "openai", "url": "https://api.example.com/v1"},
-}
+MAC = "192.0.2.20"
+_EXTERNAL = {"provider": "openai", "url": "https://api.example.com/v1", "model": "large"}
+_CLOUD = {"name": "cloud", "tier": "cloud", "external": _EXTERNAL}
 
 
 def backends(*, cloud: bool) -> list[dict[str, Any]]:
@@ -51,7 +49,7 @@ def rules(draw: st.DrawFn, number: int, *, cloud: bool) -> dict[str, Any]:
     if match:
         rule["match"] = match
     if "cloud" not in chosen:
-        rule["failClosed"] = draw(st.booleans())
+        rule["failClosed"] = bool(classes) or draw(st.booleans())
     return rule
 
 
@@ -131,7 +129,7 @@ def _registration(name: str) -> list[dict[str, Any]]:
                 "annotations": {"llmkube.ai/agent-heartbeat": "2026-11-21T12:00:00Z"},
             },
             "addressType": "IPv4",
-            "endpoints": [{"addresses": ["192.0.2.20"], "conditions": {"ready": True}}],
+            "endpoints": [{"addresses": [MAC], "conditions": {"ready": True}}],
             "ports": [{"name": "http", "port": 52001}],
         },
     ]
