@@ -14,18 +14,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """``backends``: who may serve it, by the names of their Services or their hosts. Nobody: it is
-    refused."""
+    """``backends``: who may serve it, by the names of their Services or their hosts, in the order in which
+    they are asked. Nobody: it is refused. ``is_ordered``: no picker chooses among them.
+    """
 
-    backends: frozenset[str] = frozenset()
+    backends: tuple[str, ...] = ()
     because: str = ""
+    is_ordered: bool = True
 
-    @property
-    def is_refused(self) -> bool:
-        return not self.backends
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Answer) and self.backends == other.backends
-
-    def __hash__(self) -> int:
-        return hash(self.backends)
+    def is_like(self, other: "Answer") -> bool:
+        """The same servers, in the same order where both have one."""
+        if self.is_ordered and other.is_ordered:
+            return self.backends == other.backends
+        return set(self.backends) == set(other.backends)
