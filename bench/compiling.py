@@ -124,7 +124,7 @@ def compile_here(target: str, services: int, routers: int) -> Compilation:
     """Of this process; its memory counts from its start."""
     documents = [Document(one) for one in site(services, routers)]
     began = time.process_time()
-    result = compile_documents(documents, Options(Target(target), is_live=True))
+    result = compile_documents(documents, Options(Target(target), is_live=True, claim=True))
     return Compilation(
         target=target,
         services=services,

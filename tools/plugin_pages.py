@@ -213,7 +213,7 @@ def _lower(text: str) -> str:
 
 def _parameters(plugin: type) -> Iterator[str]:
     hints = typing.get_type_hints(plugin, include_extras=True)
-    said = _field_docstrings(plugin)
+    said = field_docstrings(plugin)
     rows = []
     for parameter in sorted(dataclasses.fields(plugin), key=lambda each: _is_reference(plugin, each.name)):
         if parameter.init:
@@ -248,7 +248,7 @@ def _meaning(plugin: type, parameter: "dataclasses.Field[Any]", said: str) -> st
     return _lower(_prose(plugin, said).replace("None:", "not set:")).rstrip(".")
 
 
-def _field_docstrings(plugin: type) -> Mapping[str, str]:
+def field_docstrings(plugin: type) -> Mapping[str, str]:
     """The texts below a class's fields, and its base's."""
     found: dict[str, str] = {}
     for holder in reversed(plugin.__mro__[:-1]):

@@ -10,6 +10,7 @@ Rule: the API server stops before etcd; without it, it hangs for long.
 
 import json
 import os
+import re
 import shutil
 import ssl
 import sys
@@ -218,13 +219,10 @@ class ControlPlane:
 
 
 ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-PLURALS = {
-    "BackendTrafficPolicy": "backendtrafficpolicies",
-    "ClientTrafficPolicy": "clienttrafficpolicies",
-    "GatewayClass": "gatewayclasses",
-    "NetworkPolicy": "networkpolicies",
+CLUSTER_WIDE = {
+    *("Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "GatewayClass"),
+    *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
 }
-CLUSTER_WIDE = {"Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "GatewayClass"}
 
 
 def path_of(document: Mapping[str, Any]) -> str:
@@ -232,7 +230,15 @@ def path_of(document: Mapping[str, Any]) -> str:
     group, kind, meta = document["apiVersion"], document["kind"], document["metadata"]
     root = f"/apis/{group}" if "/" in group else f"/api/{group}"
     inside = "" if kind in CLUSTER_WIDE else f"/namespaces/{meta['namespace']}"
-    return f"{root}{inside}/{PLURALS.get(kind, kind.lower() + 's')}/{meta['name']}"
+    return f"{root}{inside}/{plural(kind)}/{meta['name']}"
+
+
+def plural(kind: str) -> str:
+    """As in paths: gateways, policies, gatewayclasses."""
+    name = kind.lower()
+    if re.search(r"[^aeiou]y$", name):
+        return f"{name[:-1]}ies"
+    return f"{name}es" if name.endswith("s") else f"{name}s"
 
 
 def main(missing: str = NEEDED) -> None:

@@ -65,11 +65,12 @@ def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -
     routers = [router for reading in readings for router in reading.routers]
     objectives = [one for reading in readings for one in reading.objectives]
     while True:  # a target may refuse what the others were settled with; each turn has fewer routers
-        failed = _failed(findings)
+        failed = _spread(_failed(findings), routers)
         routers = [_without(failed, one) for one in routers if one.origin.object not in failed]
         settled, told = claims.settle(routers)
         live = {one.origin.object for one in settled}
-        intent = Intent(settled, tuple(one for one in objectives if one.origin.whole in live))
+        wanted = (one for one in objectives if one.origin.object not in failed)
+        intent = Intent(settled, tuple(one for one in wanted if one.origin.whole in live))
         emission = _TARGETS[options.target](intent, given, options)
         objects, clashes = _distinct([*emission.objects, *_objectives(intent)])
         new = [*told, *emission.findings, *clashes, *_notes(intent, objects)]
@@ -84,6 +85,16 @@ def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -
         failed,
         intent,
     )
+
+
+def _spread(failed: frozenset[str], routers: Sequence[Router]) -> frozenset[str]:
+    """With the rules' parts that go where a part with an error leads, as models do to backends of a fleet."""
+    rules = (rule for router in routers for rule in router.rules)
+    return failed | {
+        rule.origin.object
+        for rule in rules
+        if any(one.origin.part and one.origin.object in failed for one in rule.backends)
+    }
 
 
 def _without(failed: frozenset[str], router: Router) -> Router:

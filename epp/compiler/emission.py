@@ -15,7 +15,6 @@ Object: TypeAlias = dict[str, Any]
 APPLY_ORDER = (
     "ReferenceGrant",
     "EnvoyProxy",
-    "GatewayConfig",
     "Service",
     "EndpointSlice",
     "InferencePool",
@@ -28,7 +27,6 @@ APPLY_ORDER = (
     "BackendSecurityPolicy",
     "ClientTrafficPolicy",
     "SecurityPolicy",
-    "HTTPRouteFilter",
     "AgentgatewayPolicy",
     "BackendTrafficPolicy",
     "AIGatewayRoute",

@@ -32,6 +32,8 @@ class Origin:
     """[RFC 3339] Empty: in a file, which counts as older than anything in a cluster."""
     place: str = ""
     """``file:line``; empty: in a cluster."""
+    part: str = ""
+    """What in the object stands for itself, as a model of a fleet: an error of it leaves the rest live."""
 
     def at(self, field: str) -> "Origin":
         """The same object, another field; ``+x`` is x below the field that it is at."""
@@ -41,8 +43,13 @@ class Origin:
 
     @property
     def object(self) -> str:
-        """``ModelRouter/llm/qwen``: which object, whatever the field."""
-        return "/".join(part for part in (self.kind, self.namespace, self.name) if part)
+        """``ModelRouter/llm/qwen``, ``Fleet/llm/site/qwen``: which object and part, whatever the field."""
+        return "/".join(part for part in (self.kind, self.namespace, self.name, self.part) if part)
+
+    @property
+    def whole(self) -> str:
+        """The same without the part."""
+        return replace(self, part="").object
 
     @property
     def age(self) -> tuple[str, str, str]:

@@ -130,11 +130,11 @@ DEFAULT_TIMEOUT = 120.0
 class Rule:
     """All ``conditions`` and one of ``models`` must hold.
 
-    ``models``: names, or globs as Go's path.Match has them; empty: whatever the model. ``backends``: at least
-    one. ``fail_closed``: sensitive, must never be served by anything but these backends; refused with 503
-    where none can serve. ``timeout`` [s]: of one attempt, body included; None: the backend's, else
-    DEFAULT_TIMEOUT. ``is_default``: for what no other rule of the router wanted; the last, without models and
-    conditions.
+    ``models``: names, or globs as Go's path.Match has them; empty: whatever the model. ``backends``: none:
+    refused with 503, as is meant. ``fail_closed``: sensitive, must never be served by anything but these
+    backends; refused with 503 where none can serve. ``timeout`` [s]: of one attempt, body included; None: the
+    backend's, else DEFAULT_TIMEOUT. ``is_default``: for what no other rule of the router wanted; the last,
+    without models and conditions. ``owner``: who answers for it, for people; empty: nobody is named.
     """
 
     name: str
@@ -147,6 +147,7 @@ class Rule:
     sensitive: bool = False
     timeout: float | None = None
     is_default: bool = False
+    owner: str = ""
 
 
 def is_glob(model: str) -> bool:

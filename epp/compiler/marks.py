@@ -15,18 +15,23 @@ MANAGER = "fleet-epp"
 INVENTORY = "fleet-epp.dev/inventory"
 SOURCE = "fleet-epp.dev/source"
 """``ModelRouter/llm/qwen``, several with a comma between them."""
+OWNER = "fleet-epp.dev/owner"
+"""Who answers for it, for people."""
 
 
-def marked(emitted: Emitted, options: Options) -> Emitted:
-    """The same object as ours."""
+def marked(emitted: Emitted, options: Options, owners: Mapping[str, str]) -> Emitted:
+    """The same object as ours. ``owners``: who answers for an input, by ``Origin.object``."""
     document = emitted.document
     meta = dict(document["metadata"])
     meta["labels"] = {**meta.get("labels", {}), MANAGED_BY: MANAGER, INVENTORY: options.inventory}
-    sources = sorted({one.object for one in emitted.sources})
+    sources = sorted({name for one in emitted.sources for name in (one.whole, one.object)})
     meta["annotations"] = {**meta.get("annotations", {}), SOURCE: ",".join(sources)}
-    owners = _owners(emitted)
-    if owners:
-        meta["ownerReferences"] = owners
+    people = sorted({owners[name] for name in sources if name in owners})
+    if people:
+        meta["annotations"][OWNER] = ", ".join(people)
+    references = _references(emitted)
+    if references:
+        meta["ownerReferences"] = references
     return Emitted({**document, "metadata": meta}, emitted.sources)
 
 
@@ -36,7 +41,7 @@ def sources_of(document: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(part for part in said.split(",") if part)
 
 
-def _owners(emitted: Emitted) -> list[dict[str, Any]]:
+def _references(emitted: Emitted) -> list[dict[str, Any]]:
     namespace = emitted.document["metadata"].get("namespace")
     owners = {one.uid: one for one in emitted.sources if one.uid and one.namespace == namespace}
     return [

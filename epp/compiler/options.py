@@ -27,7 +27,10 @@ class Options:
 
     ``first_port``: each pool's port is one of the ``ports`` from there on. ``inventory``: which of several
     compilers of one cluster made an object. ``namespace``: of objects in files that name none.
-    ``is_live``: objects are of a cluster, so that what is not there is missing.
+    ``is_live``: objects are of a cluster, so that what is not there is missing. ``model_header``: in which a
+    gateway is told the model; agentgateway sets it from the body, before others a body-based router does, or
+    the client. Envoy AI Gateway has its own. ``claim``: LLMKube's objects in a cluster are ours even without
+    the annotation. ``now`` [unix s]: None where heartbeats are not to be judged, as in files.
     """
 
     target: Target
@@ -38,6 +41,9 @@ class Options:
     inventory: str = "default"
     namespace: str = "default"
     is_live: bool = False
+    model_header: str = "x-gateway-model-name"
+    claim: bool = False
+    now: float | None = None
 
     @property
     def picker_service(self) -> str:

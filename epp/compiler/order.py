@@ -1,10 +1,10 @@
 """Rules that are tried in their order, for gateways that try the most particular match first.
 
 Place:   for all of targets/; how a gateway sorts is its ``strength``.
-Rule:    where a later rule has a stronger match, the earlier one gets one for the requests that fit both. Matches
-         of equal strength keep the order of the rules, so that the first rule that fits is the one that decides.
-Source:  Gateway API, HTTPRouteRule: of matches of one path the one with more headers, then the oldest route,
-         then the first in the route. Envoy Gateway looks at the number of exact values before the route's age.
+Rule:    where a later rule has a stronger match, the earlier one gets one for the requests that fit both.
+         Matches of equal strength keep the order of the rules, so that the first rule that fits decides.
+Source:  Gateway API, HTTPRouteRule: of matches of one path the one with more headers, then the oldest
+         route, then the first in the route. Envoy Gateway compares the number of exact values before age.
 
 ``closure(alternatives of each rule, strength, pivot)`` is all that a target needs, ``split`` for its limits.
 """
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from epp.compiler.intent import Rule, is_glob
-from epp.compiler.patterns import ANY_CASE, EXACT, GLOB, Matcher
+from epp.compiler.intent import Rule
+from epp.compiler.patterns import EXACT, Matcher, of_model, of_value
 
 LARGEST = 4096
 """Matches of one router; each is some 100 bytes, and an object in Kubernetes has at most 1.5 MB."""
@@ -44,10 +44,12 @@ def alternatives(rule: Rule, model_header: str) -> list[Match]:
     """One of these must fit a request of ``rule``: a match for each model and value. None: no request can."""
     found: list[Match] = [{}]
     if rule.models:
-        found = [{model_header: Matcher(model, GLOB if is_glob(model) else EXACT)} for model in rule.models]
+        found = [{model_header: of_model(model)} for model in rule.models]
     for condition in rule.conditions:
-        kind = ANY_CASE if condition.ignore_case else EXACT
-        values: list[Match] = [{condition.header: Matcher(value, kind)} for value in condition.values]
+        values: list[Match] = [
+            {condition.header: of_value(value, ignore_case=condition.ignore_case)}
+            for value in condition.values
+        ]
         if len(found) * len(values) > LARGEST:
             raise Unordered(f"more than {LARGEST} combinations of models and header values")
         found = [joined for one, other in itertools.product(found, values) for joined in both(one, other)]
@@ -76,10 +78,10 @@ def covers(one: Match, other: Match) -> bool:
 def closure(
     rules: Sequence[Sequence[Match]], *, strength: Strength = by_headers, pivot: str = ""
 ) -> list[list[Match]]:
-    """The matches of each rule with which a gateway that sorts them by ``strength`` decides as the order says.
+    """The matches of each rule with which a gateway that sorts them by ``strength`` decides in this order.
 
-    A rule with none is never reached. ``pivot``: a header that most matches have with an exact value, the model's:
-    1,000 rules are compared in 0.1 s with it. Unordered: it cannot be done.
+    A rule with none is never reached. ``pivot``: a header that most matches have with an exact value, the
+    model's: with it 1,000 rules are compared in 0.1 s. Unordered: it cannot be done.
     """
     later = _Later(pivot)
     kept: list[list[Match]] = [[] for _ in rules]
@@ -139,13 +141,17 @@ def _distinct(matches: Iterable[Match]) -> list[Match]:
 
 def _without_covered(matches: Iterable[Match]) -> list[Match]:
     """Those that say something that no other of the same rule says."""
-    kept: list[Match] = []
-    plain: set[tuple[tuple[str, Matcher], ...]] = set()
-    for match in sorted(_distinct(matches), key=by_headers):
-        if not any(covers(one, match) for one in kept if len(one) < len(match) or not _is_exact(one)):
-            kept.append(match)
-            plain.add(tuple(sorted(match.items())))
-    return [match for match in _distinct(matches) if tuple(sorted(match.items())) in plain]
+    distinct = _distinct(matches)
+    longest = max(map(len, distinct), default=0)
+    broad: list[Match] = []
+    kept: set[int] = set()
+    for match in sorted(distinct, key=len):
+        if any(covers(one, match) for one in broad):
+            continue
+        kept.add(id(match))
+        if len(match) < longest or not _is_exact(match):
+            broad.append(match)
+    return [match for match in distinct if id(match) in kept]
 
 
 def _is_exact(match: Match) -> bool:

@@ -32,7 +32,7 @@ def merge(rule: Rule) -> Pool | None:
     second no Service, or each is to have its share of the requests.
     """
     pools = [one.servers for one in rule.backends if isinstance(one.servers, Pool)]
-    if len(pools) < len(rule.backends):
+    if not pools or len(pools) < len(rule.backends):
         return None
     if len(set(map(_identity, pools))) == 1:
         return pools[0]
@@ -107,7 +107,7 @@ def objects(
             continue
         for name, same in here.items():
             sources = tuple(dict.fromkeys(one.origin.at("") for one in same))
-            made_of, told = _hosts(same[0], sources)
+            made_of, told = headless(same[0], sources)
             emitted += made_of
             findings += told
             emitted.append(_pool(same[0], sources, numbers[name], options, with_hosts=bool(made_of)))
@@ -149,7 +149,7 @@ def _pool(
     return made(API, "InferencePool", pool.namespace, pool.name, *sources, annotations=annotations, spec=spec)
 
 
-def _hosts(pool: Pool, sources: tuple[Origin, ...]) -> tuple[list[Emitted], list[Finding]]:
+def headless(pool: Pool, sources: tuple[Origin, ...]) -> tuple[list[Emitted], list[Finding]]:
     """A Service without pods, and a slice for each port and family of addresses: a slice has one of each."""
     findings, groups = [], dict[tuple[str, int], list[Host]]()
     for host in pool.hosts:
@@ -179,6 +179,14 @@ def _hosts(pool: Pool, sources: tuple[Origin, ...]) -> tuple[list[Emitted], list
     )
     slices = [_slice(pool, family, port, hosts, sources) for (family, port), hosts in sorted(groups.items())]
     return [service, *slices], findings
+
+
+def pods_service(pool: Pool, *sources: Origin) -> Emitted:
+    """A headless Service of its pods, for the way without a picker where nobody has named one: whoever asks
+    sees each pod, and sees it go."""
+    ports_of = [{"name": _port_name(port), "port": port} for port in pool.ports]
+    spec = {"clusterIP": "None", "selector": dict(pool.selector), "ports": ports_of}
+    return made("v1", "Service", pool.namespace, name_of(pool.name, "pods"), *sources, spec=spec)
 
 
 def _slice(pool: Pool, family: str, port: int, hosts: list[Host], sources: tuple[Origin, ...]) -> Emitted:

@@ -43,10 +43,15 @@ _HERE = "the record's own section"
 
 
 class ConfigError(ValueError):
-    """What is wrong with a configuration, in one line for the person who wrote it."""
+    """What is wrong with a configuration, in one line for the person who wrote it.
 
-    def __init__(self, message: str) -> None:
+    ``path`` and ``said``: the field and what is wrong with it, where it is about a field.
+    """
+
+    def __init__(self, message: str, *, path: str = "", said: str = "") -> None:
         super().__init__(" ".join(message.split()))
+        self.path = path
+        self.said = " ".join((said or message).split())
 
 
 # --- documents ---------------------------------------------------------------------------------------
@@ -64,7 +69,7 @@ class Section:
 
     def error(self, message: str) -> ConfigError:
         """An error at this place."""
-        return ConfigError(f"{self.place}: {message}")
+        return ConfigError(f"{self.place}: {message}", path=self.path, said=message)
 
     @property
     def place(self) -> str:
@@ -120,20 +125,36 @@ Here: TypeAlias = typing.Annotated[Section, _HERE]
 
 def parse(text: str, file: str) -> Section:
     """One YAML document, checked: plain values only, no key twice, bounded."""
-    if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{file}: is larger than {MAX_CHARACTERS >> 20} MiB")
-    try:
-        node = _compose(text)
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(_syntax(error, file, text)) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{file}: is not YAML text: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{file}: is nested too deeply") from None
+    node = _composed(text, file, MAX_CHARACTERS, _compose)
     if node is None or node.tag == _NULL:
         raise ConfigError(f"{file}: is empty")
     _check(node, file)
     return Section(node, file)
+
+
+def parse_all(text: str, file: str, *, max_characters: int = MAX_CHARACTERS) -> list[Section]:
+    """Every YAML document that is not empty, each checked as ``parse`` does."""
+    nodes = _composed(text, file, max_characters, _compose_all)
+    found = [node for node in nodes if node.tag != _NULL]
+    for node in found:
+        _check(node, file)
+    return [Section(node, file) for node in found]
+
+
+def plain(section: Section) -> Any:
+    """The value, as JSON would have it. Fields that are null are left out."""
+    try:
+        return _plain(section.node, section)
+    except RecursionError:
+        raise section.error("is nested too deeply") from None
+
+
+def section(value: Any, file: str, path: str = "") -> Section:
+    """What JSON has, as a section of no particular line. ``path``: the field that it is."""
+    try:
+        return Section(_node(value), file, path)
+    except RecursionError:
+        raise ConfigError(f"{file}: is nested too deeply") from None
 
 
 def read(section: Section, target: type[T]) -> T:
@@ -196,12 +217,70 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(_MERGE, re.compile(r"<<\Z"), ["<"])
 
 
+def _composed(text: str, file: str, max_characters: int, compose: Callable[[str], T]) -> T:
+    """What ``compose`` makes of it; what it raises in one line."""
+    if len(text) > max_characters:
+        raise ConfigError(f"{file}: is larger than {max_characters >> 20} MiB")
+    try:
+        return compose(text)
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_syntax(error, file, text)) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{file}: is not YAML text: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: is nested too deeply") from None
+
+
 def _compose(text: str) -> yaml.Node | None:
     loader = _Loader(text)
     try:
         return cast("yaml.Node | None", loader.get_single_node())
     finally:
         loader.dispose()
+
+
+def _compose_all(text: str) -> list[yaml.Node]:
+    loader = _Loader(text)
+    nodes = []
+    try:
+        while loader.check_node():
+            nodes.append(loader.get_node())
+    finally:
+        loader.dispose()
+    return nodes
+
+
+def _plain(node: yaml.Node, holder: Section) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: _plain(value, holder) for key, value in node.value if value.tag != _NULL}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, holder) for item in node.value]
+    return node.value if node.tag == _STR else _anything(Section(node, holder.file))
+
+
+_NOWHERE = yaml.Mark("", 0, 0, 0, None, 0)
+
+
+def _node(value: Any) -> yaml.Node:
+    match value:
+        case Mapping():
+            pairs = [(_scalar(_STR, str(key)), _node(each)) for key, each in value.items()]
+            return yaml.MappingNode(_MAP, pairs, _NOWHERE, _NOWHERE)
+        case list() | tuple():
+            return yaml.SequenceNode(_SEQ, [_node(each) for each in value], _NOWHERE, _NOWHERE)
+        case None:
+            return _scalar(_NULL, "null")
+        case bool():
+            return _scalar(_BOOL, str(value).lower())
+        case int():
+            return _scalar(_INT, str(value))
+        case float():
+            return _scalar(_FLOAT, repr(value))
+    return _scalar(_STR, str(value))
+
+
+def _scalar(tag: str, text: str) -> yaml.Node:
+    return yaml.ScalarNode(tag, text, _NOWHERE, _NOWHERE)
 
 
 def _syntax(error: yaml.MarkedYAMLError, file: str, text: str) -> str:
@@ -375,12 +454,20 @@ def _either(section: Section, hints: list[Any]) -> Any:
     if len(hints) == 1:
         return _read(section, hints[0])
     wrong: ConfigError | None = None
-    for hint in hints:
+    for hint in [each for each in hints if _shape(each) is type(section.node)] or hints:
         try:
             return _read(section, hint)
         except ConfigError as error:
             wrong = wrong or error
     raise wrong or section.error("no value fits here")
+
+
+def _shape(hint: Any) -> type[yaml.Node]:
+    """How it is written, where that follows from the type."""
+    origin = typing.get_origin(hint)
+    if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
+        return yaml.MappingNode
+    return yaml.SequenceNode if origin is tuple else yaml.ScalarNode
 
 
 def _choice(section: Section, values: tuple[Any, ...]) -> Any:

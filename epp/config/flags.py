@@ -19,6 +19,7 @@ from typing import Any
 from epp.config import decode, tls_suites
 from epp.config.cluster.groups import OLD_POOL_GROUP, POOL_GROUP
 from epp.config.cluster.wishes import Wish
+from epp.core.durations import duration
 from epp.core.pacing import Pace
 from epp.core.scoring import read_target
 

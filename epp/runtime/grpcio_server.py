@@ -3,12 +3,13 @@
 Place:   serves the Calls of epp.runtime.calls; epp.runtime.fast does the same without grpc.
 Ignores: what is served.
 Rule:    between two awaits a whole message is worked off; every Call is closed at one exit.
+         At the end our own streams count: gRPC may wait for others that never end.
 """
 
 import asyncio
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -21,6 +22,10 @@ from epp.runtime.tls import KeyPair
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 Context = grpc.aio.ServicerContext[bytes, bytes]
+SETTLED = 1.0
+"""[s] After the last stream of ours has ended, for gRPC to be done: milliseconds do. It would wait 20 s for a
+peer that leaves its ping unanswered, and for ever for a stream that came at the very moment of the end: its
+core may queue one when nobody takes any more (gRPC 1.85, under load at one end in some hundreds)."""
 
 
 class GrpcioServer:
@@ -51,7 +56,9 @@ class GrpcioServer:
                 ("grpc.server.max_pending_requests_hard_limit", 2**31 - 1),
             ]
         )
-        self._server.add_generic_rpc_handlers((_Handlers(services),))
+        self._server.add_generic_rpc_handlers((_Handlers(services, self._run),))
+        self._open: set[asyncio.Task[Any]] = set()
+        """gRPC's own task of each stream: done when all that was said is on its way, the status included."""
 
     def bind(self, port: int, *, flag: str) -> int:
         """Listen on every address; returns the port (chosen by the system when ``port`` is 0)."""
@@ -72,7 +79,28 @@ class GrpcioServer:
 
     async def stop(self, grace: float) -> None:
         """No new streams; open ones may finish for ``grace`` seconds."""
-        await self._server.stop(grace)
+        async with asyncio.TaskGroup() as group:
+            cutting = group.create_task(self._cut_what_stays(), name="gRPC settles")
+            await self._server.stop(grace)
+            cutting.cancel()
+
+    async def _cut_what_stays(self) -> None:
+        """End the connections once nothing on them is ours."""
+        is_settled = False
+        while not is_settled:
+            if self._open:
+                await asyncio.wait(self._open)
+            await asyncio.sleep(SETTLED)
+            is_settled = not self._open
+        await self._server.stop(None)
+
+    async def _run(self, opened: Open, _requests: Any, context: Context) -> None:
+        """One stream."""
+        task = asyncio.current_task()
+        assert task is not None, "gRPC runs each handler in a task"
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+        await _Stream(opened, context, task).run()
 
 
 def _credentials(pairs: Callable[[], KeyPair]) -> grpc.ServerCredentials:
@@ -94,9 +122,9 @@ def _configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
 class _Handlers(grpc.GenericRpcHandler):
     """Every method as one stream of bytes each way: on the wire a unary call is nothing else."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, run: Callable[[Open, Any, Context], Awaitable[None]]) -> None:
         self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            path: grpc.stream_stream_rpc_method_handler(functools.partial(_run, opened))
+            path: grpc.stream_stream_rpc_method_handler(functools.partial(run, opened))
             for path, opened in services.items()
         }
 
@@ -106,17 +134,12 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method)
 
 
-async def _run(opened: Open, _requests: Any, context: Context) -> None:
-    """One stream."""
-    await _Stream(opened, context).run()
-
-
 class _Stream:
     """One stream: its Call, and what the Call pushes."""
 
-    def __init__(self, opened: Open, context: Context) -> None:
+    def __init__(self, opened: Open, context: Context, reader: asyncio.Task[Any]) -> None:
         self._context = context
-        self._reader = asyncio.current_task()
+        self._reader = reader
         self._late: deque[Sequence[bytes]] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._written = asyncio.Event()
@@ -168,5 +191,5 @@ class _Stream:
             pass  # as in run
         self._writer = None
         self._written.set()
-        if self._call.is_over and self._reader is not None:
+        if self._call.is_over:
             self._reader.cancel()  # it waits for a message that nobody needs any more

@@ -797,18 +797,8 @@ class Metrics:
             yield from present if is_alone else _merged(itertools.chain(present, past.values())).values()
 
     def pages(self) -> Iterator[bytes]:
-        """The page in pieces, so that a reader on the event loop can let others in between."""
-        from prometheus_client import ProcessCollector, generate_latest  # noqa: PLC0415 (70 ms, see above)
-
-        held: list[str] = []
-        size = 0
-        for text in itertools.chain.from_iterable(map(_texts, self.families())):
-            held.append(text)
-            size += len(text)
-            if size >= PIECE_CHARACTERS:
-                yield "".join(held).encode()
-                held, size = [], 0
-        yield "".join(held).encode() + generate_latest(ProcessCollector(registry=None))
+        """The page in pieces."""
+        return pages(self.families())
 
     def page(self) -> bytes:
         """The whole page."""
@@ -883,6 +873,21 @@ def _both(one: Family, other: Family) -> Family:
 
 PIECE_CHARACTERS = 1 << 15
 """Of the page at a time: less than 1 ms."""
+
+
+def pages(families: Iterable[Family]) -> Iterator[bytes]:
+    """The text of ``families`` in pieces, so that a reader on the event loop can let others in between."""
+    from prometheus_client import ProcessCollector, generate_latest  # noqa: PLC0415 (70 ms, see above)
+
+    held: list[str] = []
+    size = 0
+    for text in itertools.chain.from_iterable(map(_texts, families)):
+        held.append(text)
+        size += len(text)
+        if size >= PIECE_CHARACTERS:
+            yield "".join(held).encode()
+            held, size = [], 0
+    yield "".join(held).encode() + generate_latest(ProcessCollector(registry=None))
 
 
 def _texts(family: Family) -> Iterator[str]:

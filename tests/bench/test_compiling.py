@@ -37,4 +37,5 @@ def test_a_site_has_what_it_says() -> None:
 def test_every_model_of_it_is_compiled() -> None:
     for target in Target:
         found = compile_here(str(target), 10, 2)
-        assert found.objects >= 12 and not found.errors, found
+        # a plain HTTPRoute has no order of backends, and knows no providers
+        assert found.objects >= 12 and bool(found.errors) == (target is Target.GATEWAY_API), found

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from epp.commands.files import read
+from epp.commands.files import load
 from epp.compiler.compile import Compiled, compile_documents
 from epp.compiler.findings import Finding
 from epp.compiler.intent import GatewayRef
@@ -31,7 +31,10 @@ def targets(case: Path) -> list[Target]:
 def compiled(case: Path, target: Target) -> Compiled:
     """Files name neither their folder nor the order in which they were read."""
     options = Options(target, gateway=GatewayRef("ai-gateway", "ai-gateway"), namespace="llm")
-    documents = [replace(one, place=one.place.removeprefix(f"{case}/")) for one in read([case / "in.yaml"])]
+    documents = [
+        replace(one, place=one.place.removeprefix(f"{case}/"))
+        for one in load([str(case / "in.yaml")]).documents
+    ]
     return compile_documents(documents, options)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from epp.config.decode import ConfigError, Here, Section, duration, parse, quantity, read
+from epp.config.decode import ConfigError, Here, Section, parse, quantity, read
+from epp.core.durations import duration
 from epp.core.scoring import Bytes, Seconds
 
 T = TypeVar("T")

@@ -17,10 +17,12 @@ from epp.core.rejection import NO_CANDIDATES, Rejection
 from epp.core.request import Request
 from epp.core.scheduling import Decision
 from epp.core.stream import StreamSettings
+from epp.runtime import grpcio_server
 from epp.runtime.calls import Push
 from epp.runtime.errors import StartError
 from epp.runtime.ext_proc import PROCESS as METHOD
 from epp.runtime.ext_proc import Conversation, ExtProc
+from epp.runtime.fast.frames import PREFACE, SETTINGS, frame
 from epp.runtime.serving import make_server, stop
 from epp.wire.pb import ext_proc_pb2 as pb
 from tests.core.conversation import decide
@@ -344,7 +346,8 @@ async def test_two_thousand_streams_at_once_leave_nothing_behind(driver: str) ->
         await setting.nothing_left()
 
 
-async def test_draining_lets_open_streams_finish(driver: str) -> None:
+async def test_draining_lets_open_streams_finish(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpcio_server, "SETTLED", 0.0)  # what is not waited for is cut off at once
     scheduler, watcher = OneEndpoint(), Watcher()
     settings = StreamSettings(Parsers(), Budget(1 << 20), new_id=lambda: "made-id")
     part = ExtProc(
@@ -368,6 +371,18 @@ async def test_draining_lets_open_streams_finish(driver: str) -> None:
             await call.done_writing()
             assert await call.code() is grpc.StatusCode.OK
         await setting.nothing_left()
+
+
+async def test_a_peer_that_says_nothing_does_not_hold_up_the_end(driver: str) -> None:
+    server = make_server(driver, {}, budget=Budget(1))
+    port = server.bind(0, flag="grpc-port")
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(PREFACE + frame(SETTINGS, 0, 0))
+    await reader.readexactly(9)
+    async with asyncio.timeout(10):
+        await server.stop(30)
+    writer.close()
 
 
 async def test_a_port_in_use_names_the_flag(driver: str) -> None:

@@ -27,6 +27,8 @@ MISSING = (
 )
 KUBERNETES = "1.34.0"
 """Helm renders for one; without the flag it takes that of its own libraries, which `go build` leaves out."""
+CONTROLLER = "controller"
+"""The folder of its templates, and of its manifests."""
 RELEASE, NAMESPACE = "fleet", "models"
 HEADER = "# Rendered from deploy/helm/fleet-epp with values.yaml, beside this file (make manifests).\n"
 
@@ -83,12 +85,13 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 
 def manifests() -> dict[str, str]:
-    """By file name, what deploy/kubernetes is to hold."""
+    """By file name, what deploy/kubernetes is to hold: the picker, and in a folder below the controller."""
     files: dict[str, list[str]] = {}
-    for part in re.split(r"^---\n", template(MANIFESTS / "values.yaml"), flags=re.MULTILINE):
-        source = re.match(r"# Source: fleet-epp/templates/(\S+)\n", part)
-        if source and documents(part):
-            files.setdefault(source[1], []).append(part[source.end() :].strip() + "\n")
+    for values in (MANIFESTS / "values.yaml", MANIFESTS / CONTROLLER / "values.yaml"):
+        for part in re.split(r"^---\n", template(values), flags=re.MULTILINE):
+            source = re.match(r"# Source: fleet-epp/templates/(\S+)\n", part)
+            if source and documents(part):
+                files.setdefault(source[1], []).append(part[source.end() :].strip() + "\n")
     return {name: HEADER + "---\n".join(parts) for name, parts in sorted(files.items())}
 
 

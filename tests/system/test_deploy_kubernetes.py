@@ -9,25 +9,46 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import urllib.error
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import yaml
 
 from bench.rig.kube import ADMIN
 from bench.rig.llama import LlamaServer
-from bench.rig.picker import Picker
-from bench.rig.process import Process, free_port, http_get, wait_until
+from bench.rig.process import free_port, http_get, wait_until
+from epp.compiler.options import Options, Target
 from epp.config import flags, picker_config
 from tests.system import helm
-from tests.system.kube_plane import CLUSTER_WIDE, MISSING, ControlPlane, is_possible, path_of
-from tests.system.talk import channel_to, converse, destination, request_headers
+from tests.system.chart import (
+    KINDS,
+    ONLY_PARSED,
+    PICKER,
+    ROOT,
+    Document,
+    Pod,
+    apply,
+    deployment,
+    expanded,
+    group,
+    kind,
+    of,
+    of_kind,
+    picked,
+    picker_container,
+    rendered,
+    server_pod,
+    serves,
+    shown,
+    there,
+    token,
+)
+from tests.system.kube_plane import MISSING, ControlPlane, is_possible
 
 for missing, possible in ((MISSING, is_possible), (helm.MISSING, helm.is_possible)):
     if not possible():
@@ -37,35 +58,7 @@ pytestmark = [
     pytest.mark.default_driver,
 ]
 
-ROOT = helm.ROOT
-CRDS = ROOT / "tests" / "crds"
-KINDS = [
-    *sorted((CRDS / "gateway-api-v1.5.1").glob("*.yaml")),
-    *sorted((CRDS / "gie-v1.5.0").glob("*.yaml")),
-    *sorted((CRDS / "gie-v1.0.0").glob("*.yaml")),
-    *sorted((CRDS / "llm-d-router-v0.10.0").glob("*.yaml")),
-    *sorted((CRDS / "envoy-ai-gateway-v1.1.0").glob("*.yaml")),
-    *sorted((CRDS / "envoy-gateway-v1.8.1").glob("*.yaml")),
-]
-ONLY_PARSED = {
-    ("networking.istio.io/v1", "DestinationRule"),
-    ("networking.gke.io/v1", "GCPBackendPolicy"),
-    ("networking.gke.io/v1", "HealthCheckPolicy"),
-    ("monitoring.coreos.com/v1", "ServiceMonitor"),
-    ("monitoring.googleapis.com/v1", "PodMonitoring"),
-}
-"""Kinds whose CRDs are not here: Istio's, GKE's, the Prometheus operator's, Google's Prometheus'."""
 NAMESPACES = (helm.NAMESPACE, "other", "started", "standing-by", "strict", "installed")
-
-Document = dict[str, Any]
-
-
-def group(document: Mapping[str, Any]) -> str:
-    return str(document["apiVersion"].rpartition("/")[0])
-
-
-def kind(document: Mapping[str, Any]) -> tuple[str, str]:
-    return document["apiVersion"], document["kind"]
 
 
 @pytest.fixture(scope="module")
@@ -76,23 +69,6 @@ def plane(logs: Path) -> Iterator[ControlPlane]:
         for name in NAMESPACES:
             plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         yield plane
-
-
-def apply(plane: ControlPlane, documents: list[Document], namespace: str = helm.NAMESPACE) -> None:
-    """As ``kubectl apply --server-side``, unknown fields being errors."""
-    for document in documents:
-        if kind(document) in ONLY_PARSED:
-            assert document["metadata"]["name"] and document["spec"]
-            continue
-        placed = {**document, "metadata": {"namespace": namespace, **document["metadata"]}}
-        if document["kind"] in CLUSTER_WIDE:
-            placed["metadata"].pop("namespace")
-        query = "fieldManager=tests&force=true&fieldValidation=Strict"
-        try:
-            plane.api.ask("PATCH", f"{path_of(placed)}?{query}", placed, kind="apply-patch+yaml")
-        except urllib.error.HTTPError as refusal:
-            text = json.loads(refusal.read())["message"]
-            pytest.fail(f"{document['kind']} {document['metadata']['name']}: {text}")
 
 
 def is_offered(plane: ControlPlane, version: str, name: str) -> bool:
@@ -211,6 +187,8 @@ SIDECAR = {
 TRACING = {"tracing": {"enabled": True, "sampling": {"samplerArg": "1.0"}}}
 PORTS = {"grpc-port": 19002, "grpc-health-port": 19003, "metrics-port": 19090}
 
+CONTROLLED = {"controller": {"enabled": True, "target": "gateway-api", "gateway": "models/main"}}
+
 VARIANTS: dict[str, Document] = {
     "defaults": values(),
     "upstream's values": UPSTREAM,
@@ -242,36 +220,16 @@ VARIANTS: dict[str, Document] = {
         pools=[{"name": "llama", "port": 9012}, {"name": "phi", "namespace": "other", "port": 9013}]
     ),
     "the pools of its Service": values(poolService={"enabled": True, "ports": [9012, 9013]}),
+    "the controller's pools": {"compiledPools": {"enabled": True}},
+    "the controller's pools and its own": values(compiledPools={"enabled": True}),
+    "with the controller": CONTROLLED,
+    "with the controller, Istio": {**CONTROLLED, "provider": {"name": "istio"}},
     "its own network": values(
         inferenceExtension={
             "networkPolicy": {"gateways": [{"namespaceSelector": {}}], "monitoring": [{"podSelector": {}}]}
         }
     ),
 }
-
-
-def rendered(given: Document) -> list[Document]:
-    return helm.documents(helm.template(given))
-
-
-def of_kind(documents: list[Document], kind: str) -> list[Document]:
-    return [one for one in documents if one["kind"] == kind]
-
-
-def deployment(documents: list[Document]) -> Document:
-    return of_kind(documents, "Deployment")[0]
-
-
-def picker_container(documents: list[Document]) -> Document:
-    (one,) = [
-        c for c in deployment(documents)["spec"]["template"]["spec"]["containers"] if c["name"] == "epp"
-    ]
-    return one
-
-
-def expanded(arguments: list[str], environment: Mapping[str, str]) -> list[str]:
-    """``$(NAME)`` as Kubernetes does it."""
-    return [re.sub(r"\$\((\w+)\)", lambda name: environment[name[1]], one) for one in arguments]
 
 
 def parsed_flags(documents: list[Document]) -> flags.ServeFlags:
@@ -296,7 +254,7 @@ def test_what_the_chart_renders_is_applied(plane: ControlPlane, name: str) -> No
 @pytest.mark.parametrize("given", VARIANTS.values(), ids=VARIANTS)
 def test_its_arguments_and_its_configuration_are_understood(given: Document) -> None:
     documents = rendered(given)
-    (config,) = [one for one in of_kind(documents, "ConfigMap") if "-epp" in one["metadata"]["name"]]
+    (config,) = [one for one in of_kind(documents, "ConfigMap") if one["metadata"]["name"] == PICKER]
     taken = parsed_flags(documents)
     assert taken.config_file and taken.config_file.startswith("/config/")
     picker_config.load(config["data"][taken.config_file.removeprefix("/config/")], taken.config_file)
@@ -446,6 +404,22 @@ REFUSED = {
         values(inferenceExtension={"flags": {"grpc-health-port": 9090}}),
         "flags.metrics-port: port 9090 is taken by inferenceExtension.flags.grpc-health-port",
     ),
+    "a pool of the release where there is none": (
+        {**CONTROLLED, "inferenceObjectives": [{"name": "low", "priority": -1}]},
+        "inferenceObjectives: are of the release's own pool: give inferencePool.modelServers.matchLabels",
+    ),
+    "a port of the controller's pools": (
+        values(compiledPools={"enabled": True}, pools=[{"name": "llama", "port": 9100}]),
+        "pools, llama: port 9100 is one of those for the controller's pools (9100 to 19099): give another",
+    ),
+    "the controller's pools of a kind that it does not make": (
+        {
+            "compiledPools": {"enabled": True},
+            "inferencePool": {"apiVersion": "inference.networking.x-k8s.io/v1alpha2"},
+        },
+        "pools: only with inferencePool.apiVersion inference.networking.k8s.io/v1",
+    ),
+    "nothing at all": (values(inferenceExtension={"enabled": False}), "there would be nothing"),
     "pools by name and by Service": (
         values(pools=[{"name": "llama", "port": 9012}], poolService={"enabled": True}),
         "leave one of them out",
@@ -478,7 +452,7 @@ every = pytest.mark.parametrize("given", EVERY.values(), ids=EVERY)
 
 @every
 def test_a_picker_can_do_nothing_that_it_need_not(given: Document) -> None:
-    documents = helm.documents(helm.template(given))
+    documents = of(helm.documents(helm.template(given)), PICKER)
     pod = deployment(documents)["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True and pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -518,11 +492,12 @@ def named(pod: Document) -> Document:
 
 @every
 def test_ports_probes_and_selectors_fit_together(given: Document) -> None:
-    documents = helm.documents(helm.template(given))
+    documents = of(helm.documents(helm.template(given)), PICKER)
     spec, picker = deployment(documents)["spec"], picker_container(documents)
     taken = parsed_flags(documents)
     ports = {port["name"]: port["containerPort"] for port in picker["ports"]}
-    assert ports["grpc"] == taken.grpc_port and ports["metrics"] == taken.metrics_port
+    assert ports.get("grpc", taken.grpc_port) == taken.grpc_port and ports["metrics"] == taken.metrics_port
+    assert ("grpc" in ports) is bool(taken.pool_name or taken.endpoint_selector or of_service(taken, PICKER))
     assert ports["grpc-health"] == taken.grpc_health_port
     assert picker["livenessProbe"]["grpc"] == {"port": taken.grpc_health_port, "service": "liveness"}
     assert picker["readinessProbe"]["grpc"] == {"port": taken.grpc_health_port, "service": "readiness"}
@@ -533,8 +508,14 @@ def test_ports_probes_and_selectors_fit_together(given: Document) -> None:
         target = port.get("targetPort", port["port"])
         assert target in [one["name"] for one in listening] + [one["containerPort"] for one in listening]
     (policy,) = of_kind(documents, "NetworkPolicy")
-    let_in = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
-    assert let_in == {one["containerPort"] for one in listening}
+    let_in = [port for rule in policy["spec"]["ingress"] for port in rule["ports"]]
+    assert {one["port"] for one in let_in if "endPort" not in one} == {
+        one["containerPort"] for one in listening
+    }
+    compiled = Options(Target.GATEWAY_API, picker=PICKER)
+    first, count = compiled.first_port, compiled.ports
+    ranges = [(one["port"], one["endPort"]) for one in let_in if "endPort" in one]
+    assert ranges == ([(first, first + count - 1)] if of_service(taken, compiled.picker_service) else [])
     for pool in of_kind(documents, "InferencePool"):
         reference = pool["spec"].get("endpointPickerRef") or pool["spec"]["extensionRef"]
         port = reference["port"]["number"] if "port" in reference else reference["portNumber"]
@@ -549,6 +530,11 @@ def test_ports_probes_and_selectors_fit_together(given: Document) -> None:
     ]
     selectors += [one["spec"]["selector"]["matchLabels"] for one in of_kind(documents, "PodDisruptionBudget")]
     assert all(selector.items() <= labels for selector in selectors)
+
+
+def of_service(taken: flags.ServeFlags, service: str) -> bool:
+    """The pools that name this Service are served."""
+    return any(wish.service == service and wish.namespace == helm.NAMESPACE for wish in taken.wishes)
 
 
 @every
@@ -582,19 +568,32 @@ def test_how_several_replicas_are_replaced(
 # --- the manifests ----------------------------------------------------------------------------------
 
 
+NOT_RENDERED = {"values.yaml", "kustomization.yaml"}
+FOLDERS = pytest.mark.parametrize(
+    "folder", [helm.MANIFESTS, helm.MANIFESTS / helm.CONTROLLER], ids=lambda p: p.name
+)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Of a kustomization, as they are to be."""
+    where = folder.relative_to(helm.MANIFESTS)
+    return {Path(name).name: text for name, text in helm.manifests().items() if Path(name).parent == where}
+
+
 def test_the_manifests_are_the_chart() -> None:
     written = {
-        path.name: path.read_text(encoding="utf-8")
-        for path in helm.MANIFESTS.glob("*.yaml")
-        if path.name not in {"values.yaml", "kustomization.yaml"}
+        str(path.relative_to(helm.MANIFESTS)): path.read_text(encoding="utf-8")
+        for path in helm.MANIFESTS.rglob("*.yaml")
+        if path.name not in NOT_RENDERED
     }
     assert written == helm.manifests(), "make manifests"
 
 
-def test_the_kustomization_has_them_all() -> None:
-    listed = yaml.safe_load((helm.MANIFESTS / "kustomization.yaml").read_text())
+@FOLDERS
+def test_the_kustomization_has_them_all(folder: Path) -> None:
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert listed["namespace"] == helm.NAMESPACE
-    assert set(listed["resources"]) == set(helm.manifests()) - {"monitoring.yaml"}
+    assert set(listed["resources"]) == set(files(folder)) - {"monitoring.yaml"}
 
 
 def test_the_manifests_are_applied(plane: ControlPlane) -> None:
@@ -606,12 +605,13 @@ def test_the_manifests_are_applied(plane: ControlPlane) -> None:
     not shutil.which("kubectl"),
     reason="no kubectl: that deploy/kubernetes is a kustomization was not tested, its files alone were",
 )
-def test_the_kustomization_is_applied_by_kubectl(plane: ControlPlane) -> None:
-    for document in (each for text in helm.manifests().values() for each in helm.documents(text)):
+@FOLDERS
+def test_the_kustomization_is_applied_by_kubectl(plane: ControlPlane, folder: Path) -> None:
+    for document in (each for text in files(folder).values() for each in helm.documents(text)):
         if kind(document) not in ONLY_PARSED:  # kubectl does not take over what others have written
             with there(plane, [document], helm.NAMESPACE):
                 pass
-    command = ["kubectl", "--kubeconfig", plane.kubeconfig(ADMIN), "apply", "--kustomize", helm.MANIFESTS]
+    command = ["kubectl", "--kubeconfig", plane.kubeconfig(ADMIN), "apply", "--kustomize", folder]
     done = subprocess.run([str(one) for one in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     applied = len(
@@ -620,12 +620,13 @@ def test_the_kustomization_is_applied_by_kubectl(plane: ControlPlane) -> None:
         )
     )
     assert applied == sum(
-        len(helm.documents(text)) for name, text in helm.manifests().items() if name != "monitoring.yaml"
+        len(helm.documents(text)) for name, text in files(folder).items() if name != "monitoring.yaml"
     )
 
 
-def test_every_rule_says_why() -> None:
-    lines = (helm.MANIFESTS / "rbac.yaml").read_text().splitlines()
+@FOLDERS
+def test_every_rule_says_why(folder: Path) -> None:
+    lines = (folder / "rbac.yaml").read_text().splitlines()
     rules = [n for n, line in enumerate(lines) if re.match(r"- (apiGroups|nonResourceURLs):", line)]
     assert rules and [lines[n] for n in rules if not lines[n - 1].startswith("# ")] == []
 
@@ -700,7 +701,7 @@ def test_a_page_fits_the_manifests(page_path: Path) -> None:
         assert page_path.name == "envoy.md"
         return
     plain = [one for text in helm.manifests().values() for one in helm.documents(text)]
-    (service,), (pool,) = of_kind(plain, "Service"), of_kind(objects, "InferencePool")
+    (service,), (pool,) = of_kind(of(plain, PICKER), "Service"), of_kind(objects, "InferencePool")
     assert of_kind(plain, "InferencePool")[0]["spec"] == {
         **pool["spec"],
         "endpointPickerRef": {"failureMode": "FailClose", **pool["spec"]["endpointPickerRef"]},
@@ -750,100 +751,11 @@ def test_istio_is_told_how_to_speak_to_the_picker() -> None:
     assert policy(istio=own) == {"host": "a.b", "trafficPolicy": {"tls": {"mode": "MUTUAL"}}}
     plain = policy(inferenceExtension={"flags": {"secure-serving": False}})
     assert plain["trafficPolicy"] == {}
+    both = of_kind(rendered(VARIANTS["with the controller, Istio"]), "DestinationRule")
+    assert {one["spec"]["host"].partition(".")[0] for one in both} == {"fleet-epp", "fleet-epp-pools"}
 
 
 # --- what a kubelet starts --------------------------------------------------------------------------
-
-
-class Pod(Process):
-    """The container ``epp`` of a Deployment, as a kubelet would start it, and as tests look at a Picker."""
-
-    def __init__(
-        self, plane: ControlPlane, documents: list[Document], namespace: str, folder: Path, name: str
-    ) -> None:
-        spec = deployment(documents)["spec"]["template"]["spec"]
-        container = picker_container(documents)
-        fields = {"metadata.namespace": namespace, "metadata.name": name, "status.podIP": "127.0.0.1"}
-        environment = {
-            one["name"]: one["value"] if "value" in one else fields[one["valueFrom"]["fieldRef"]["fieldPath"]]
-            for one in container["env"]
-        }
-        arguments = expanded(container["args"], environment)
-        volumes = {one["name"]: one for one in spec["volumes"]}
-        for mount in container["volumeMounts"]:
-            below = folder / name / mount["mountPath"].strip("/")
-            below.mkdir(parents=True)
-            wanted = volumes[mount["name"]]["configMap"]["name"]
-            (config,) = [one for one in of_kind(documents, "ConfigMap") if one["metadata"]["name"] == wanted]
-            for file, text in config["data"].items():
-                (below / file).write_text(text)
-            arguments = [one.replace(f"={mount['mountPath']}/", f"={below}/") for one in arguments]
-        environment["KUBECONFIG"] = str(
-            kubeconfig(plane, namespace, spec["serviceAccountName"], folder / name)
-        )
-        environment["PYTHONPATH"] = str(ROOT)
-        super().__init__(
-            name,
-            [sys.executable, "-m", "epp", *arguments],  # the image's entry point
-            log=folder / f"{name}.log",
-            environment=environment,
-        )
-        taken = flags.parse(arguments, environment)
-        self.at(taken.grpc_port)
-        self.metrics_url = f"http://127.0.0.1:{taken.metrics_port}"
-        self.health_port = taken.grpc_health_port
-        self.tls = taken.secure_serving
-        self.probes = {
-            probe: container[f"{probe}Probe"]["grpc"]["service"] for probe in ("liveness", "readiness")
-        }
-
-    health = Picker.health
-
-    def at(self, port: int) -> Self:
-        """To be asked there: each pool has a port."""
-        self.grpc_port, self.address = port, f"127.0.0.1:{port}"
-        return self
-
-    def probe(self, name: str) -> bool:
-        """As the kubelet does."""
-        return self.health(self.probes[name]) == "SERVING"
-
-    def is_ready(self) -> bool:
-        return self.probe("readiness")
-
-
-def token(plane: ControlPlane, namespace: str, account: str) -> str:
-    """What a kubelet would put into the pod; the API server checks it, and what it may."""
-    asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-    return str(plane.api.ask("POST", path, asked)["status"]["token"])
-
-
-def kubeconfig(plane: ControlPlane, namespace: str, account: str, folder: Path) -> Path:
-    like = yaml.safe_load(plane.kubeconfig("nobody").read_text())
-    like["users"][0]["user"]["token"] = token(plane, namespace, account)
-    path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(like))
-    return path
-
-
-def server_pod(namespace: str, server: LlamaServer, app: str = "qwen") -> Document:
-    """As a kubelet keeps it, for a server that runs here."""
-    host, _ = server.address.rsplit(":", 1)
-    started = {"name": "server", "ready": True, "image": "x", "imageID": "x", "restartCount": 0}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": f"{app}-0", "namespace": namespace, "labels": {"app": app}},
-        "spec": {"nodeName": "node-0", "containers": [{"name": "server", "image": "x"}]},
-        "status": {
-            "phase": "Running",
-            "conditions": [{"type": "Ready", "status": "True"}],
-            "containerStatuses": [{**started, "state": {"running": {}}}],
-            "podIP": host,
-            "podIPs": [{"ip": host}],
-        },
-    }
 
 
 def at_ports(given: Document, server: LlamaServer) -> Document:
@@ -862,18 +774,6 @@ def at_ports(given: Document, server: LlamaServer) -> Document:
         },
         "inferencePool": {**given["inferencePool"], **pool},
     }
-
-
-@contextmanager
-def there(plane: ControlPlane, documents: list[Document], namespace: str) -> Iterator[None]:
-    """They are applied, and gone afterwards."""
-    apply(plane, documents, namespace)
-    with ExitStack() as parts:
-        for document in documents:
-            if kind(document) not in ONLY_PARSED:
-                placed = {**document, "metadata": {"namespace": namespace, **document["metadata"]}}
-                parts.callback(plane.delete, placed)
-        yield
 
 
 @contextmanager
@@ -1016,20 +916,6 @@ def test_of_two_replicas_one_is_ready_and_the_other_takes_over(
             wait_until(lambda: standby.probe("readiness"), what="the standby leads")
             wait_until(lambda: serves(standby) == {"qwen-0-rank-0"}, what="its pod serves")
             assert picked(standby) == server.address
-
-
-def shown(pod: Pod, path: str, bearer: str = ADMIN) -> tuple[int, bytes]:
-    return http_get(f"{pod.metrics_url}{path}", headers={"authorization": f"Bearer {bearer}"})
-
-
-def serves(pod: Pod) -> set[str]:
-    listed = json.loads(shown(pod, "/debug/endpoints")[1])["endpoints"]
-    return {one["name"] for one in listed if one["phase"] in {"warming", "ready"}}
-
-
-def picked(pod: Pod, port: int = 0) -> str:
-    with channel_to(pod.at(port or pod.grpc_port)) as channel:
-        return destination(next(converse(channel, [request_headers(ended=True)])))
 
 
 def test_the_role_gives_no_more_than_it_says(plane: ControlPlane) -> None:

@@ -62,7 +62,7 @@ class Pauses:
 class Following(Generic[T]):
     """Objects of ``kind``; none until ``select``. ``on_change``: they changed, or what is wrong.
 
-    ``pressing``: what of an object nobody can wait for.
+    ``namespace`` empty: of all, by ``namespace/name``. ``pressing``: what of an object nobody can wait for.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Following(Generic[T]):
         self._on_change = on_change
         self._clock = clock
         self._chance = chance
-        self._store: Store[T] = Store(kind, pressing)
+        self._store: Store[T] = Store(kind, pressing, is_wide=not namespace)
         self._query: dict[str, str] | None = None
         self._reselected = asyncio.Event()
         self._trying = asyncio.Lock()
@@ -106,6 +106,11 @@ class Following(Generic[T]):
     def objects(self) -> dict[str, T]:
         """As last told, by name."""
         return self._store.objects
+
+    @property
+    def version(self) -> str | None:
+        """Up to which the API has told; None: they are being listed anew."""
+        return self._store.version
 
     @property
     def unreadable(self) -> dict[str, str]:

@@ -8,19 +8,13 @@ Source:  Kubernetes API concepts, "Efficient detection of changes".
 """
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
 from epp.config.cluster.objects import Meta
 
-
-class _HasMeta(Protocol):
-    @property
-    def metadata(self) -> Meta: ...
-
-
-T = TypeVar("T", bound=_HasMeta)
+T = TypeVar("T")
 
 
 class ApiFault(Exception):
@@ -73,9 +67,14 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Store(Generic[T]):
-    """Objects of ``kind`` in one namespace, by name. ``pressing``: what of an object nobody can wait for."""
+    """Objects of ``kind`` in one namespace, by name; ``is_wide``: in all of them, by ``namespace/name``.
 
-    def __init__(self, kind: type[T], pressing: Callable[[T], object] | None = None) -> None:
+    ``pressing``: what of an object nobody can wait for.
+    """
+
+    def __init__(
+        self, kind: type[T], pressing: Callable[[T], object] | None = None, *, is_wide: bool = False
+    ) -> None:
         self.objects: dict[str, T] = {}
         self.version: str | None = None
         """What a watch goes on from; None: the objects are to be listed first."""
@@ -84,13 +83,14 @@ class Store(Generic[T]):
         self.is_pressing = False
         """Some object differs in what nobody can wait for; to be reset by whoever has taken it over."""
         self._pressing = pressing
+        self._is_wide = is_wide
         self._decoder = msgspec.json.Decoder(kind)
 
     def take_list(self, body: bytes) -> None:
         """These are all there are."""
         try:
             listed = msgspec.json.decode(body, type=_List)
-            named = [(_name(item), item) for item in listed.items or ()]
+            named = [(self._name(_meta(item)), item) for item in listed.items or ()]
         except msgspec.DecodeError as fault:
             raise ApiFault(0, f"the list is not understood: {fault}") from fault
         before, self.objects, self.unreadable = self.objects, {}, {}
@@ -113,16 +113,20 @@ class Store(Generic[T]):
         except msgspec.DecodeError as fault:
             raise ApiFault(0, f"an event is not understood: {fault}") from fault
         self.version = told.resource_version
+        name = self._name(told)
         if event.type == "DELETED":
-            known = told.name in self.objects or told.name in self.unreadable
-            self._press(self.objects.pop(told.name, None), None)
-            self.unreadable.pop(told.name, None)
+            known = name in self.objects or name in self.unreadable
+            self._press(self.objects.pop(name, None), None)
+            self.unreadable.pop(name, None)
             return known
-        return self._put(told.name, event.object)
+        return self._put(name, event.object)
 
     def clear(self) -> None:
         """Nothing is known any more."""
         self.objects, self.unreadable, self.version = {}, {}, None
+
+    def _name(self, meta: Meta) -> str:
+        return f"{meta.namespace}/{meta.name}" if self._is_wide else meta.name
 
     def _put(self, name: str, item: msgspec.Raw) -> bool:
         try:
@@ -152,8 +156,8 @@ def lists(body: bytes, plural: str) -> bool:
     return any(kind.name == plural for kind in kinds)
 
 
-def _name(item: msgspec.Raw) -> str:
-    return msgspec.json.decode(item, type=_Bare).metadata.name
+def _meta(item: msgspec.Raw) -> Meta:
+    return msgspec.json.decode(item, type=_Bare).metadata
 
 
 def _raise(status: Status) -> None:

@@ -8,6 +8,11 @@
 {{ .Release.Namespace | trunc 40 | trimSuffix "-" }}-{{ include "fleet-epp.name" . }}
 {{- end }}
 
+{{/* Of the controller's Deployment and ServiceAccount. */}}
+{{- define "fleet-epp.controllerName" -}}
+{{ .Release.Name | lower | trunc 40 | trimSuffix "-" }}-controller
+{{- end }}
+
 {{- define "fleet-epp.labels" -}}
 app.kubernetes.io/name: {{ include "fleet-epp.name" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -16,6 +21,15 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{/* Upstream's, so that a release of its chart can be upgraded to this one: a Deployment cannot change them. */}}
 {{- define "fleet-epp.selector" -}}
 inferencepool: {{ include "fleet-epp.name" . }}
+{{- end }}
+
+{{- define "fleet-epp.controllerLabels" -}}
+{{ include "fleet-epp.controllerSelector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end }}
+
+{{- define "fleet-epp.controllerSelector" -}}
+app.kubernetes.io/name: {{ include "fleet-epp.controllerName" . }}
 {{- end }}
 
 {{/* A number as people write it: Helm reads 1000000 as 1e+06. */}}
@@ -70,6 +84,21 @@ inferencepool: {{ include "fleet-epp.name" . }}
 | toJson }}
 {{- end }}
 
+{{/* "true": the picker serves the pools that the controller makes. */}}
+{{- define "fleet-epp.servesCompiled" -}}
+{{- or .Values.compiledPools.enabled .Values.controller.enabled }}
+{{- end }}
+
+{{/* "true": there is a pool of the release's name. */}}
+{{- define "fleet-epp.hasOwnPool" -}}
+{{- or (ne (include "fleet-epp.servesCompiled" .) "true") (not (empty (.Values.inferencePool.modelServers).matchLabels)) }}
+{{- end }}
+
+{{/* "true": something is asked for on extProcPort. */}}
+{{- define "fleet-epp.usesOwnPort" -}}
+{{- or (eq (include "fleet-epp.hasOwnPool" .) "true") .Values.poolService.enabled }}
+{{- end }}
+
 {{/* Ports of further pools. */}}
 {{- define "fleet-epp.poolPorts" -}}
 {{- $ports := list }}
@@ -88,21 +117,23 @@ inferencepool: {{ include "fleet-epp.name" . }}
   "zap-encoder" "json"
   "config-file" (printf "/config/%s" $extension.pluginsConfigFile)
   "tracing" (include "fleet-epp.traces" .) }}
-{{- if not $pool.enabled }}
+{{- $services := list }}
+{{- if .Values.poolService.enabled }}{{ $services = append $services (include "fleet-epp.name" .) }}{{ end }}
+{{- if eq (include "fleet-epp.servesCompiled" .) "true" }}{{ $services = append $services (printf "%s-pools" (include "fleet-epp.name" .)) }}{{ end }}
+{{- with $services }}{{ $_ := set $flags "pool-service" . }}{{ end }}
+{{- if and (not $pool.enabled) (eq (include "fleet-epp.hasOwnPool" .) "true") }}
 {{- $labels := list }}
 {{- range $key, $value := ($pool.modelServers).matchLabels }}{{ $labels = append $labels (printf "%s=%s" $key $value) }}{{ end }}
 {{- $_ := set $flags "endpoint-selector" (join "," $labels) }}
 {{- $_ := set $flags "endpoint-target-ports" (include "fleet-epp.targetPorts" . | fromJsonArray | join ",") }}
-{{- else if .Values.poolService.enabled }}
-{{- $_ := set $flags "pool-service" (include "fleet-epp.name" .) }}
-{{- else }}
+{{- else if and (eq (include "fleet-epp.hasOwnPool" .) "true") (not .Values.poolService.enabled) }}
 {{- $_ := set $flags "pool-name" .Release.Name }}
+{{- end }}
 {{- $pools := list }}
 {{- range .Values.pools }}
 {{- $pools = append $pools (printf "%s%s=%v" (.namespace | empty | ternary "" (printf "%s/" .namespace)) .name (int .port)) }}
 {{- end }}
 {{- with $pools }}{{ $_ := set $flags "pool" . }}{{ end }}
-{{- end }}
 {{- if eq (include "fleet-epp.isOld" .) "true" }}{{ $_ := set $flags "pool-group" "inference.networking.x-k8s.io" }}{{ end }}
 {{- if eq (include "fleet-epp.elects" .) "true" }}{{ $_ := set $flags "ha-enable-leader-election" true }}{{ end }}
 {{- if not $extension.monitoring.prometheus.auth.enabled }}{{ $_ := set $flags "metrics-endpoint-auth" false }}{{ end }}
@@ -115,6 +146,43 @@ inferencepool: {{ include "fleet-epp.name" . }}
 {{- range (kindIs "slice" $value | ternary $value (list $value)) }}
 - {{ printf "--%s=%s" $flag (include "fleet-epp.word" .) | quote }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The same of the controller. */}}
+{{- define "fleet-epp.controllerArguments" -}}
+{{- $controller := .Values.controller }}
+{{- $flags := dict
+  "target" $controller.target
+  "picker" (include "fleet-epp.name" .)
+  "lease" (printf "$(NAMESPACE)/%s" (include "fleet-epp.controllerName" .))
+  "metrics-port" $controller.metricsPort }}
+{{- with $controller.gateway }}{{ $_ := set $flags "gateway" . }}{{ end }}
+{{- with $controller.picker }}{{ $_ := set $flags "picker" . }}{{ end }}
+{{- with $controller.inventory }}{{ $_ := set $flags "inventory" . }}{{ end }}
+{{- with $controller.namespaces }}{{ $_ := set $flags "namespace" . }}{{ end }}
+{{- if $controller.fleet }}{{ $_ := set $flags "fleet" "/fleet/fleet.yaml" }}{{ end }}
+{{- range $flag, $value := $flags }}
+{{- range (kindIs "slice" $value | ternary $value (list $value)) }}
+- {{ printf "--%s=%s" $flag (include "fleet-epp.word" .) | quote }}
+{{- end }}
+{{- end }}
+{{- if $controller.claim }}
+- "--claim"
+{{- end }}
+{{- if $controller.verbose }}
+- "--verbose"
+{{- end }}
+{{- end }}
+
+{{/* What a schema cannot say of the controller. */}}
+{{- define "fleet-epp.checkController" -}}
+{{- $controller := .Values.controller }}
+{{- if not $controller.target }}
+{{- fail "controller.target: is missing: which gateway, one of envoy-ai-gateway-0.7, envoy-ai-gateway-1.1, agentgateway, gateway-api" }}
+{{- end }}
+{{- if and $controller.fleet (not (regexMatch "(?m)^kind:[ \\t]*Fleet" $controller.fleet)) }}
+{{- fail "controller.fleet: is no fleet file: give its text, as --set-file controller.fleet=fleet.yaml" }}
 {{- end }}
 {{- end }}
 
@@ -173,13 +241,32 @@ inferencepool: {{ include "fleet-epp.name" . }}
   (list "inferenceExtension.flags.grpc-health-port" $ports.health)
   (list "inferenceExtension.flags.metrics-port" $ports.metrics) }}
 {{- include "fleet-epp.eachItsOwn" (concat $pod $pools) }}
+{{- if eq (include "fleet-epp.servesCompiled" .) "true" }}
+{{- range concat $pod $pools }}
+{{- if and (ge (last . | int) (include "fleet-epp.firstPort" $ | int)) (le (last . | int) (include "fleet-epp.lastPort" $ | int)) }}
+{{- fail (printf "%s: port %d is one of those for the controller's pools (%s to %s): give another" (first .) (last . | int) (include "fleet-epp.firstPort" $) (include "fleet-epp.lastPort" $)) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Of the pools of the controller. */}}
+{{- define "fleet-epp.firstPort" }}9100{{ end }}
+{{- define "fleet-epp.lastPort" }}19099{{ end }}
 
 {{/* What a schema cannot say, in words for people. */}}
 {{- define "fleet-epp.check" -}}
+{{- if .Values.controller.enabled }}{{ include "fleet-epp.checkController" . }}{{ end }}
+{{- if .Values.inferenceExtension.enabled }}{{ include "fleet-epp.checkPicker" . }}{{ end }}
+{{- if not (or .Values.controller.enabled .Values.inferenceExtension.enabled) }}
+{{- fail "inferenceExtension.enabled: false, and controller.enabled is false too: there would be nothing" }}
+{{- end }}
+{{- end }}
+
+{{- define "fleet-epp.checkPicker" -}}
 {{- $extension := .Values.inferenceExtension }}
 {{- $pool := .Values.inferencePool }}
-{{- if or $pool.create (not $pool.enabled) }}
+{{- if and (eq (include "fleet-epp.hasOwnPool" .) "true") (or $pool.create (not $pool.enabled)) }}
 {{- if not ($pool.modelServers).matchLabels }}
 {{- fail "inferencePool.modelServers.matchLabels: is missing: the labels of the pods that serve the model, as {app: qwen}" }}
 {{- end }}
@@ -199,7 +286,10 @@ inferencepool: {{ include "fleet-epp.name" . }}
 {{- if and .Values.pools .Values.poolService.enabled }}
 {{- fail "pools: poolService.enabled finds the pools by itself: leave one of them out" }}
 {{- end }}
-{{- if and (or .Values.pools .Values.poolService.enabled) (eq (include "fleet-epp.isOld" .) "true") }}
+{{- if and .Values.inferenceObjectives (ne (include "fleet-epp.hasOwnPool" .) "true") }}
+{{- fail "inferenceObjectives: are of the release's own pool: give inferencePool.modelServers.matchLabels, or write them where the models are" }}
+{{- end }}
+{{- if and (or .Values.pools .Values.poolService.enabled (eq (include "fleet-epp.servesCompiled" .) "true")) (eq (include "fleet-epp.isOld" .) "true") }}
 {{- fail "pools: only with inferencePool.apiVersion inference.networking.k8s.io/v1" }}
 {{- end }}
 {{- include "fleet-epp.checkPorts" . }}

@@ -1,0 +1,112 @@
+"""``epp compile``: what is declared in files, as the objects that a gateway needs.
+
+Rule:    objects go to standard output or into a directory, findings to standard error; the exit status is 1
+         with an error among them, 2 when it was asked wrongly.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from epp.commands import files, manifests, told
+from epp.commands.target import Parser, add_target, options, parsed
+from epp.compiler.compile import Compiled, compile_documents
+from epp.compiler.findings import Finding
+from epp.config.flags import UsageError
+
+ABOUT = """\
+Reads fleet files, and LLMKube's InferenceServices and ModelRouters, and makes what a gateway needs for them:
+pools, routes, policies. Other objects in the same files (Gateways, Services) tell what is there.
+"""
+STATUS = """\
+exit status: 0; 1 with an error among the findings, whose objects make nothing new; 2 for wrong arguments.
+"""
+
+
+def parser() -> Parser:
+    """What the command takes."""
+    made = Parser("compile", ABOUT, epilog=STATUS)
+    files.add_file(made)
+    add_target(made, inventory="default")
+    made.add_argument(
+        "--namespace",
+        default="default",
+        metavar="NAME",
+        help="of objects in files that name none (default: %(default)s)",
+    )
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write a file for each object there, and remove those of earlier runs that are not wanted now",
+    )
+    made.add_argument(
+        "--split",
+        action="store_true",
+        help="spread what is too much for one route over several; this is so anyway, and may be said",
+    )
+    made.add_argument(
+        "--format",
+        choices=("yaml", "json"),
+        default="yaml",
+        help="of standard output: the objects as YAML, or objects and findings as one JSON text "
+        "(default: %(default)s)",
+    )
+    return made
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    try:
+        flags = parsed(parser(), arguments)
+        loaded = files.load(flags.files)
+        compiled = compile_documents(loaded.documents, options(flags, namespace=flags.namespace))
+        findings = loaded.findings_with(compiled.findings)
+        wrote = _write(compiled, flags)
+    except UsageError as fault:
+        return _fault(fault, 2)
+    except (manifests.NotOursError, OSError) as fault:
+        return _fault(fault, 1)
+    try:
+        _print(compiled, findings, wrote, flags)
+    except BrokenPipeError:  # whoever read has enough, as ``head`` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(any(one.is_error for one in findings))
+
+
+def _print(compiled: Compiled, findings: Sequence[Finding], wrote: str, flags: argparse.Namespace) -> None:
+    if flags.format == "json":
+        content = {
+            "objects": [one.document for one in compiled.objects],
+            "findings": [told.as_json(one) for one in findings],
+        }
+        sys.stdout.write(f"{json.dumps(content, indent=2, ensure_ascii=False)}\n")
+    else:
+        if flags.out is None:
+            manifests.print_all(compiled.objects, sys.stdout)
+        told.show(findings, sys.stderr)
+        sys.stderr.write(_summary(compiled, findings, wrote))
+    sys.stdout.flush()
+
+
+def _fault(fault: Exception, status: int) -> int:
+    sys.stderr.write(f"epp compile: {fault}\n")
+    return status
+
+
+def _write(compiled: Compiled, flags: argparse.Namespace) -> str:
+    """What was done in the directory, for people."""
+    if flags.out is None:
+        return ""
+    written, removed = manifests.write_all(
+        compiled.objects, flags.out, inventory=flags.inventory, failed=compiled.failed
+    )
+    return f", {written} files written and {removed} removed in {flags.out}"
+
+
+def _summary(compiled: Compiled, findings: Sequence[Finding], wrote: str) -> str:
+    counted = told.count(findings)
+    return f"{len(compiled.objects)} objects{wrote}{'; ' if counted else ''}{counted}\n"

@@ -1,0 +1,91 @@
+"""A fleet file, for people without LLMKube: a site's models, their servers, and who may ask for what.
+
+Place:   file.py is its shape, declared.py reads what it declares into a site (site.py), choices.py follows
+         references, rules.py and policies.py make the intent's rules of it.
+Ignores: which file it came from: a Fleet that is read from a cluster would be read the same.
+Rule:    a fault in one model leaves the others live.
+Source:  docs/fleet-file.md.
+"""
+
+from dataclasses import replace
+
+from epp.compiler.documents import Document, Documents
+from epp.compiler.findings import Finding, error
+from epp.compiler.inputs import Reading
+from epp.compiler.inputs.fleet import policies
+from epp.compiler.inputs.fleet.declared import complain, declare
+from epp.compiler.inputs.fleet.file import API_VERSION, KIND, FleetFile, check_name
+from epp.compiler.inputs.fleet.rules import rules
+from epp.compiler.inputs.fleet.site import Site, invalid
+from epp.compiler.intent import GatewayRef, Objective, Router
+from epp.compiler.options import Options
+from epp.config import decode
+from epp.config.decode import ConfigError
+
+__all__ = ["read"]
+
+
+def read(documents: Documents, options: Options) -> Reading:
+    """One router for each fleet."""
+    routers: list[Router] = []
+    objectives: list[Objective] = []
+    findings: list[Finding] = []
+    for document in documents.of(KIND):
+        if document.group != API_VERSION.partition("/")[0]:
+            continue
+        reading = _read(document, options)
+        routers += reading.routers
+        objectives += reading.objectives
+        findings += reading.findings
+    return Reading(tuple(routers), tuple(objectives), tuple(findings))
+
+
+def _read(document: Document, options: Options) -> Reading:
+    origin = document.origin
+    fault = check_name(document.name)
+    if fault:
+        return Reading(
+            findings=(error("SpecInvalid", origin.at("metadata.name"), fault, "give it another name"),)
+        )
+    content = {name: value for name, value in document.content.items() if name != "status"}
+    try:
+        file = decode.read(decode.section(content, document.place), FleetFile)
+    except ConfigError as wrong:
+        return Reading(findings=(invalid(origin, wrong),))
+    site = Site(file, document.namespace or options.namespace, origin)
+    declare(site)
+    made = rules(site)
+    gateway = _gateway(site, options)
+    access, budgets = policies.access(site), policies.budgets(site, made)
+    complain(site)
+    if gateway is None or not made:
+        return Reading(findings=tuple(site.findings))
+    router = Router(
+        document.name,
+        site.namespace,
+        gateway,
+        made,
+        origin,
+        hostnames=file.hostnames,
+        budgets=budgets,
+        access=access,
+        audit=file.audit,
+    )
+    return Reading((router,), policies.objectives(site, made), tuple(site.findings))
+
+
+def _gateway(site: Site, options: Options) -> GatewayRef | None:
+    if not site.file.gateway:
+        if options.gateway is None:
+            site.error(
+                "GatewayRefMissing",
+                site.origin.at("gateway"),
+                "nothing says through which Gateway requests come in",
+                'write "gateway: namespace/name", or give --gateway',
+            )
+            return None
+        given = options.gateway
+    else:
+        where, _, name = site.file.gateway.rpartition("/")
+        given = GatewayRef(name, where or site.namespace)
+    return replace(given, section=site.file.listener or given.section)

@@ -1,0 +1,317 @@
+"""The rules of a ModelRouter, so that what is left can be tried in order by anything that compares headers.
+
+Rule:    a value or a pattern that LLMKube's proxy can never match is left out, with a warning; where none is
+         left the whole rule is, since an empty list would mean every request. What no gateway can ask is an
+         error.
+Source:  LLMKube's router-proxy, internal/router/match.go.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from epp.compiler.inputs.llmkube import objects
+from epp.compiler.inputs.llmkube.backends import Choice, names_of, read_timeout
+from epp.compiler.inputs.llmkube.told import INVALID, UNSAFE, UNSUPPORTED, Told
+from epp.compiler.intent import Condition, Rule, Strategy
+from epp.compiler.patterns import BadPattern, escape, regex
+
+CLASSIFICATION = "x-llmkube-classification"
+COMPLEXITY = "x-llmkube-task-complexity"
+SENSITIVE = ("pii", "phi")
+"""Where the router lists none of its own."""
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
+
+
+class Never(Exception):
+    """No request can match; says why."""
+
+
+class Rules:
+    """The rules of one router, read one after the other."""
+
+    def __init__(self, spec: objects.ModelRouter, choices: Mapping[str, Choice], told: Told) -> None:
+        self._spec = spec
+        self._choices = choices
+        self._told = told
+        self._names = {one.name for one in spec.backends or ()}
+        said = (spec.policy and spec.policy.classification) or objects.Classification()
+        self._mode = said.mode or "header-only"
+        self._header = (said.header_key or "").strip().lower() or CLASSIFICATION
+        sensitive = said.sensitive_classifications or SENSITIVE
+        self._sensitive = {one.lower() for one in sensitive}  # to write PII here must not switch the gate off
+
+    def read(self) -> tuple[Rule, ...]:
+        """In their order, the default last."""
+        rules: list[Rule] = []
+        seen = set[str]()
+        if not _HEADER.fullmatch(self._header):
+            field = "spec.policy.classification.headerKey"
+            self._told.error(INVALID, field, f"{self._header!r} is no name of a header", "correct it")
+        for index, one in enumerate(self._spec.rules or ()):
+            field = f"spec.rules[{index}]"
+            if one.name in seen:
+                self._told.error(INVALID, f"{field}.name", f"two rules are called {one.name}", "rename one")
+            seen.add(one.name)
+            rule = self._rule(one, field)
+            if rule is not None and not self._is_late(rules, rule, field):
+                rules.append(rule)
+        rules += self._defaults(seen, is_reached=not any(map(_is_always, rules)))
+        if not rules and not self._told.has_failed:
+            self._told.error(
+                INVALID, "spec", "no rule is left, and there is no defaultRoute: all requests would get 503",
+                "add a rule, or a defaultRoute",
+            )  # fmt: skip
+        return tuple(rules)
+
+    def _is_late(self, rules: Sequence[Rule], rule: Rule, field: str) -> bool:
+        first = next(filter(_is_always, rules), None)
+        if first is not None:
+            self._told.warning(
+                "RuleNeverReached",
+                field,
+                f"rule {first.name} before it takes every request: {rule.name} is left out",
+                f"move {rule.name} before {first.name}",
+            )
+        return first is not None
+
+    # --- one rule
+
+    def _rule(self, one: objects.Rule, field: str) -> Rule | None:
+        """None: it is left out, or wrong, which is told."""
+        match = one.match or objects.Match()
+        choices = self._route(one, field)
+        timeout = read_timeout(one.timeout, f"{field}.timeout", self._told)
+        sensitive = [value for value in match.data_classification or () if value.lower() in self._sensitive]
+        if sensitive:
+            self._check_sensitive(one, sensitive, choices, field)
+        try:
+            models = self._models(match, f"{field}.match.models")
+            conditions = self._conditions(match, f"{field}.match")
+            if choices and not _have_all(choices, match.required_capabilities or ()):
+                wanted = ", ".join(match.required_capabilities or ())
+                raise Never(f"none of its backends has all of the capabilities {wanted}")
+        except Never as reason:
+            self._told.warning(
+                "RuleNeverMatches",
+                f"{field}.match",
+                f"rule {one.name} is left out: {reason}; requests that it was meant for go on to later rules",
+                "correct the rule, or remove it",
+            )
+            return None
+        if not choices:
+            return None
+        return Rule(
+            name=one.name,
+            backends=tuple(choice.backend for choice in choices),
+            origin=self._told.origin.at(field),
+            models=models,
+            conditions=conditions,
+            strategy=self._strategy(one, choices, field),
+            fail_closed=bool(one.fail_closed),
+            sensitive=bool(sensitive),
+            timeout=timeout,
+        )
+
+    def _route(self, one: objects.Rule, field: str) -> list[Choice]:
+        names = (one.route and one.route.backends) or ()
+        field = f"{field}.route.backends"
+        if not names:
+            self._told.error(INVALID, field, f"rule {one.name} leads nowhere", "name at least one backend")
+        for name in dict.fromkeys(names):
+            if name not in self._names:
+                what = f"rule {one.name} leads to backend {name}, which is not there"
+                self._told.error(INVALID, field, what, "add the backend, or correct the name")
+        if len(set(names)) < len(names):
+            self._told.warning(
+                "BackendTwice",
+                field,
+                f"rule {one.name} names a backend twice; the first counts",
+                "name it once",
+            )
+        return [self._choices[name] for name in dict.fromkeys(names) if name in self._choices]
+
+    def _strategy(self, one: objects.Rule, choices: Sequence[Choice], field: str) -> Strategy:
+        said = (one.route and one.route.strategy) or "primary-fallback"
+        field = f"{field}.route.strategy"
+        if said == "shadow":
+            self._told.error(
+                UNSUPPORTED,
+                field,
+                f"rule {one.name} has strategy shadow, and no gateway that we write for copies requests to a "
+                "second model",
+                "use primary-fallback or weighted",
+            )
+        if said != "weighted":
+            return Strategy.FALLBACK
+        if not any(choice.backend.weight for choice in choices):
+            self._told.error(
+                INVALID,
+                field,
+                f"rule {one.name} is weighted, and all of its backends have weight 0",
+                "give one of them a weight",
+            )
+        return Strategy.WEIGHTED
+
+    def _check_sensitive(
+        self, one: objects.Rule, values: Sequence[str], choices: Sequence[Choice], field: str
+    ) -> None:
+        said = ", ".join(values)
+        if not one.fail_closed:
+            self._told.error(
+                UNSAFE,
+                f"{field}.failClosed",
+                f"rule {one.name} is for {said}, and not failClosed",
+                "write failClosed: true",
+            )
+        for choice in choices:
+            if choice.why_cloud:
+                self._told.error(
+                    UNSAFE,
+                    f"{field}.route.backends",
+                    f"rule {one.name} is for {said}, and backend {choice.backend.name} {choice.why_cloud}",
+                    f"take {choice.backend.name} out of the rule, or declare it local",
+                )
+
+    # --- what a request must be
+
+    def _models(self, match: objects.Match, field: str) -> tuple[str, ...]:
+        kept = []
+        for pattern in dict.fromkeys(match.models or ()):
+            try:
+                regex(pattern)
+            except BadPattern as fault:
+                self._dropped(field, f"pattern {pattern!r}", str(fault))
+            else:
+                kept.append(pattern)
+        if match.models and not kept:
+            raise Never("none of its models can match")
+        return tuple(kept)
+
+    def _conditions(self, match: objects.Match, field: str) -> tuple[Condition, ...]:
+        """At most one for each header."""
+        if match.latency_slo_ms is not None:
+            self._told.warning(
+                "LatencySLOIgnored",
+                f"{field}.latencySLOMs",
+                "latencySLOMs is in LLMKube's API and nothing implements it: it has no effect, here as there",
+                "leave it out; a picker chooses by predicted latency anyway",
+            )
+        asked = [
+            *self._classification(match, f"{field}.dataClassification"),
+            *_complexity(match),
+            *self._headers(match, f"{field}.headers"),
+        ]
+        found: dict[str, Condition] = {}
+        for one in asked:
+            found[one.header] = _both(found[one.header], one) if one.header in found else one
+        return tuple(found.values())
+
+    def _classification(self, match: objects.Match, field: str) -> list[Condition]:
+        values = match.data_classification
+        if not values:
+            return []
+        if self._mode != "header-only":
+            self._told.error(
+                UNSUPPORTED,
+                field,
+                f"classification.mode is {self._mode}, and a gateway sees headers, not what is in a prompt",
+                "write mode: header-only and let clients or a service before the gateway set the header "
+                f"{self._header}",
+            )
+        kept = []
+        if not all(map(str.strip, values)):
+            self._told.error(
+                UNSUPPORTED,
+                field,
+                "an empty value means requests without a classification, which a gateway cannot ask for",
+                "leave it out, and let a later rule or defaultRoute take these requests",
+            )
+            return []
+        for value in dict.fromkeys(values):
+            if value != value.lower():
+                self._dropped(
+                    field,
+                    f"value {value!r}",
+                    f"classifications of requests are compared in lower case, so write {value.lower()!r}",
+                )
+            else:
+                kept.append(value)
+        if not kept:
+            raise Never("none of its classifications can match")
+        return [Condition(self._header, tuple(kept), ignore_case=True)]
+
+    def _headers(self, match: objects.Match, field: str) -> list[Condition]:
+        conditions = []
+        for name, value in sorted((match.headers or {}).items()):
+            if not _HEADER.fullmatch(name):
+                raise Never(f"{name!r} is no name of a header")
+            if not value.strip():
+                self._told.error(
+                    UNSUPPORTED,
+                    f"{field}.{name}",
+                    f"header {name} is to be empty, which a gateway cannot ask for",
+                    "give it a value",
+                )
+            else:
+                conditions.append(Condition(name.lower(), (value,)))
+        return conditions
+
+    def _dropped(self, field: str, what: str, why: str) -> None:
+        self._told.warning(
+            "ValueNeverMatches", field, f"{what} is left out, it can never match: {why}", "correct it"
+        )
+
+    # --- what no rule wanted
+
+    def _defaults(self, taken: set[str], *, is_reached: bool) -> list[Rule]:
+        rules = []
+        field = "spec.defaultRoute"
+        if self._spec.default_route_strategy == "BackendNameMatch":
+            for choice, names in names_of(self._choices.values()):
+                name = _free(f"backend-{choice.backend.name}", taken)
+                models = tuple(map(escape, names))
+                rules.append(Rule(name, (choice.backend,), choice.backend.origin, models=models))
+        default = self._spec.default_route
+        if default and default not in self._names:
+            what = f"the default is backend {default}, which is not there"
+            self._told.error(INVALID, field, what, "add the backend, or correct the name")
+        if default and default in self._choices:
+            backend = self._choices[default].backend
+            origin = self._told.origin.at(field)
+            rules.append(Rule(_free("default", taken), (backend,), origin, is_default=True))
+        return rules if is_reached else []
+
+
+def _complexity(match: objects.Match) -> list[Condition]:
+    wanted = match.task_complexity
+    return [Condition(COMPLEXITY, (wanted,), ignore_case=True)] if wanted else []
+
+
+def _is_always(rule: Rule) -> bool:
+    return not rule.models and not rule.conditions
+
+
+def _have_all(choices: Sequence[Choice], wanted: Sequence[str]) -> bool:
+    return any(choice.capabilities.issuperset(wanted) for choice in choices)
+
+
+def _both(one: Condition, other: Condition) -> Condition:
+    """What satisfies two conditions on one header."""
+    plain, wide = (other, one) if one.ignore_case else (one, other)
+    same = tuple(value for value in plain.values if _accepts(wide, value))
+    if not same:
+        raise Never(f"it asks for two different values of the header {one.header}")
+    return Condition(one.header, same, plain.ignore_case)
+
+
+def _accepts(condition: Condition, value: str) -> bool:
+    if condition.ignore_case:
+        return value.lower() in {one.lower() for one in condition.values}
+    return value in condition.values
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "-x"
+    taken.add(name)
+    return name

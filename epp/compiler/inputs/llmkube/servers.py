@@ -1,0 +1,184 @@
+"""An InferenceService as a pool of servers, with what LLMKube knows of their health.
+
+Rule:    pods are found by LLMKube's label and asked at their container's port, Macs by the EndpointSlice of
+         their agent; the Service in front of either is another port. A service is down when LLMKube says that
+         nothing of it runs, never because its Model is being downloaded anew while its pods serve.
+Source:  LLMKube's deployment builder, phases and metal agent (v0.9.19).
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from epp.compiler.documents import Document
+from epp.compiler.inputs.llmkube.known import Key, Known
+from epp.compiler.inputs.llmkube.objects import Service, ServiceStatus, Slice, Unreadable, decode
+from epp.compiler.inputs.llmkube.told import INVALID, Told
+from epp.compiler.intent import Pool
+from epp.compiler.names import LONGEST
+from epp.compiler.options import Options
+
+POD_LABEL = "inference.llmkube.dev/service"
+HEARTBEAT = "llmkube.ai/agent-heartbeat"
+HEARTBEAT_TIMEOUT = 180.0
+"""[s] LLMKube's own; the agent beats every 30 s."""
+METAL_SERVICE_PORT = 8080
+"""Of the Service that a metal agent makes, whatever ``spec.endpoint.port`` says."""
+
+_PORTS = {"vllm": 8000, "sglang": 30000, "tgi": 80, "personaplex": 8998}
+_DEFAULT_PORT = 8080
+_HEALTH = dict.fromkeys(("llamacpp", "llamacpp-router", "vllm", "tgi", "sglang"), "/health")
+"""Of runtimes that have one. SGLang's readiness probe asks for /health_generate, which costs a generation."""
+_DEFAULT_RUNTIME = "llamacpp"
+_DOWN = frozenset({"Suspended", "Stopped", "Failed", "WaitingForGPU", "Creating"})
+"""Phases in which nothing serves. Pending is none of them: it is also said while the pods of before serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """``health_path``, ``down``: as a Backend has them."""
+
+    spec: Service
+    pool: Pool
+    health_path: str = ""
+    down: str = ""
+    shares: str = ""
+    """The ModelPool in which it takes turns with others; empty: none."""
+
+
+class Servers:
+    """The pools of all InferenceServices, each read when it is first asked for."""
+
+    def __init__(self, known: Known, options: Options) -> None:
+        self._known = known
+        self._options = options
+        self._specs: dict[Key, Service | None] = {}
+        self._served: dict[Key, Served | None] = {}
+
+    def spec(self, key: Key) -> Service | None:
+        """None: there is no such service, or it cannot be read, which is told."""
+        if key not in self._specs:
+            document = self._known.service(key)
+            self._specs[key] = None if document is None else self._known.read(Service, document)
+        return self._specs[key]
+
+    def get(self, key: Key) -> Served | None:
+        """None: there is no such service, or it cannot be read, which is told."""
+        if key not in self._served:
+            document, spec = self._known.service(key), self.spec(key)
+            self._served[key] = self._read(key, document, spec) if document and spec else None
+        return self._served[key]
+
+    def _read(self, key: Key, document: Document, spec: Service) -> Served | None:
+        told = self._known.tell(document)
+        if len(document.name) > LONGEST:
+            told.error(
+                INVALID,
+                "metadata.name",
+                f"{document.name} has {len(document.name)} characters, and pods are found by a label with it",
+                f"use at most {LONGEST}",
+            )
+            return None
+        status = self._status(document, told)
+        slices = self._known.slices(key)
+        if self._is_metal(key, spec, told, slices):
+            down = _down(status) or _down_agents(slices, self._options)
+            return Served(spec, _macs(document, slices), "", down, self._known.pool(key))
+        runtime = spec.runtime or _DEFAULT_RUNTIME
+        path = spec.probe_path or ("" if spec.has_other_probe else _HEALTH.get(runtime, ""))
+        return Served(spec, _pods(document, spec, runtime), path, _down(status), self._known.pool(key))
+
+    def _status(self, document: Document, told: Told) -> ServiceStatus:
+        try:
+            return decode(ServiceStatus, document.content.get("status"), "status")
+        except Unreadable as fault:
+            told.warning(
+                "StatusUnreadable", fault.field, f"{fault}: it counts as serving", "correct the field"
+            )
+            return ServiceStatus()
+
+    def _is_metal(
+        self, key: Key, spec: Service, told: Told, slices: Sequence[tuple[Document, Slice]]
+    ) -> bool:
+        model = self._known.model((key[0], spec.model_ref or ""))
+        if model is not None:
+            return model.is_metal
+        told.warning(
+            "ModelNotFound",
+            "spec.modelRef",
+            f"there is no Model {spec.model_ref or '(none is named)'} that says whether it runs in pods "
+            f"or on a Mac; it is taken for {'a Mac, since an agent serves it' if slices else 'pods'}",
+            "add the Model",
+        )
+        return bool(slices)
+
+
+# --- where ---------------------------------------------------------------------------------------------
+
+
+def _pods(document: Document, spec: Service, runtime: str) -> Pool:
+    written = spec.endpoint and spec.endpoint.port
+    port = spec.container_port or written or _PORTS.get(runtime, _DEFAULT_PORT)
+    # LLMKube's Service leads to the same number in the pods, so to nothing where they listen at another
+    service = f"{_service_name(document.name)}:{spec.port}" if spec.port == port else ""
+    return Pool(
+        name=document.name,
+        namespace=document.namespace,
+        origin=document.origin,
+        selector={POD_LABEL: document.name},
+        ports=(port,),
+        service=service,
+    )
+
+
+def _macs(document: Document, slices: Sequence[tuple[Document, Slice]]) -> Pool:
+    ports = dict.fromkeys(one.port for _, one in slices if one.port is not None)
+    name = _service_name(document.name)
+    return Pool(
+        name=document.name,
+        namespace=document.namespace,
+        origin=document.origin,
+        slices=(name,),
+        ports=tuple(ports)[:8] or (_DEFAULT_PORT,),
+        service=f"{name}:{METAL_SERVICE_PORT}",
+    )
+
+
+def _service_name(name: str) -> str:
+    return name.replace(".", "-")
+
+
+# --- whether -------------------------------------------------------------------------------------------
+
+
+def _down(status: ServiceStatus) -> str:
+    """Why nothing of it can serve; empty: it may."""
+    phase = status.phase or ""
+    if phase not in _DOWN or (status.ready_replicas or 0) > 0:
+        return ""
+    return f"{phase}: {status.scheduling_status}" if status.scheduling_status else phase
+
+
+def _down_agents(slices: Sequence[tuple[Document, Slice]], options: Options) -> str:
+    if not slices:
+        return "no metal agent has registered it" if options.is_live else ""
+    reasons = [_down_agent(document, one, options.now) for document, one in slices]
+    return reasons[0] if all(reasons) else ""
+
+
+def _down_agent(document: Document, one: Slice, now: float | None) -> str:
+    if not one.is_ready:
+        return "its metal agent says not ready"
+    beat = document.annotations.get(HEARTBEAT, "")
+    at = _unix(beat)
+    if now is not None and at is not None and now - at >= HEARTBEAT_TIMEOUT:
+        return f"no heartbeat of its metal agent since {beat}"
+    return ""
+
+
+def _unix(written: str) -> float | None:
+    try:
+        at = dt.datetime.fromisoformat(written)
+        return None if at.tzinfo is None else at.timestamp()
+    except (ValueError, OverflowError):
+        return None

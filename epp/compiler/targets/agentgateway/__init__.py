@@ -1,0 +1,72 @@
+"""agentgateway: the model is read out of the body before routing, and rules are HTTPRoutes on that header.
+
+A model that no rule wants gets 404: there is no catch-all but a router's own default. Backends that are tried
+in their order are the priority groups of one AgentgatewayBackend; a pool stands there as a provider, and its
+picker chooses among its pods. Whatever has to know of tokens or names of models goes by such a backend.
+
+Source:  agentgateway's controller/api/v1alpha1 at 005d0299 (policies) and 08abd7b4 (backends: pools as
+         providers, June 2026, after 1.2); agentgateway.dev/docs on failover, content-based routing and the
+         processing order. Its CRDs are not in tests/crds.
+"""
+
+from epp.compiler import pools
+from epp.compiler.documents import Documents
+from epp.compiler.emission import Emission, Emitted, Object
+from epp.compiler.findings import Finding
+from epp.compiler.intent import Intent, Pool, Router
+from epp.compiler.options import Options
+from epp.compiler.targets.agentgateway import policies, servers
+from epp.compiler.targets.gateway_api import routes
+
+__all__ = ["emit"]
+
+MOST_RULES = 10
+"""Of an HTTPRoute: before it wrote rule numbers with two digits, agentgateway compared them as texts."""
+
+
+def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
+    """All routers; one with an error makes nothing."""
+    objects: list[Emitted] = []
+    findings: list[Finding] = []
+    wanted: list[Pool] = []
+    live: list[Router] = []
+    for router in intent.routers:
+        emission, reached = _router(router, documents, options)
+        findings += emission.findings
+        if not any(one.is_error for one in emission.findings):
+            objects += emission.objects
+            wanted += reached
+            live.append(router)
+    made, told = pools.objects(wanted, documents, options)
+    return Emission((*made, *policies.of_gateways(live, options), *objects), (*findings, *told))
+
+
+def _router(router: Router, documents: Documents, options: Options) -> tuple[Emission, list[Pool]]:
+    laid, findings = routes.sections(router, options.model_header, MOST_RULES)
+    counted = bool(router.budgets) or router.audit
+    ways = [servers.way(rule, router, documents, counted=counted) for rule in router.rules]
+    findings = [
+        *findings,
+        *(told for one in ways for told in one.findings),
+        *policies.refused(router, laid),
+    ]
+    if any(one.is_error for one in findings):
+        return Emission((), routes.blamed(router, findings)), []
+    content = {index: _content(router, index, one) for index, one in enumerate(ways)}
+    references = [reference for one in ways for reference in one.references]
+    objects = [
+        *(emitted for one in ways for emitted in one.objects),
+        *routes.grants(router, references),
+        *policies.of_router(router, laid, ways, options),
+        *routes.http_routes(router, laid, content, named=True),
+    ]
+    return Emission(tuple(objects), tuple(findings)), [pool for one in ways for pool in one.pools]
+
+
+def _content(router: Router, index: int, way: servers.Way) -> Object:
+    each = routes.attempt_timeout(router.rules[index])
+    timeouts = {"request": routes.duration(each * way.attempts), "backendRequest": routes.duration(each)}
+    return {
+        **({"backendRefs": list(way.references)} if way.references else {}),
+        "timeouts": timeouts,
+    }

@@ -1,0 +1,305 @@
+"""AgentgatewayPolicies: the model out of the body, who may ask, how much, retries, the access log.
+
+Rule:    policies do not add up: of two that say the same field the narrower one counts. So each field is said
+         in one place: the model and the log for a Gateway, who may ask for all routes of a router, retries
+         for one rule of them.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from epp.compiler.emission import Emitted, Object, made
+from epp.compiler.findings import Finding, Origin, error, warning
+from epp.compiler.intent import Access, Budget, GatewayRef, Jwt, Router, Scope
+from epp.compiler.names import name_of
+from epp.compiler.options import Options
+from epp.compiler.targets.agentgateway.servers import API, GROUP, Way
+from epp.compiler.targets.gateway_api.routes import GATEWAY_API, Section, called
+
+MOST_TARGETS, MOST_EXPRESSIONS, MOST_TOKENS = 16, 256, 2**31 - 1
+RETRIED = (500, 501, 502, 503, 504, 505, 507, 508, 520, 521, 522, 523, 524, 525, 526, 529, 530)
+"""Every status from 500 on that servers and the proxies before them send."""
+_UNITS = (("Hours", 3600), ("Minutes", 60), ("Seconds", 1))
+
+
+# --- of a Gateway ------------------------------------------------------------------------------------------
+
+
+def of_gateways(routers: Sequence[Router], options: Options) -> list[Emitted]:
+    """For each Gateway the model's header, and the log where a router wants one."""
+    gateways: dict[GatewayRef, list[Router]] = {}
+    for router in routers:
+        gateways.setdefault(router.gateway, []).append(router)
+    return [policy for gateway, here in gateways.items() for policy in _of_gateway(gateway, here, options)]
+
+
+def _of_gateway(gateway: GatewayRef, routers: Sequence[Router], options: Options) -> list[Emitted]:
+    sources = [one.origin.at("") for one in routers]
+    model = {"name": options.model_header, "value": 'default(json(request.body).model, "")'}
+    found = [
+        _policy(
+            gateway.namespace,
+            name_of(gateway.name, gateway.section, "model"),
+            [_target("Gateway", gateway.name, gateway.section)],
+            sources,
+            traffic={"phase": "PreRouting", "transformation": {"request": {"set": [model]}}},
+        )
+    ]
+    audited = [one for one in routers if one.audit]
+    if audited:
+        found.append(
+            _policy(
+                gateway.namespace,
+                name_of(gateway.name, "audit"),
+                [_target("Gateway", gateway.name)],
+                [one.origin.at("") for one in audited],
+                frontend={"accessLog": {"attributes": {"add": _logged(audited, options)}}},
+            )
+        )
+    return found
+
+
+def _logged(routers: Sequence[Router], options: Options) -> list[Object]:
+    """What the log has not by itself; what cannot be worked out for a request is left out of its line."""
+    teams = sorted({one.access.jwt.team_header for one in routers if one.access})
+    return [
+        {"name": "model", "expression": _header(options.model_header)},
+        {"name": "tokens.input", "expression": "llm.inputTokens"},
+        {"name": "tokens.output", "expression": "llm.outputTokens"},
+        *({"name": "team", "expression": _header(one)} for one in teams),
+    ]
+
+
+# --- of a router -------------------------------------------------------------------------------------------
+
+
+def of_router(
+    router: Router, routes: Sequence[Sequence[Section]], ways: Sequence[Way], options: Options
+) -> list[Emitted]:
+    """Those that name its HTTPRoutes, or single rules of them."""
+    whole = [_target("HTTPRoute", route[0].route) for route in routes]
+    sources = [router.origin.at("")]
+    found: list[Emitted] = []
+    if router.access:
+        found += _access(router, router.access, whole, options)
+    limits = [_limit(one) for one in router.budgets if one.scope is Scope.ROUTER]
+    if limits:
+        found += _policies(router, ["budget"], whole, sources, traffic={"rateLimit": {"local": limits}})
+    for index, way in enumerate(ways):
+        rule = router.rules[index]
+        sections = [
+            _target("HTTPRoute", one.route, one.name)
+            for route in routes
+            for one in route
+            if one.rule == index
+        ]
+        own = [_limit(one) for one in router.budgets if one.scope is Scope.RULE and one.rule == rule.name]
+        traffic: Object = {"rateLimit": {"local": own}} if own else {}
+        if way.unavailable:
+            traffic["directResponse"] = {"status": 503, "body": _refusal(rule.name, way.unavailable)}
+        elif way.attempts > 1:
+            traffic["retry"] = {"attempts": way.attempts - 1, "codes": list(RETRIED)}
+        if traffic and sections:
+            here = [rule.origin.at("")]
+            found += _policies(router, ["rule", called(router, rule)], sections, here, traffic=traffic)
+    return found
+
+
+def _refusal(rule: str, why: str) -> str:
+    error = {"code": 503, "message": f"rule {rule}: {why}"[:1000]}
+    return json.dumps({"error": error})
+
+
+def _access(router: Router, access: Access, targets: Sequence[Object], options: Options) -> list[Emitted]:
+    """Tokens, who may ask for what, and the team's header for whoever comes after."""
+    jwt, source = access.jwt, router.origin.at("")
+    at = urlsplit(jwt.jwks)
+    name = name_of(router.name, "jwks")
+    static = {"host": at.hostname, "port": at.port or (443 if at.scheme == "https" else 80)}
+    keys = made(
+        API,
+        "AgentgatewayBackend",
+        router.namespace,
+        name,
+        source,
+        spec={"static": static, **({"policies": {"tls": {}}} if at.scheme == "https" else {})},
+    )
+    provider: Object = {"issuer": jwt.issuer}
+    if jwt.audiences:
+        provider["audiences"] = list(jwt.audiences)
+    reference = {"group": GROUP, "kind": "AgentgatewayBackend", "name": name}
+    path = at.path.lstrip("/") + (f"?{at.query}" if at.query else "")
+    provider["jwks"] = {"remote": {"jwksPath": path, "backendRef": reference}}
+    team = {"name": jwt.team_header, "value": _claim(jwt)}
+    traffic: Object = {"jwtAuthentication": {"mode": "Strict", "providers": [provider]}}
+    if access.allowances:
+        allowed = [_allowed(jwt, one.team, one.models, options) for one in access.allowances]
+        traffic["authorization"] = {"action": "Allow", "policy": {"matchExpressions": allowed}}
+    traffic["transformation"] = {"request": {"set": [team]}}
+    return [keys, *_policies(router, ["access"], targets, [source], traffic=traffic)]
+
+
+def _allowed(jwt: Jwt, team: str, models: Sequence[str], options: Options) -> str:
+    is_team = f"{_claim(jwt)} == {_text(team)}"
+    if not models:
+        return is_team
+    return f"{is_team} && {_header(options.model_header)} in [{', '.join(map(_text, models))}]"
+
+
+def _claim(jwt: Jwt) -> str:
+    return "jwt" + "".join(f"[{_text(part)}]" for part in jwt.team_claim.split("."))
+
+
+def _header(name: str) -> str:
+    return f"request.headers[{_text(name)}]"
+
+
+def _text(value: str) -> str:
+    """In CEL, as in JSON."""
+    return json.dumps(value)
+
+
+def _limit(budget: Budget) -> Object:
+    unit, seconds = _unit(budget)
+    return {"tokens": max(1, budget.tokens * seconds // budget.seconds), "unit": unit}
+
+
+def _unit(budget: Budget) -> tuple[str, int]:
+    """The longest that fits into the window."""
+    return next(one for one in _UNITS if one[1] <= budget.seconds)
+
+
+# --- objects -----------------------------------------------------------------------------------------------
+
+
+def _policies(
+    router: Router, kind: Sequence[str], targets: Sequence[Object], sources: Iterable[Origin], **spec: Object
+) -> list[Emitted]:
+    """As many as it takes to name all ``targets``."""
+    shares = [targets[start : start + MOST_TARGETS] for start in range(0, len(targets), MOST_TARGETS)]
+    more = [() if number == 0 else (str(number),) for number in range(len(shares))]
+    names = [name_of(router.name, *kind, *number) for number in more]
+    return [
+        _policy(router.namespace, name, share, sources, **spec)
+        for name, share in zip(names, shares, strict=True)
+    ]
+
+
+def _policy(
+    namespace: str, name: str, targets: Sequence[Object], sources: Iterable[Origin], **spec: Object
+) -> Emitted:
+    return made(
+        API, "AgentgatewayPolicy", namespace, name, *sources, spec={"targetRefs": list(targets), **spec}
+    )
+
+
+def _target(kind: str, name: str, section: str = "") -> Object:
+    found: Object = {"group": GATEWAY_API, "kind": kind, "name": name}
+    return {**found, "sectionName": section} if section else found
+
+
+# --- what is told ------------------------------------------------------------------------------------------
+
+
+def refused(router: Router, routes: Sequence[Sequence[Section]]) -> list[Finding]:
+    """What these policies cannot say, and what they say otherwise than it was meant."""
+    found = [told for budget in router.budgets for told in _budget(budget, router, routes)]
+    if len({one.scope for one in router.budgets}) > 1:
+        found.append(
+            error(
+                "UnsupportedBudgetScope",
+                router.budgets[0].origin,
+                "agentgateway has one budget for a request: that of a rule takes the place of the router's",
+                "use one scope, or the target envoy-ai-gateway",
+            )
+        )
+    if router.access:
+        found += _refused_access(router.access, router)
+    return found
+
+
+def _budget(budget: Budget, router: Router, routes: Sequence[Sequence[Section]]) -> list[Finding]:
+    if budget.scope is Scope.TEAM:
+        return [
+            error(
+                "UnsupportedBudgetScope",
+                budget.origin,
+                f"budget {budget.name}: agentgateway counts a team's tokens only with a rate limit service of"
+                " yours, whose limits are in its own configuration",
+                "use the target envoy-ai-gateway, or give each team a router",
+            )
+        ]
+    places = [one for route in routes for one in route if router.rules[one.rule].name == budget.rule]
+    if len(routes) > 1 if budget.scope is Scope.ROUTER else len(places) > 1:
+        return [
+            error(
+                "UnsupportedBudgetScope",
+                budget.origin,
+                f"budget {budget.name}: its rules stand in several places, and agentgateway counts in each",
+                "use fewer rules or models, or the target envoy-ai-gateway",
+            )
+        ]
+    if _limit(budget)["tokens"] > MOST_TOKENS:
+        unit, _ = _unit(budget)
+        return [
+            error(
+                "UnsupportedBudgetField",
+                budget.origin,
+                f"budget {budget.name}: more than {MOST_TOKENS} tokens in {unit.lower()[:-1]}",
+                "take a shorter window",
+            )
+        ]
+    return [_local(budget)]
+
+
+def _local(budget: Budget) -> Finding:
+    limit = _limit(budget)
+    return warning(
+        "BudgetPerReplica",
+        budget.origin,
+        f"budget {budget.name}: each replica of the gateway counts by itself, {limit['tokens']} tokens for"
+        f" each of its {str(limit['unit']).lower()}, which it fills up all the while",
+        "run one replica, or divide the budget by their number",
+    )
+
+
+def _refused_access(access: Access, router: Router) -> list[Finding]:
+    jwt, found = access.jwt, []
+    at = urlsplit(jwt.jwks)
+    if at.scheme not in {"http", "https"} or not at.hostname or not at.path.strip("/"):
+        found.append(
+            error(
+                "InvalidAuth", access.origin, f"{jwt.jwks!r} is no address of keys", "name https://host/path"
+            )
+        )
+    if not re.fullmatch(r"[^.]+(\.[^.]+)*", jwt.team_claim):
+        found.append(
+            error(
+                "InvalidAuth", access.origin, f"{jwt.team_claim!r} is no claim", "name one, as in realm.team"
+            )
+        )
+    if len(access.allowances) > MOST_EXPRESSIONS:
+        found.append(
+            error(
+                "InvalidAuthorization",
+                access.origin,
+                f"{len(access.allowances)} teams, and a policy has {MOST_EXPRESSIONS} at most",
+                "make several routers",
+            )
+        )
+    spoofable = [
+        rule for rule in router.rules for one in rule.conditions if one.header == jwt.team_header.lower()
+    ]
+    found += [
+        error(
+            "UnsupportedMatchInGatewayMode",
+            rule.origin,
+            f"rule {rule.name} asks for {jwt.team_header}, which agentgateway fills from the token only when"
+            " the rule is chosen: before that it is what the client wrote",
+            "use the target envoy-ai-gateway, or an allow-list",
+        )
+        for rule in spoofable
+    ]
+    return found

@@ -1,0 +1,90 @@
+"""Envoy AI Gateway 0.7 and 1.1, on Envoy Gateway.
+
+Place:   one of targets/. backends.py, matches.py and budgets.py turn rules into routes.py's parts;
+         gateways.py and access.py make what routers of one Gateway share; surroundings.py is what is there.
+Rule:    a model has servers behind a picker (an InferencePool) or beside each other (AIServiceBackends),
+         never both; every HTTPRoute that comes of an AIGatewayRoute has one BackendTrafficPolicy, every
+         Gateway one policy of each other kind.
+"""
+
+from collections.abc import Sequence
+
+from epp.compiler import order, pools
+from epp.compiler.documents import Documents
+from epp.compiler.emission import Emission, Emitted
+from epp.compiler.findings import Finding
+from epp.compiler.intent import GatewayRef, Intent, Pool, Router
+from epp.compiler.options import Options
+from epp.compiler.order import Match
+from epp.compiler.targets.envoy_ai_gateway import access, budgets, gateways, matches, overlaps, routes
+from epp.compiler.targets.envoy_ai_gateway.backends import Planner
+from epp.compiler.targets.envoy_ai_gateway.refused import Refused
+from epp.compiler.targets.envoy_ai_gateway.surroundings import Gateway, Surroundings
+
+__all__ = ["emit"]
+
+
+def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
+    """Everything that the intent asks of this gateway."""
+    around = Surroundings(documents, options)
+    emitted, findings, used = list[Emitted](), list[Finding](), list[Pool]()
+    for gateway, routers in _by_gateway(intent, around):
+        for router in routers:
+            made, told, wanted = _router(router, gateway, around)
+            emitted += made
+            findings += told
+            used += wanted
+        for made, told in (gateways.objects(gateway, routers), access.objects(gateway, routers)):
+            emitted += made
+            findings += told
+        findings += _overlapping(gateway, routers)
+    made, told = pools.objects(used, documents, options)
+    return Emission((*emitted, *made), (*findings, *told))
+
+
+def _by_gateway(intent: Intent, around: Surroundings) -> list[tuple[Gateway, list[Router]]]:
+    found: dict[tuple[str, str], list[Router]] = {}
+    for router in intent.routers:
+        found.setdefault((router.gateway.namespace, router.gateway.name), []).append(router)
+    return [
+        (around.gateway(GatewayRef(name, namespace)), routers) for (namespace, name), routers in found.items()
+    ]
+
+
+def _router(
+    router: Router, gateway: Gateway, around: Surroundings
+) -> tuple[list[Emitted], list[Finding], list[Pool]]:
+    planner = Planner(router, around)
+    plans, refusals = [], list[Finding]()
+    for rule in router.rules:
+        try:
+            plans.append(planner.plan(rule))
+        except Refused as refused:
+            refusals.append(refused.finding)
+    if refusals:
+        return [], refusals, []
+    try:
+        limits, told = budgets.limits(router, plans)
+        found = routes.packed(router, plans, limits, in_order=gateway.keeps_order)
+    except Refused as refused:
+        return [], [refused.finding], []
+    emitted = [one for plan in plans for one in plan.objects]
+    emitted += routes.objects(router, found, limits, around.options)
+    told += [one for plan in plans for one in plan.findings]
+    told += budgets.told(router, around.documents)
+    return emitted, told, [plan.pool for plan in plans if plan.pool]
+
+
+def _overlapping(gateway: Gateway, routers: Sequence[Router]) -> list[Finding]:
+    if len(routers) < 2:
+        return []
+    if gateway.keeps_order:
+        return list(overlaps.cannot_share(routers))
+    return list(overlaps.told(routers, [_matches(one) for one in routers]))
+
+
+def _matches(router: Router) -> list[list[Match]]:
+    try:
+        return matches.of_rules(router, in_order=False)
+    except order.Unordered:
+        return []  # which routes.packed has told

@@ -1,0 +1,226 @@
+"""Who may ask for which model: one SecurityPolicy for all routers of a Gateway, or of a listener.
+
+Place:   beside gateways.py.
+Rule:    authentication is never on a route: the first route that matches decides which filters run, and that
+         is the 404 of the oldest AIGatewayRoute, before the model is known. Authorization runs when it is.
+
+Routers that anybody may use stay open where their models can be listed: a token may then be missing, and
+whoever has none gets these models only.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from epp.compiler.emission import Emitted, Object, made
+from epp.compiler.findings import Finding, Origin, info
+from epp.compiler.intent import Access, Jwt, Router, is_glob
+from epp.compiler.names import name_of
+from epp.compiler.targets.envoy_ai_gateway.gateways import API, target
+from epp.compiler.targets.envoy_ai_gateway.matches import MODEL
+from epp.compiler.targets.envoy_ai_gateway.refused import Refused
+from epp.compiler.targets.envoy_ai_gateway.surroundings import Gateway
+
+MOST_VALUES = 256
+"""Of a header in one rule."""
+
+
+def objects(gateway: Gateway, routers: Sequence[Router]) -> tuple[list[Emitted], list[Finding]]:
+    """Of one Gateway."""
+    secured = [one for one in routers if one.access]
+    if not secured:
+        return [], []
+    theirs = next(gateway.others("SecurityPolicy"), None)
+    if theirs is not None:
+        return [], [_taken(one, gateway, theirs.name) for one in secured]
+    emitted, findings = [], list(_lists_models(secured))
+    for section, here in _scopes(routers):
+        try:
+            emitted.append(_policy(gateway, section, here))
+        except Refused as refused:
+            findings.append(refused.finding)
+    return emitted, findings
+
+
+def _taken(router: Router, gateway: Gateway, name: str) -> Finding:
+    return Refused(
+        "PolicyOfAnother",
+        _origin(router),
+        f"Gateway {gateway.namespace}/{gateway.name} has SecurityPolicy {name}, which is not ours; a second"
+        " one"
+        " would count for nothing, and the router would be open to everybody",
+        f"add to {name} the JWT provider and the authorization rules of this router, and remove policy.auth"
+        " here; or remove it, so that all of them are made here; or use another Gateway",
+    ).finding
+
+
+def _lists_models(secured: Sequence[Router]) -> Iterator[Finding]:
+    for one in secured:
+        if one.access and one.access.allowances:
+            yield info(
+                "ModelNamesAreListed",
+                one.access.origin,
+                "GET /v1/models names the models of all teams to whoever may ask for it; asking them is"
+                " what is"
+                " restricted",
+            )
+            return
+
+
+def _scopes(routers: Sequence[Router]) -> Iterator[tuple[str, list[Router]]]:
+    """Listeners, by name, and the routers on them that one policy is for; empty: all listeners."""
+    sections = dict.fromkeys(one.gateway.section for one in routers if one.access)
+    if "" in sections:
+        yield "", list(routers)
+        return
+    for section in sections:
+        yield section, [one for one in routers if one.gateway.section in {"", section}]
+
+
+def _policy(gateway: Gateway, section: str, routers: Sequence[Router]) -> Emitted:
+    """Refused: what one router wants cannot be had beside another."""
+    providers = _providers(routers)
+    spec: Object = {
+        "targetRefs": [target(gateway, section)],
+        "jwt": {"providers": [one.written() for one in providers.values()]},
+    }
+    opened = [one for one in routers if not one.access]
+    if opened:
+        spec["jwt"]["optional"] = True
+    rules = list(_rules(routers, providers))
+    if rules:
+        spec["authorization"] = {"defaultAction": "Deny", "rules": rules}
+    name = name_of(gateway.name, *([section] if section else []), "access")
+    sources = [one.origin.at("") for one in routers]
+    return made(API, "SecurityPolicy", gateway.namespace, name, *sources, spec=spec)
+
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    name: str
+    jwt: Jwt
+
+    def written(self) -> Object:
+        claim = {"claim": self.jwt.team_claim, "header": self.jwt.team_header}
+        audiences = {"audiences": list(self.jwt.audiences)} if self.jwt.audiences else {}
+        return {
+            "name": self.name,
+            "issuer": self.jwt.issuer,
+            **audiences,
+            "remoteJWKS": {"uri": self.jwt.jwks},
+            "claimToHeaders": [claim],
+        }
+
+
+def _providers(routers: Sequence[Router]) -> dict[Jwt, _Provider]:
+    found: dict[Jwt, _Provider] = {}
+    names: set[str] = set()
+    for router in routers:
+        if router.access and router.access.jwt not in found:
+            jwt = router.access.jwt
+            name = jwt.provider if jwt.provider not in names else name_of(jwt.provider, router.name)
+            names.add(name)
+            found[jwt] = _Provider(name, jwt)
+    return found
+
+
+# --- rules ---------------------------------------------------------------------------------------------
+
+
+def _rules(routers: Sequence[Router], providers: dict[Jwt, _Provider]) -> Iterator[Object]:
+    """None: a valid token is enough for everything."""
+    accesses = {_said(one.access) for one in routers if one.access}
+    opened = [one for one in routers if not one.access]
+    first = next(one.access for one in routers if one.access)
+    if len(accesses) == 1 and not opened and not first.allowances:
+        return
+    seen: set[object] = set()
+    for router in routers:
+        if router.access is None:
+            named = _listed(router, routers, "stays open to everybody")
+            yield from _allow(name_of("open", router.namespace, router.name), {}, named)
+            continue
+        said = _said(router.access)
+        is_alone = len(accesses) == 1
+        if is_alone and said in seen:
+            continue
+        seen.add(said)
+        models = None if is_alone else _listed(router, routers, "has tokens or teams of its own")
+        yield from _of_router(router, providers[router.access.jwt], models)
+
+
+def _said(access: Access) -> Access:
+    """What it says, wherever it says it."""
+    return replace(access, origin=Origin("", "", ""))
+
+
+def _of_router(router: Router, provider: _Provider, models: Sequence[str] | None) -> Iterator[Object]:
+    """``models``: its own, to which its teams are held; None: they need not be."""
+    access = router.access
+    assert access
+    prefix = "" if models is None else name_of(router.namespace, router.name) + "-"
+    if not access.allowances:
+        # a valid token is one of this issuer
+        principal = {"jwt": _claims(provider, "iss", provider.jwt.issuer)}
+        yield from _allow(f"{prefix}any-team", principal, models)
+    for allowance in access.allowances:
+        globs = [one for one in allowance.models if is_glob(one)]
+        if globs:
+            raise Refused(
+                "InvalidAuthorization",
+                access.origin,
+                f"team {allowance.team} may ask for {', '.join(globs)}, and the gateway compares whole names",
+                "list the models by name",
+            )
+        wanted: Sequence[str] | None = allowance.models or models
+        if allowance.models and models is not None:
+            wanted = tuple(one for one in allowance.models if one in models)
+            if not wanted:
+                continue
+        principal = {"jwt": _claims(provider, access.jwt.team_claim, allowance.team)}
+        yield from _allow(f"{prefix}{name_of('team', allowance.team)}", principal, wanted or None)
+
+
+def _claims(provider: _Provider, name: str, value: str) -> Object:
+    return {"provider": provider.name, "claims": [{"name": name, "values": [value]}]}
+
+
+def _allow(name: str, principal: Object, models: Sequence[str] | None) -> Iterator[Object]:
+    """``models`` None: whichever."""
+    if models is None:
+        yield {"name": name, "action": "Allow", "principal": principal}
+        return
+    for at in range(0, len(models), MOST_VALUES):
+        headers = [{"name": MODEL, "values": list(models[at : at + MOST_VALUES])}]
+        part = f"{name}-{at // MOST_VALUES + 1}" if at else name
+        yield {"name": part, "action": "Allow", "principal": {**principal, "headers": headers}}
+
+
+def _listed(router: Router, routers: Sequence[Router], why: str) -> tuple[str, ...]:
+    """Its models by name. Refused: it takes others, too, which cannot be told from those of the others."""
+    if all(rule.models and not any(map(is_glob, rule.models)) for rule in router.rules):
+        return tuple(dict.fromkeys(model for rule in router.rules for model in rule.models))
+    others = [
+        one
+        for one in routers
+        if one.access and (router.access is None or _said(one.access) != _said(router.access))
+    ]
+    blamed, beside = max([router, *others], key=_age), others[0]
+    raise Refused(
+        "AccessNotSeparable",
+        _origin(blamed),
+        f"{router.origin.object} {why} beside {beside.origin.object} on one Gateway, but takes models that it"
+        " does not name, by a glob, a default or headers alone; a Gateway has one policy, which knows"
+        " requests"
+        " by their model",
+        "give one of them a listener (section) or a Gateway of its own, or the same authentication to both,"
+        " or"
+        " name all models",
+    )
+
+
+def _age(router: Router) -> tuple[str, str, str]:
+    return router.origin.age
+
+
+def _origin(router: Router) -> Origin:
+    return router.access.origin if router.access else router.origin

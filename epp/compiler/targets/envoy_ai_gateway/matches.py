@@ -1,0 +1,113 @@
+"""Which requests a rule is for, as headers, and in which order Envoy Gateway tries them.
+
+Place:   between epp.compiler.order, which keeps the first rule first, and routes.py.
+Rule:    every match asks for the model's header, with any value where the rule does not care: each
+         AIGatewayRoute ends with a match for everything that answers 404, and of two matches without headers
+         that of the older route counts.
+Source:  Envoy Gateway: more headers first, then more Exact values, then the older HTTPRoute, then the order
+         in it. With preserveRouteOrder of an EnvoyProxy: the older HTTPRoute, then the order in it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from epp.compiler import order
+from epp.compiler.emission import Object
+from epp.compiler.intent import Router
+from epp.compiler.order import Match
+from epp.compiler.patterns import EXACT, Matcher
+
+MODEL = "x-ai-eg-model"
+"""Written by the gateway, from the body."""
+
+MOST_HEADERS = 16
+
+
+def strength(match: Match) -> tuple[int, ...]:
+    """The larger is tried first."""
+    return len(match) + (MODEL not in match), sum(_is_exact(one) for one in match.values())
+
+
+def of_rules(router: Router, *, in_order: bool) -> list[list[Match]]:
+    """The matches of each rule with which the first rule that fits decides. None: no request ever gets there.
+
+    ``in_order``: the gateway tries them as they are written. order.Unordered: it cannot be done.
+    """
+    plain = [order.alternatives(rule, MODEL) for rule in router.rules]
+    found = plain if in_order else order.closure(plain, strength=strength, pivot=MODEL)
+    for rule, matches in zip(router.rules, found, strict=True):
+        widest = max((strength(match)[0] for match in matches), default=0)
+        if widest > MOST_HEADERS:
+            raise order.Unordered(f"rule {rule.name} needs {widest} headers in a match")
+    return found
+
+
+def written(match: Match) -> Object:
+    """As in an AIGatewayRoute."""
+    model = match.get(MODEL)
+    headers = [_header(MODEL, model) if model else _regex(MODEL, ".*")]
+    return {"headers": [*headers, *(_header(name, match[name]) for name in sorted(match) if name != MODEL)]}
+
+
+def _header(name: str, matcher: Matcher) -> Object:
+    if _is_exact(matcher):
+        return {"type": "Exact", "name": name, "value": matcher.value}
+    return _regex(name, matcher.regex)
+
+
+def _is_exact(matcher: Matcher) -> bool:
+    """An Exact value has at least one character."""
+    return matcher.kind == EXACT and bool(matcher.value)
+
+
+def _regex(name: str, value: str) -> Object:
+    return {"type": "RegularExpression", "name": name, "value": value}
+
+
+# --- looked at once more, as the gateway will -----------------------------------------------------------
+
+
+Placed: TypeAlias = tuple[int, Match]
+"""A match, and the number of its rule."""
+
+
+def misplaced(tried: Sequence[Placed], *, in_order: bool) -> tuple[int, int] | None:
+    """Two rules of which the gateway, which has the matches in this order, takes the wrong one.
+
+    That is: a match of the later rule is tried first, requests fit both, and no match of the earlier rule, or
+    of one before it, that is tried still sooner has all of these requests.
+    """
+    ranked = list(tried) if in_order else sorted(tried, key=lambda one: strength(one[1]), reverse=True)
+    near = _Near(ranked)
+    for place, (rule, match) in enumerate(ranked):
+        for other in near.to(match):
+            earlier, late = ranked[other]
+            if other < place or earlier >= rule:
+                continue
+            for met in order.both(match, late):
+                sooner = (ranked[at] for at in near.to(met) if at < place)
+                if not any(one <= earlier and order.covers(had, met) for one, had in sooner):
+                    return earlier, rule
+    return None
+
+
+class _Near:
+    """Places of matches, found by the model that they ask for."""
+
+    def __init__(self, ranked: Sequence[Placed]) -> None:
+        self._by_model: dict[str, list[int]] = {}
+        self._others: list[int] = []
+        self._all = range(len(ranked))
+        for place, (_, match) in enumerate(ranked):
+            model = match.get(MODEL)
+            if model and model.kind == EXACT:
+                self._by_model.setdefault(model.value, []).append(place)
+            else:
+                self._others.append(place)
+
+    def to(self, match: Match) -> Iterator[int]:
+        """Those that a request of ``match`` may fit."""
+        model = match.get(MODEL)
+        if model and model.kind == EXACT:
+            return iter([*self._by_model.get(model.value, []), *self._others])
+        return iter(self._all)

@@ -1,0 +1,99 @@
+"""What is there already, as far as the objects at hand tell: Gateways with their policies, slices, grants.
+
+Rule:    what cannot be seen is not taken for missing: files seldom hold the Gateway that they are for.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from epp.compiler import marks, pools
+from epp.compiler.documents import Document, Documents
+from epp.compiler.intent import GatewayRef
+from epp.compiler.options import Options
+
+GATEWAYS = "gateway.networking.k8s.io"
+ENVOY = "gateway.envoyproxy.io"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Indexed once: a large cluster has thousands of slices."""
+
+    documents: Documents
+    options: Options
+    _slices: dict[tuple[str, str], list[Document]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        slices: dict[tuple[str, str], list[Document]] = {}
+        for one in self.documents.of("EndpointSlice"):
+            slices.setdefault((one.namespace, one.labels.get(pools.SERVICE_NAME, "")), []).append(one)
+        object.__setattr__(self, "_slices", slices)
+
+    def endpoints(self, namespace: str, service: str) -> Iterator[tuple[str, int]]:
+        """Addresses and ports in the EndpointSlices of a Service, of servers that are ready."""
+        for one in self._slices.get((namespace, service), []):
+            numbers = [port["port"] for port in one.content.get("ports") or [] if port.get("port")]
+            for endpoint in one.content.get("endpoints") or []:
+                if numbers and (endpoint.get("conditions") or {}).get("ready") is not False:
+                    yield from ((address, numbers[0]) for address in endpoint.get("addresses") or [])
+
+    def grants_pool(self, source: str, pool: tuple[str, str]) -> bool:
+        """Whether routes of namespace ``source`` may name the InferencePool: that takes two grants."""
+        namespace, name = pool
+        given = [
+            (one["kind"], two.get("name"))
+            for grant in self.documents.of("ReferenceGrant")
+            if grant.namespace == namespace
+            for one in grant.spec.get("from") or []
+            for two in grant.spec.get("to") or []
+            if one.get("namespace") == source and two.get("kind") == "InferencePool"
+        ]
+        return all((kind, None) in given or (kind, name) in given for kind in ("AIGatewayRoute", "HTTPRoute"))
+
+    def gateway(self, ref: GatewayRef) -> "Gateway":
+        """One, whether it is there or not."""
+        document = self.documents.find("Gateway", ref.namespace, ref.name)
+        return Gateway(self.documents, ref.namespace, ref.name, document)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """``document``: None where it is not at hand."""
+
+    documents: Documents
+    namespace: str
+    name: str
+    document: Document | None
+
+    @property
+    def proxy(self) -> Document | None:
+        """The EnvoyProxy that it uses, itself or by its class; None: none, or it is not at hand."""
+        if self.document is None:
+            return None
+        own = (self.document.spec.get("infrastructure") or {}).get("parametersRef") or {}
+        if own.get("kind") == "EnvoyProxy":
+            return self.documents.find("EnvoyProxy", self.namespace, own.get("name", ""))
+        classed = self.documents.find("GatewayClass", "", str(self.document.spec.get("gatewayClassName", "")))
+        shared = (classed.spec.get("parametersRef") or {}) if classed else {}
+        if shared.get("kind") != "EnvoyProxy":
+            return None
+        return self.documents.find("EnvoyProxy", shared.get("namespace", ""), shared.get("name", ""))
+
+    @property
+    def keeps_order(self) -> bool:
+        """Routes are tried as they are written, and not the most particular first."""
+        return self.proxy is not None and self.proxy.spec.get("preserveRouteOrder") is True
+
+    @property
+    def listeners(self) -> list[Mapping[str, Any]]:
+        """Of the Gateway at hand."""
+        return list(self.document.spec.get("listeners") or []) if self.document else []
+
+    def others(self, kind: str) -> Iterator[Document]:
+        """Policies of Envoy Gateway for all of it, or a listener, that are not ours."""
+        for one in self.documents.of(kind, ENVOY):
+            if one.namespace == self.namespace and one.labels.get(marks.MANAGED_BY) != marks.MANAGER:
+                targets = [one.spec.get("targetRef") or {}, *(one.spec.get("targetRefs") or [])]
+                if any(ref.get("kind") == "Gateway" and ref.get("name") == self.name for ref in targets):
+                    yield one

@@ -1,0 +1,252 @@
+"""Rules as HTTPRoutes: the matches that keep their order, within the limits of the CRD.
+
+Place:   used by the targets gateway_api and agentgateway.
+Rule:    a route that is split keeps the order by its names: of matches of equal strength the oldest route
+         counts, then the first by name, and all are made in one go, in this order.
+Source:  Gateway API v1.5.1, HTTPRoute: 16 rules, 64 matches each and 128 in all, 16 headers.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from epp.compiler import order
+from epp.compiler.emission import Emitted, Object, made
+from epp.compiler.findings import Finding, error, warning
+from epp.compiler.intent import DEFAULT_TIMEOUT, Backend, Router, Rule
+from epp.compiler.names import name_of
+from epp.compiler.patterns import EXACT, Matcher
+
+GATEWAY_API = "gateway.networking.k8s.io"
+MOST_RULES, MOST_MATCHES, MOST_IN_ROUTE, MOST_HEADERS = 16, 64, 128, 16
+_VALUE = re.compile(r"[!-~]+(?:[\t ]?[!-~]+)*", re.ASCII)
+"""What the CRD lets a header's value be; at most 4096 characters."""
+_SAME_WAY = "rename it, or choose by another header"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Where some of a rule's matches came to stand: the HTTPRoute, and its rule there."""
+
+    rule: int
+    route: str
+    name: str
+    matches: tuple[order.Match, ...]
+
+
+def sections(
+    router: Router, header: str, most_rules: int = MOST_RULES
+) -> tuple[list[list[Section]], list[Finding]]:
+    """What stands in which HTTPRoute of ``router``, or errors."""
+    try:
+        wanted = [order.alternatives(rule, header) for rule in router.rules]
+        matches = order.closure(wanted, pivot=header)
+    except order.Unordered as fault:
+        return [], [
+            error(
+                "UnsupportedMatchInGatewayMode",
+                router.origin,
+                f"its rules cannot be kept in their order: {fault}",
+                "make the patterns plainer, or the rules that overlap one router each",
+            )
+        ]
+    faults = [
+        fault for rule, found in zip(router.rules, matches, strict=True) for fault in _faults(rule, found)
+    ]
+    if faults:
+        return [], faults
+    shares = order.split(
+        matches, rules_per_route=most_rules, matches_per_rule=MOST_MATCHES, matches_per_route=MOST_IN_ROUTE
+    )
+    return _named(router, shares), [
+        _never(rule) for rule, found in zip(router.rules, matches, strict=True) if not found
+    ]
+
+
+def _named(router: Router, shares: Sequence[Sequence[order.Share[order.Match]]]) -> list[list[Section]]:
+    routes = []
+    for number, route in enumerate(shares):
+        whole = (
+            name_of(router.name) if len(shares) == 1 else name_of(f"{name_of(router.name)[:60]}-{number:02}")
+        )
+        seen: dict[str, int] = {}
+        found = []
+        for share in route:
+            plain = name_of(router.rules[share.rule].name)
+            seen[plain] = seen.get(plain, 0) + 1
+            name = plain if seen[plain] == 1 else f"{plain}-{seen[plain]}"
+            found.append(Section(share.rule, whole, name, share.matches))
+        routes.append(found)
+    return routes
+
+
+def _faults(rule: Rule, matches: Sequence[order.Match]) -> list[Finding]:
+    """What no HTTPRoute can say, once for each text."""
+    texts = dict.fromkeys(
+        f"header {name}: {written['value']!r} is no value that an HTTPRoute can name"
+        for match in matches
+        for name, matcher in match.items()
+        for written in [_written(name, matcher)]
+        if len(written["value"]) > 4096 or not _VALUE.fullmatch(written["value"])
+    )
+    found = [error("UnsupportedMatchInGatewayMode", rule.origin, text, _SAME_WAY) for text in texts]
+    most = max(map(len, matches), default=0)
+    if most > MOST_HEADERS:
+        found.append(
+            error(
+                "TooManyHeaders",
+                rule.origin,
+                f"with the rules that it goes before it asks for {most} headers, and a match has"
+                f" {MOST_HEADERS} at most",
+                "ask for fewer headers",
+            )
+        )
+    return found
+
+
+def _never(rule: Rule) -> Finding:
+    return warning(
+        "RuleNeverReached",
+        rule.origin,
+        f"rule {rule.name}: every request that fits it fits an earlier rule",
+        "remove it, or put it before the other",
+    )
+
+
+def regular_expressions(routes: Sequence[Sequence[Section]]) -> bool:
+    """Whether any match needs one, which not every gateway has."""
+    return any(
+        matcher.kind != EXACT
+        for route in routes
+        for section in route
+        for match in section.matches
+        for matcher in match.values()
+    )
+
+
+def _written(name: str, matcher: Matcher) -> Object:
+    if matcher.kind == EXACT and matcher.value:
+        return {"type": "Exact", "name": name, "value": matcher.value}
+    return {"type": "RegularExpression", "name": name, "value": matcher.regex}
+
+
+def _match(match: order.Match) -> Object:
+    if not match:
+        return {"path": {"type": "PathPrefix", "value": "/"}}
+    return {"headers": [_written(name, matcher) for name, matcher in sorted(match.items())]}
+
+
+def http_routes(
+    router: Router, routes: Sequence[Sequence[Section]], content: Mapping[int, Object], *, named: bool
+) -> list[Emitted]:
+    """``content``: of each rule, all but its matches. ``named``: policies are for one rule of a route."""
+    gateway = router.gateway
+    parent: Object = {
+        "group": GATEWAY_API,
+        "kind": "Gateway",
+        "name": gateway.name,
+        "namespace": gateway.namespace,
+    }
+    if gateway.section:
+        parent["sectionName"] = gateway.section
+    head: Object = {"parentRefs": [parent]}
+    if router.hostnames:
+        head["hostnames"] = list(router.hostnames)
+    emitted = []
+    for route in routes:
+        rules = [
+            {
+                **({"name": section.name} if named else {}),
+                "matches": [_match(match) for match in section.matches],
+                **content[section.rule],
+            }
+            for section in route
+        ]
+        emitted.append(
+            made(
+                f"{GATEWAY_API}/v1",
+                "HTTPRoute",
+                router.namespace,
+                route[0].route,
+                router.origin.at(""),
+                spec={**head, "rules": rules},
+            )
+        )
+    return emitted
+
+
+def blamed(router: Router, findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Errors are the router's: it is its objects that stay as they are."""
+    return tuple(
+        replace(one, origin=router.origin)
+        if one.is_error and one.origin.whole != router.origin.object
+        else one
+        for one in findings
+    )
+
+
+def called(router: Router, rule: Rule) -> str:
+    """The rule's name, with its number where several have it."""
+    if sum(one.name == rule.name for one in router.rules) == 1:
+        return rule.name
+    return f"{rule.name}-{next(number for number, one in enumerate(router.rules) if one is rule)}"
+
+
+def renamed(rule: Rule, backend: Backend) -> str:
+    """What ``backend`` calls the model, if that is not what clients call it already."""
+    return "" if rule.models == (backend.model,) else backend.model
+
+
+def attempt_timeout(rule: Rule) -> float:
+    """[s] Of one attempt: the rule's, else the longest of its backends."""
+    return rule.timeout or max(
+        (one.timeout or DEFAULT_TIMEOUT for one in rule.backends), default=DEFAULT_TIMEOUT
+    )
+
+
+def shared_timeout(rule: Rule) -> list[Finding]:
+    """Told where backends that want different limits have one."""
+    wanted = {one.timeout or DEFAULT_TIMEOUT for one in rule.backends}
+    if rule.timeout or len(wanted) < 2:
+        return []
+    return [
+        warning(
+            "TimeoutShared",
+            rule.origin,
+            f"rule {rule.name}: its backends have timeouts of their own, and an attempt has"
+            f" {duration(max(wanted))} whichever it is for",
+            "give the rule one timeout, or each backend a rule",
+        )
+    ]
+
+
+def duration(seconds: float) -> str:
+    """As the Gateway API writes it: whole numbers of five digits at most, no fractions."""
+    whole, parts = divmod(max(1, round(seconds * 1000)), 1000)
+    hours, whole = divmod(whole, 3600) if whole > 99_999 else (0, whole)
+    written = [(hours, "h"), (whole, "s"), (parts, "ms")]
+    return "".join(f"{count}{unit}" for count, unit in written if count)
+
+
+def grants(router: Router, references: Sequence[Object]) -> list[Emitted]:
+    """What lets its routes name objects in other namespaces."""
+    wanted: dict[str, set[tuple[str, str]]] = {}
+    for one in references:
+        where = one.get("namespace", router.namespace)
+        if where != router.namespace:
+            wanted.setdefault(where, set()).add((one["group"], one["kind"]))
+    return [
+        made(
+            f"{GATEWAY_API}/v1beta1",
+            "ReferenceGrant",
+            namespace,
+            name_of("routes", router.namespace, kind),
+            router.origin.at(""),
+            spec={
+                "from": [{"group": GATEWAY_API, "kind": "HTTPRoute", "namespace": router.namespace}],
+                "to": [{"group": group, "kind": kind}],
+            },
+        )
+        for namespace, kinds in sorted(wanted.items())
+        for group, kind in sorted(kinds)
+    ]

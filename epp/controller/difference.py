@@ -1,0 +1,176 @@
+"""What turns the objects that there are into those that are to be, step by step in the safe order.
+
+Place:   asked by loop.py after each compilation, and by ``epp plan`` and ``epp apply``.
+Rule:    only what carries the label of our inventory is changed or deleted. What is of an input with an
+         error, or of one that nobody knows now, stays. Everything is there before what names it, and goes
+         after it.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from epp.compiler.emission import APPLY_ORDER, FROZEN, Emitted
+from epp.compiler.marks import INVENTORY, sources_of
+from epp.controller.fields import Object, bare, is_as_wanted
+
+Key: TypeAlias = tuple[str, str, str]
+"""Kind, namespace, name."""
+
+
+class Verb(StrEnum):
+    """What a step does."""
+
+    CREATE = "create"
+    CHANGE = "change"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One write. ``wanted``: None: the object goes. ``live``: None: it is not there."""
+
+    verb: Verb
+    key: Key
+    sources: frozenset[str]
+    wanted: Object | None = None
+    live: Object | None = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return title(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An object that we would make, and that somebody else has made. ``why``: whose it is."""
+
+    key: Key
+    sources: frozenset[str]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """``steps``: in order. ``kept``: not wanted, and not deleted, because one of their inputs is in doubt."""
+
+    steps: tuple[Step, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    kept: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Inputs of which nobody knows what they want.
+
+    ``failed``: ``Kind/namespace/name`` of those with an error. ``kinds``: that the cluster does not have now,
+    or that cannot be read: their objects may come back.
+    """
+
+    failed: Collection[str] = ()
+    kinds: Collection[str] = ()
+
+    def about(self, sources: Iterable[str]) -> bool:
+        """Whether one of them is in doubt."""
+        return any(one in self.failed or one.partition("/")[0] in self.kinds for one in sources)
+
+
+Settled: TypeAlias = Mapping[Key, tuple[Object, Object]]
+"""What was applied, and what the API has made of it (``fields.bare``), as it may respell a value."""
+
+
+def difference(
+    desired: Iterable[Emitted],
+    live: Mapping[Key, Object],
+    *,
+    inventory: str,
+    doubt: Doubt | None = None,
+    settled: Settled | None = None,
+) -> Difference:
+    """From ``live``, in which there may be objects of others, to ``desired``."""
+    doubt, settled = doubt or Doubt(), settled or {}
+    wanted = {one.key: one for one in desired}
+    applied: list[Step] = []
+    conflicts = []
+    for key, emitted in sorted(wanted.items(), key=lambda item: rank(item[0])):
+        there = live.get(key)
+        sources = frozenset(one.object for one in emitted.sources)
+        if there is None:
+            applied.append(Step(Verb.CREATE, key, sources, emitted.document))
+        elif not belongs(there, inventory):
+            conflicts.append(Conflict(key, sources, whose(there)))
+        elif _is_leaving(there) or _is_equal(emitted.document, there, settled.get(key)):
+            continue
+        elif not (key[0] in FROZEN and doubt.about(sources_of(there))):
+            applied.append(Step(Verb.CHANGE, key, sources, emitted.document, there))
+    surplus = [key for key, there in live.items() if key not in wanted and belongs(there, inventory)]
+    going, kept = list[Step](), list[Key]()
+    for key in sorted(surplus, key=_deletion_rank):
+        sources = sources_of(live[key])
+        if _is_leaving(live[key]):
+            continue
+        if doubt.about(sources):
+            kept.append(key)
+        else:
+            going.append(Step(Verb.DELETE, key, _parts(sources), live=live[key]))
+    return Difference((*applied, *going), tuple(conflicts), tuple(kept))
+
+
+def _parts(sources: frozenset[str]) -> frozenset[str]:
+    """Without the wholes of which a part is named: another part's trouble is not this object's."""
+    return frozenset(one for one in sources if not any(other.startswith(f"{one}/") for other in sources))
+
+
+def belongs(live: Object, inventory: str) -> bool:
+    """The object is one of our inventory."""
+    return bool(_labels(live).get(INVENTORY) == inventory)
+
+
+def whose(live: Object) -> str:
+    """Who has made it, as far as it says."""
+    other = _labels(live).get(INVENTORY)
+    if other:
+        return f"it is of the inventory {other}"
+    managers = [entry.get("manager", "") for entry in live.get("metadata", {}).get("managedFields") or ()]
+    by = f" by {', '.join(dict.fromkeys(filter(None, managers)))}" if any(managers) else ""
+    return f"it was made{by} and has no label {INVENTORY}"
+
+
+def key_of(document: Object) -> Key:
+    """Of an object."""
+    meta = document["metadata"]
+    return document["kind"], meta.get("namespace", ""), meta["name"]
+
+
+def title(key: Key) -> str:
+    """``HTTPRoute models/chat``."""
+    kind, namespace, name = key
+    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+
+
+def rank(key: Key) -> tuple[int, str, str, str]:
+    """The smaller the earlier it is applied."""
+    kind, namespace, name = key
+    place = APPLY_ORDER.index(kind) if kind in APPLY_ORDER else len(APPLY_ORDER)
+    return place, kind, namespace, name
+
+
+def _deletion_rank(key: Key) -> tuple[int, str, str, str]:
+    place, *rest = rank(key)
+    return -place, *rest  # type: ignore[return-value]
+
+
+def _is_equal(wanted: Object, live: Object, settled: tuple[Object, Object] | None) -> bool:
+    if settled is not None and settled[0] == wanted and settled[1] == bare(live):
+        return True
+    return is_as_wanted(wanted, live)
+
+
+def _is_leaving(live: Object) -> bool:
+    return bool(live.get("metadata", {}).get("deletionTimestamp"))
+
+
+def _labels(live: Object) -> Mapping[str, Any]:
+    return live.get("metadata", {}).get("labels") or {}

@@ -1,0 +1,266 @@
+"""What is wrong with a fleet file: one clear finding each, and what is right stays live."""
+
+import pytest
+
+from epp.compiler.documents import Document, Documents
+from epp.compiler.inputs import fleet
+from tests.compiler.fleet.reading import OPTIONS, line, live, read, told
+
+GOOD = "{name: good, pods: {app: g}}"
+
+
+@pytest.mark.parametrize(
+    "entry, expected",
+    [
+        ("{name: a, prot: 1}", 'models[a].prot SpecInvalid: unknown field -> did you mean "port"?'),
+        ("{pods: {a: b}}", 'models[1] SpecInvalid: "name" is missing -> '),
+        (
+            "{name: a}",
+            'models[a] SpecInvalid: says nowhere where it is served: write "pods", "hosts" or "backends"',
+        ),
+        ("7", "models[1] SpecInvalid: expected a mapping, got 7"),
+        ("{name: a b, pods: {a: b}}", "models[a b].name SpecInvalid: must be without spaces and commas"),
+        ("{name: a, pods: {a: b}, port: 0}", "models[a].port SpecInvalid: must be from 1 to 65535, got 0"),
+        (
+            "{name: a, pods: {a: b}, port: [1, 1]}",
+            "models[a].port SpecInvalid: must be at most 8 different ones",
+        ),
+        (
+            "{name: a, pods: {a: 1}}",
+            "models[a].pods.a SpecInvalid: expected a string, got 1 -> put it in quotes",
+        ),
+        (
+            "{name: a, pods: {a: b}, pool: p}",
+            "models[a] SpecInvalid: is pool and pods or hosts at once: keep one",
+        ),
+        (
+            "{name: a, hosts: [x y]}",
+            'models[a].hosts SpecInvalid: "x y" is neither an IP address nor a host name',
+        ),
+        ("{name: a, hosts: ['h:0']}", "models[a].hosts SpecInvalid: the port of h:0 must be from 1 to 65535"),
+        (
+            "{name: a, hosts: [10.0.0.1, 10.0.0.1]}",
+            "models[a].hosts SpecInvalid: 10.0.0.1:8000 is there twice",
+        ),
+        (
+            "{name: a, hosts: [{adress: x}]}",
+            'models[a].hosts[0].adress SpecInvalid: unknown field -> did you mean "add',
+        ),
+        (
+            "{name: a, pods: {a: b}, timeout: 1}",
+            'models[a].timeout SpecInvalid: expected a duration such as "500ms"',
+        ),
+        (
+            "{name: a, pods: {a: b}, timeout: 99ms}",
+            "models[a].timeout SpecInvalid: must be from 100ms to 24h, got 0.099s",
+        ),
+        (
+            "{name: a, pods: {a: b}, timeout: 1.0005s}",
+            "models[a].timeout SpecInvalid: must be whole milliseconds",
+        ),
+        (
+            "{name: a, url: ftp://x}",
+            "models[a].url SpecInvalid: must be one such as https://llm.example.com/v1",
+        ),
+        ("{name: a, url: 'https://u:p@x/v1'}", "models[a].url SpecInvalid: must be one such as"),
+        ("{name: a, provider: opnai}", 'models[a].provider SpecInvalid: expected one of "anthropic"'),
+        ("{name: a, provider: openai}", 'models[a].provider SpecInvalid: openai wants a key, add "secret"'),
+        (
+            "{name: a, provider: bedrock}",
+            "models[a].provider SpecInvalid: bedrock has an address in each region, add",
+        ),
+        (
+            "{name: a, provider: azure, secret: k}",
+            "models[a].provider SpecInvalid: azure has no address of its own",
+        ),
+        (
+            "{name: a, provider: openai, secret: k, local: yes}",
+            "models[a].local SpecInvalid: openai is not in the house",
+        ),
+        ("{name: a, pods: {a: b}, secret: k}", "models[a].secret SpecInvalid: has no use here"),
+        (
+            "{name: a, service: x}",
+            'models[a].service SpecInvalid: must be "name:port" or "namespace/name:port"',
+        ),
+        (
+            "{name: a, pods: {a: b}, service: 'x/y:1'}",
+            "models[a].service SpecInvalid: must be in llm, where the pods are",
+        ),
+        (
+            "{name: a, backends: [nroth]}",
+            'models[a].backends BackendsUnresolved: there is no backend and no model "nroth" -> did you mean',
+        ),
+        (
+            "{name: a, backends: [north], port: 1}",
+            "models[a].port SpecInvalid: belongs to the backend, write it there",
+        ),
+        (
+            "{name: a, backends: [north], pods: {a: b}}",
+            "models[a].backends SpecInvalid: are there beside servers of its",
+        ),
+        ("{name: a, backends: [north, north]}", "models[a].backends SpecInvalid: one is there twice"),
+        ("{name: a, backends: {north: 0, south: 0}}", "models[a].backends SpecInvalid: all shares are 0"),
+        (
+            "{name: a, backends: {north: -1}}",
+            "models[a].backends SpecInvalid: shares must be from 0 to 1000000",
+        ),
+        ("{name: a, backends: [a]}", 'models[a].backends CyclicModels: "a" is this model itself'),
+        (
+            "{name: good, pods: {a: b}}",
+            'models[1] ModelNameTaken: "good" is a name of good already -> give one of the two',
+        ),
+        (
+            "{name: a, aliases: [good], pods: {a: b}}",
+            'models[1] ModelNameTaken: "good" is a name of good already',
+        ),
+        ("{name: a, aliases: [a], pods: {a: b}}", "models[a].aliases SpecInvalid: one is there twice"),
+        ("{name: north, pods: {a: b}}", 'models[north] SpecInvalid: its pool would be called "north"'),
+    ],
+)
+def test_a_fault_in_one_model_leaves_the_others_live(entry: str, expected: str) -> None:
+    text = f"models: [{GOOD}, {entry}]"
+    (found,) = told(text)
+    assert found.startswith(expected)
+    assert live(text) == {"good"}
+
+
+class TestReferences:
+    def test_a_fault_in_a_backend_is_told_there_and_by_whoever_uses_it(self) -> None:
+        text = f"""
+        models: [{GOOD}, {{name: a, backends: [bad/x]}}, {{name: b, backends: [a]}}]
+        backends: {{bad: {{uri: x}}}}
+        """
+        assert told(text) == [
+            'backends.bad.uri SpecInvalid: unknown field -> did you mean "url"?',
+            'models[a].backends BackendsUnresolved: uses "bad/x", which has an error -> mend backends.bad',
+            'models[b].backends BackendsUnresolved: uses "a", which has an error -> mend models[a]',
+        ]
+        assert live(text) == {"good"}
+
+    def test_models_that_lead_to_each_other(self) -> None:
+        text = f"models: [{GOOD}, {{name: a, backends: [b]}}, {{name: b, backends: [a]}}]"
+        cycle, user = told(text)
+        assert cycle.startswith(
+            "models[b].backends CyclicModels: leads back to itself: a -> b -> a -> end one"
+        )
+        assert user == 'models[a].backends BackendsUnresolved: uses "b", which has an error -> mend models[b]'
+        assert live(text) == {"good"}
+
+    def test_a_way_that_nobody_could_follow(self) -> None:
+        models = ", ".join(f"{{name: m{n}, backends: [m{n + 1}]}}" for n in range(40))
+        text = f"models: [{models}, {{name: m40, pods: {{a: b}}}}]"
+        assert any("leads over more than 16 models" in one for one in told(text))
+        assert "m40" in live(text)
+
+    @pytest.mark.parametrize(
+        "models, expected",
+        [
+            (
+                "{name: s, backends: {north: 1, south: 1}}, {name: a, backends: [s, north/x]}",
+                "has shares, which cannot",
+            ),
+            (
+                "{name: s, backends: [north, south]}, {name: a, backends: {s: 1, north/x: 1}}",
+                "cannot have a share",
+            ),
+        ],
+    )
+    def test_order_and_shares_do_not_mix(self, models: str, expected: str) -> None:
+        (found,) = told(f"models: [{models}]")
+        assert found.startswith("models[a].backends UnsupportedCombination: ")
+        assert expected in found
+
+    def test_a_pattern_cannot_be_a_part(self) -> None:
+        (found,) = told('models: [{name: "g*", backends: [north]}, {name: a, backends: ["g*"]}]')
+        assert 'stands for many names -> name its backend, and the model there: "partner/qwen3-8b"' in found
+
+    def test_a_backend_that_nobody_uses_is_told(self) -> None:
+        findings = read(f"models: [{GOOD}]").findings
+        assert [(one.severity, one.code, one.origin.field) for one in findings] == [
+            ("warning", "UnusedBackend", "backends.north"),
+            ("warning", "UnusedBackend", "backends.south"),
+        ]
+
+
+AUTH = 'auth: {issuer: i, jwks: "https://idp.example.com/keys"}'
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("modles: []", 'modles SpecInvalid: unknown field -> did you mean "models"?'),
+        ("timeout: 25h", "timeout SpecInvalid: must be from 100ms to 24h"),
+        ("gateway: a/b/c", 'gateway SpecInvalid: must be "name" or "namespace/name", got "a/b/c"'),
+        ("hostnames: ['https://x']", "hostnames SpecInvalid: must be host names such as ai.example.com"),
+        (
+            "defaultModel: goood",
+            'defaultModel BackendsUnresolved: there is no model "goood" -> did you mean "good"?',
+        ),
+        ("sensitive: {classes: []}", "sensitive.classes SpecInvalid: must not be empty"),
+        (
+            "sensitive: {classes: [a], models: [away]}",
+            'sensitive.models UnsafeSensitiveRoute: "away" has no backend in the',
+        ),
+        (
+            "sensitive: {classes: [a], models: [nobody]}",
+            'sensitive.models BackendsUnresolved: there is no model "nobody"',
+        ),
+        (
+            "teams: [{name: a}]",
+            'teams AuthorizationRequiresJWT: nothing says who is of which team -> add "auth"',
+        ),
+        (
+            f"{{{AUTH}, teams: [{{name: a, models: [goood]}}]}}",
+            "teams InvalidAuthorization: there is no model",
+        ),
+        (f"{{{AUTH}, teams: [{{name: a}}, {{name: a}}]}}", "teams SpecInvalid: one is there twice"),
+        ("budgets: [{tokens: 0}]", "budgets[0].tokens SpecInvalid: must be from 1 to 4294967295, got 0"),
+        ("budgets: [{tokens: 1, window: 1.5s}]", "budgets[0].window SpecInvalid: must be whole seconds"),
+        (
+            "budgets: [{tokens: 1, model: goood}]",
+            'budgets[0].model InvalidBudget: there is no model "goood" -> did you',
+        ),
+        (
+            "budgets: [{tokens: 1, per: team, model: good}]",
+            'budgets[0].model SpecInvalid: does not go with "per: team"',
+        ),
+        ("priorities: {High: 1}", "priorities SpecInvalid: must be lower-case letters"),
+    ],
+)
+def test_a_fault_anywhere_else_is_the_whole_fleets(text: str, expected: str) -> None:
+    """Nobody may do more, or less, than was meant."""
+    models = f"models: [{GOOD}, {{name: away, backends: [north]}}]"
+    gateway = "" if text.startswith("gateway") else "edge/ai"
+    found = [one for one in read(models, text, gateway=gateway).findings if one.is_error]
+    assert [one.origin.object for one in found] == ["Fleet/llm/site"]
+    assert line(found[0]).startswith(expected)
+
+
+def test_without_a_gateway_there_is_no_way_in() -> None:
+    (found,) = [one for one in read(f"models: [{GOOD}]", gateway="").findings if one.is_error]
+    assert (found.code, found.fix) == (
+        "GatewayRefMissing",
+        'write "gateway: namespace/name", or give --gateway',
+    )
+
+
+def test_a_fleet_of_no_models_is_told() -> None:
+    assert told("models: []") == ["models SpecInvalid: there are none -> write at least one"]
+
+
+@pytest.mark.parametrize("name", ["", "Site", "a.b"])
+def test_a_fleet_has_a_name(name: str) -> None:
+    content = {
+        "apiVersion": "fleet-epp.dev/v1alpha1",
+        "kind": "Fleet",
+        "metadata": {"name": name},
+        "models": [],
+    }
+    (found,) = fleet.read(Documents([Document(content)]), OPTIONS).findings
+    assert found.origin.field == "metadata.name"
+
+
+def test_what_others_call_a_fleet_is_none_of_ours() -> None:
+    content = {"apiVersion": "fleet.cattle.io/v1alpha1", "kind": "Fleet", "metadata": {"name": "a"}}
+    reading = fleet.read(Documents([Document(content)]), OPTIONS)
+    assert (reading.routers, reading.findings) == ((), ())

@@ -1,0 +1,34 @@
+"""Objects as a compiler would make them, for tests."""
+
+from typing import Any
+
+from epp.compiler.emission import Emitted
+from epp.compiler.findings import Origin
+from epp.compiler.marks import marked
+from epp.compiler.options import Options, Target
+
+OPTIONS = Options(Target.GATEWAY_API, inventory="test")
+
+
+def origin(name: str, kind: str = "ModelRouter") -> Origin:
+    return Origin(kind, "models", name, api_version="inference.llmkube.dev/v1alpha1")
+
+
+def emitted(kind: str, name: str, *sources: str, **spec: Any) -> Emitted:
+    """Marked as ours. Sources: names of routers."""
+    document = {
+        "apiVersion": "test/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "models"},
+        "spec": spec,
+    }
+    return marked(Emitted(document, tuple(map(origin, sources or ("chat",)))), OPTIONS, {})
+
+
+def foreign(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "test/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "models"},
+        "spec": spec,
+    }

@@ -1,0 +1,231 @@
+"""What is written to get from what is there to what is wanted: in order, and no more than needed."""
+
+import asyncio
+import copy
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.compiler.emission import APPLY_ORDER, Emitted
+from epp.controller.carrying import Fate, carry_out
+from epp.controller.difference import Difference, Doubt, Key, Verb, difference, rank
+from tests.controller.model_api import ModelApi
+from tests.controller.objects import emitted, foreign
+
+CREATE, CHANGE, DELETE = Verb.CREATE, Verb.CHANGE, Verb.DELETE
+KINDS = ("Service", "InferencePool", "SecurityPolicy", "BackendTrafficPolicy", "HTTPRoute")
+
+
+def compared(api: ModelApi, *wanted: Emitted, doubt: Doubt | None = None) -> Difference:
+    return difference(wanted, api.objects, inventory="test", doubt=doubt)
+
+
+def written(api: ModelApi, *wanted: Emitted) -> ModelApi:
+    """The API after a whole round."""
+    found = compared(api, *wanted)
+    blocked = {source for one in found.conflicts for source in one.sources}
+    asyncio.run(carry_out(found.steps, api, blocked=blocked))
+    return api
+
+
+def steps(found: Difference) -> list[tuple[Verb, str, str]]:
+    return [(step.verb, step.key[0], step.key[2]) for step in found.steps]
+
+
+def test_what_is_named_is_there_first_and_goes_last() -> None:
+    api = ModelApi()
+    old = [emitted(kind, "old") for kind in KINDS]
+    new = [emitted(kind, "new") for kind in KINDS]
+    written(api, *old)
+    assert steps(compared(api, *reversed(new))) == [
+        *[(CREATE, kind, "new") for kind in KINDS],
+        *[(DELETE, kind, "old") for kind in reversed(KINDS)],
+    ]
+
+
+def test_what_is_equal_is_no_step() -> None:
+    api = written(ModelApi(), emitted("Service", "one", value=1))
+    assert steps(compared(api, emitted("Service", "one", value=1))) == []
+    assert steps(compared(api, emitted("Service", "one", value=2))) == [(CHANGE, "Service", "one")]
+
+
+def test_what_others_have_added_stays_and_what_they_have_changed_is_repaired() -> None:
+    wanted = emitted("Service", "one", value=1)
+    api = written(ModelApi(), wanted)
+    there = api.objects["Service", "models", "one"]
+    there["spec"]["clusterIP"] = "10.0.0.1"
+    there["metadata"]["labels"]["theirs"] = "yes"
+    assert steps(compared(api, wanted)) == []
+    api.edit(("Service", "models", "one"), 7)
+    assert steps(compared(api, wanted)) == [(CHANGE, "Service", "one")]
+    written(api, wanted)
+    assert there["spec"] == {"value": 1, "clusterIP": "10.0.0.1"}
+    assert there["metadata"]["labels"]["theirs"] == "yes"
+
+
+def test_what_is_not_wanted_any_more_of_an_object_goes() -> None:
+    api = written(ModelApi(), emitted("Service", "one", value=1, more="x"))
+    wanted = emitted("Service", "one", value=1)
+    assert steps(compared(api, wanted)) == [(CHANGE, "Service", "one")]
+    written(api, wanted)
+    assert api.objects["Service", "models", "one"]["spec"] == {"value": 1}
+
+
+def test_what_somebody_else_made_is_told_and_left() -> None:
+    api = ModelApi()
+    api.put(foreign("Service", "one", value=5))
+    other = emitted("Service", "two").document
+    api.put({**other, "metadata": {**other["metadata"], "labels": {"fleet-epp.dev/inventory": "b"}}})
+    found = compared(api, emitted("Service", "one"), emitted("Service", "two"))
+    assert steps(found) == []
+    assert [(one.key[2], one.why) for one in found.conflicts] == [
+        ("one", "it was made by kubectl and has no label fleet-epp.dev/inventory"),
+        ("two", "it is of the inventory b"),
+    ]
+
+
+def test_what_was_made_of_an_input_with_an_error_stays() -> None:
+    api = written(
+        ModelApi(), emitted("Service", "one", "broken", "whole"), emitted("Service", "two", "whole")
+    )
+    found = compared(api, doubt=Doubt(failed={"ModelRouter/models/broken"}))
+    assert steps(found) == [(DELETE, "Service", "two")]
+    assert found.kept == (("Service", "models", "one"),)
+
+
+def test_what_was_made_of_a_kind_that_is_gone_stays() -> None:
+    api = written(ModelApi(), emitted("Service", "one"))
+    found = compared(api, doubt=Doubt(kinds={"ModelRouter"}))
+    assert steps(found) == [] and found.kept == (("Service", "models", "one"),)
+
+
+def test_a_policy_that_a_broken_input_shares_is_not_changed() -> None:
+    api = ModelApi()
+    before = [emitted(kind, "one", "broken", "whole", value=1) for kind in ("Service", "SecurityPolicy")]
+    after = [emitted(kind, "one", "whole", value=2) for kind in ("Service", "SecurityPolicy")]
+    written(api, *before)
+    doubt = Doubt(failed={"ModelRouter/models/broken"})
+    assert steps(compared(api, *after, doubt=doubt)) == [(CHANGE, "Service", "one")]
+
+
+def test_what_is_being_deleted_is_waited_for() -> None:
+    wanted = emitted("Service", "one", value=1)
+    api = written(ModelApi(), wanted)
+    api.objects["Service", "models", "one"]["metadata"]["deletionTimestamp"] = "2026-11-21T00:00:00Z"
+    assert steps(compared(api, emitted("Service", "one", value=2))) == []
+    assert steps(compared(api)) == []
+
+
+def test_a_value_that_the_api_respells_is_written_once() -> None:
+    wanted = emitted("Service", "one", value="1000m")
+    api = written(ModelApi(), wanted)
+    there = api.objects["Service", "models", "one"]
+    there["spec"]["value"] = "1"
+    assert steps(compared(api, wanted)) == [(CHANGE, "Service", "one")]
+    settled = {wanted.key: (wanted.document, _bare(there))}
+    again = difference([wanted], api.objects, inventory="test", settled=settled)
+    assert steps(again) == []
+    there["spec"]["value"] = "2"
+    assert steps(difference([wanted], api.objects, inventory="test", settled=settled)) == [
+        (CHANGE, "Service", "one")
+    ]
+
+
+def _bare(there: object) -> object:
+    from epp.controller.fields import bare
+
+    return copy.deepcopy(bare(there))
+
+
+# --- whatever is wanted, whatever is there ---------------------------------------------------------------
+
+names = st.sampled_from("abc")
+objects = st.lists(
+    st.builds(
+        emitted,
+        st.sampled_from(KINDS),
+        names,
+        st.sampled_from(["chat", "code"]),
+        value=st.one_of(st.integers(0, 3), st.dictionaries(names, st.integers(0, 2), min_size=1)),
+        many=st.lists(st.integers(0, 2), max_size=2),
+    ),
+    max_size=8,
+    unique_by=lambda one: one.key,
+)
+strangers = st.lists(
+    st.builds(foreign, st.sampled_from(KINDS), st.sampled_from("cd"), value=st.integers()), max_size=3
+)
+
+
+def world(before: Iterable[Emitted], others: Iterable[dict[str, object]]) -> ModelApi:
+    api = ModelApi()
+    for one in others:
+        api.put(one)
+    return written(api, *before)
+
+
+def ours(api: ModelApi) -> dict[Key, object]:
+    return {
+        key: (one["spec"], one["metadata"]["labels"], one["metadata"]["annotations"])
+        for key, one in api.objects.items()
+        if "labels" in one["metadata"]
+    }
+
+
+@given(objects, objects, strangers)
+def test_after_the_steps_it_is_as_wanted_and_nothing_is_left_to_do(
+    before: list[Emitted], wanted: list[Emitted], others: list[dict[str, object]]
+) -> None:
+    api = world(before, others)
+    theirs = {key: copy.deepcopy(one) for key, one in api.objects.items() if "labels" not in one["metadata"]}
+    written(api, *wanted)
+    free = {one.key: one.document for one in wanted if one.key not in theirs}
+    is_blocked = any(one.key in theirs for one in wanted)
+    if not is_blocked:
+        assert ours(api) == {
+            key: (one["spec"], one["metadata"]["labels"], one["metadata"]["annotations"])
+            for key, one in free.items()
+        }
+    assert {key: api.objects[key] for key in theirs} == theirs
+    if not is_blocked:
+        assert steps(compared(api, *wanted)) == []
+
+
+@given(objects, objects, strangers, st.data())
+def test_a_round_that_is_killed_is_ended_by_the_next(
+    before: list[Emitted], wanted: list[Emitted], others: list[dict[str, object]], data: st.DataObject
+) -> None:
+    whole = written(world(before, others), *wanted)
+    api = world(before, others)
+    there = api.writes
+    api.limit = there + data.draw(st.integers(0, max(0, whole.writes - there)))
+    asyncio.run(_killed(api, compared(api, *wanted)))
+    api.limit = None
+    written(api, *wanted)
+    assert ours(api) == ours(whole)
+
+
+async def _killed(api: ModelApi, found: Difference) -> None:
+    blocked = {source for one in found.conflicts for source in one.sources}
+
+    def may_write() -> bool:
+        return api.limit is None or api.writes < api.limit
+
+    report = await carry_out(found.steps, api, blocked=blocked, may_write=may_write, at_once=1)
+    assert all(one.fate is not Fate.FAILED for one in report.ended)
+
+
+@given(objects, objects)
+def test_the_order_is_the_safe_one(before: list[Emitted], wanted: list[Emitted]) -> None:
+    found = compared(world(before, ()), *wanted).steps
+    applied = [rank(step.key)[0] for step in found if step.verb is not DELETE]
+    deleted = [rank(step.key)[0] for step in found if step.verb is DELETE]
+    assert applied == sorted(applied) and deleted == sorted(deleted, reverse=True)
+    assert [step.verb is DELETE for step in found] == sorted(step.verb is DELETE for step in found)
+
+
+@pytest.mark.parametrize("kind", APPLY_ORDER)
+def test_every_kind_has_its_place(kind: str) -> None:
+    assert rank((kind, "", ""))[0] == APPLY_ORDER.index(kind)
