@@ -60,7 +60,8 @@ def ours_of(live: Object, wanted: Object) -> dict[str, Any]:
 
 
 def _shown(live: Any, wanted: Any, ours: Mapping[str, Any]) -> Any:
-    if isinstance(live, Mapping) and isinstance(wanted, Mapping):
+    if isinstance(live, Mapping) and (isinstance(wanted, Mapping) or ours):
+        wanted = wanted if isinstance(wanted, Mapping) else {}
         names = [*wanted, *(name[2:] for name in ours if name.startswith("f:") and name[2:] not in wanted)]
         return {
             name: _shown(live[name], wanted.get(name), ours.get(f"f:{name}", {}))

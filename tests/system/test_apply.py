@@ -11,6 +11,7 @@ import yaml
 from tests.system.cluster import CRDS
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible
 from tests.system.site import KINDS, ROOT, Site, made_for
+from tests.system.test_compiled_objects import mended
 
 pytestmark = [pytest.mark.timeout(900)]  # the first run builds the API server
 TARGET = "--target=gateway-api"
@@ -144,7 +145,7 @@ def test_an_example_is_applied_and_pruned(site: Site, example: Path, tmp_path: P
     envoy = "--target=envoy-ai-gateway-1.1"
     fleet = yaml.safe_load(example.read_text())
     for crd in ENVOY:
-        site.plane.define(crd)
+        site.plane.define(mended(crd, tmp_path))
     for namespace in (fleet["metadata"]["namespace"], fleet["gateway"].partition("/")[0]):
         site.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     applied = site.epp("apply", "-f", str(example), envoy, "--yes")

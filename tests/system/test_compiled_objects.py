@@ -34,12 +34,10 @@ CRDS = ROOT / "tests" / "crds"
 GOLDEN = ROOT / "tests" / "golden" / "compiler"
 EXAMPLES = ROOT / "docs" / "examples"
 
-ALWAYS = ("gateway-api-v1.5.1", "gie-v1.5.0", "llm-d-router-v0.10.0")
+ALWAYS = ("gateway-api-v1.5.1", "gie-v1.5.0", "llm-d-router-v0.10.0", "envoy-gateway-v1.8.1")
 OF_TARGET = {
-    Target.ENVOY_AI_GATEWAY_0_7: ("envoy-ai-gateway-v0.7.0", "envoy-gateway-v1.8.1"),
-    Target.ENVOY_AI_GATEWAY_1_1: ("envoy-ai-gateway-v1.1.0", "envoy-gateway-v1.8.1"),
-    Target.AGENTGATEWAY: (),
-    Target.GATEWAY_API: (),
+    Target.ENVOY_AI_GATEWAY_0_7: "envoy-ai-gateway-v0.7.0",
+    Target.ENVOY_AI_GATEWAY_1_1: "envoy-ai-gateway-v1.1.0",
 }
 """Folders of tests/crds; those of Envoy AI Gateway have the same kinds in two versions."""
 ONLY_PARSED = {"AgentgatewayBackend", "AgentgatewayPolicy"}
@@ -55,16 +53,17 @@ def crds(*folders: str) -> list[Path]:
 def plane(logs: Path) -> Iterator[ControlPlane]:
     with ControlPlane(logs, users={}) as plane:
         for crd in crds(*ALWAYS):
-            plane.define(crd)
+            plane.define(mended(crd, logs))
         yield plane
 
 
 @pytest.fixture(scope="module", params=list(Target), ids=str)
-def target(request: pytest.FixtureRequest, plane: ControlPlane, logs: Path) -> Iterator[Target]:
-    """A cluster with the kinds of one target, and no others of its family."""
-    kinds = crds(*OF_TARGET[request.param])
+def target(request: pytest.FixtureRequest, plane: ControlPlane) -> Iterator[Target]:
+    """A cluster with the kinds of one target, in its version."""
+    folder = OF_TARGET.get(request.param)
+    kinds = crds(folder) if folder else []
     for crd in kinds:
-        plane.define(mended(crd, logs))
+        plane.define(crd)
     yield request.param
     plane.undefine(*kinds)
 

@@ -4,6 +4,7 @@ The controller and the picker are started as a kubelet would start them, with th
 agentgateway's CRDs are not here: its kinds are known by their names only.
 """
 
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from bench.rig.kube import plural
 from bench.rig.llama import LlamaServer
 from bench.rig.process import Process, answers_ok, free_port, http_get, wait_until
 from epp.commands.controller import parser
-from epp.compiler.options import Target
+from epp.compiler.options import Options, Target
 from epp.controller.kinds import KINDS as EVERY_KIND
 from epp.controller.kinds import Kind, Role, kinds_of
 from tests.system import helm
@@ -43,6 +44,7 @@ from tests.system.chart import (
     there,
 )
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible
+from tests.system.test_compiled_objects import mended
 
 for missing, possible in ((MISSING, is_possible), (helm.MISSING, helm.is_possible)):
     if not possible():
@@ -53,14 +55,14 @@ pytestmark = [
 ]
 
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*/fleet.yaml"))
-NAMESPACES = (helm.NAMESPACE, "other", "llm", "edge", "strict")
+NAMESPACES = (helm.NAMESPACE, "other", "llm", "edge", "strict", "ai-gateway")
 
 
 @pytest.fixture(scope="module")
 def plane(logs: Path) -> Iterator[ControlPlane]:
     with ControlPlane(logs, users={}) as plane:
         for crd in (*KINDS, *sorted((CRDS / "llmkube-v0.9.19").glob("*.yaml"))):
-            plane.define(crd)
+            plane.define(mended(crd, logs))
         for name in NAMESPACES:
             plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         yield plane
@@ -219,6 +221,7 @@ class Account:
     """The controller's ServiceAccount, of a release in the namespace ``models``."""
 
     plane: ControlPlane
+    name: str
 
     def may(
         self, verb: str, resource: str, group: str = "", namespace: str = "other", name: str = ""
@@ -230,10 +233,15 @@ class Account:
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
-            "spec": {"user": "system:serviceaccount:models:fleet-controller", "resourceAttributes": asked},
+            "spec": {"user": f"system:serviceaccount:models:{self.name}", "resourceAttributes": asked},
         }
         path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
         return bool(self.plane.api.ask("POST", path, review)["status"]["allowed"])
+
+    def holds(self, namespace: str) -> bool:
+        """The API server knows of its rules there, and of that for the Lease."""
+        lease = ("leases", "coordination.k8s.io", helm.NAMESPACE)
+        return self.may("create", "events", namespace=namespace) and self.may("create", *lease)
 
     def verbs(self, kind: Kind, namespace: str = "other") -> set[str]:
         """What it may do with objects of a kind."""
@@ -242,11 +250,17 @@ class Account:
 
 @contextmanager
 def account_of(plane: ControlPlane, given: Document) -> Iterator[Account]:
-    """Its roles are there, and gone afterwards."""
-    with there(plane, [one for one in controllers(given) if one["kind"] in ROLES], helm.NAMESPACE):
-        yield Account(plane)
+    """Its roles are there, each time of another release: the API server is slow to forget."""
+    release = f"r{next(RELEASES)}"
+    documents = helm.documents(helm.template(given, release=release))
+    account = Account(plane, f"{release}-controller")
+    with there(plane, [one for one in documents if one["kind"] in ROLES], helm.NAMESPACE):
+        namespaces = given["controller"].get("namespaces", ["other"])
+        wait_until(lambda: all(map(account.holds, namespaces)), what="its rules hold")
+        yield account
 
 
+RELEASES = itertools.count()
 ROLES = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "*")
 READS, WRITES = {"list", "watch"}, {"get", "list", "watch", "create", "patch", "delete"}
@@ -283,9 +297,9 @@ def test_it_may_do_nothing_else(plane: ControlPlane) -> None:
         lease = ("leases", "coordination.k8s.io")
         assert account.may("create", *lease, namespace="models")
         for verb in ("get", "update"):
-            assert account.may(verb, *lease, namespace="models", name="fleet-controller")
+            assert account.may(verb, *lease, namespace="models", name=account.name)
             assert not account.may(verb, *lease, namespace="models", name="fleet-epp")
-            assert not account.may(verb, *lease, namespace="other", name="fleet-controller")
+            assert not account.may(verb, *lease, namespace="other", name=account.name)
 
 
 def test_in_some_namespaces_it_may_do_nothing_in_others(plane: ControlPlane) -> None:
@@ -352,11 +366,18 @@ def installed(
         assert "answers 403" not in controller.log.read_text()
 
 
-def ours(plane: ControlPlane, resource: str, group: str = "") -> list[Document]:
+def port_of_no_pool() -> int:
+    """A free one, of those that the controller gives to no pool."""
+    options = Options(Target.GATEWAY_API)
+    taken = range(options.first_port, options.first_port + options.ports)
+    return next(port for port in iter(free_port, 0) if port not in taken)
+
+
+def ours(plane: ControlPlane, namespace: str, resource: str, group: str = "") -> list[Document]:
     """What is of its inventory."""
     home = f"/apis/{group}" if group else "/api"
-    found = plane.api.ask("GET", f"{home}/v1/{resource}?labelSelector=fleet-epp.dev/inventory%3Dcontroller")
-    return list(found["items"])
+    query = "labelSelector=fleet-epp.dev/inventory%3Dcontroller"
+    return list(plane.api.ask("GET", f"{home}/v1/namespaces/{namespace}/{resource}?{query}")["items"])
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
@@ -365,22 +386,23 @@ def test_its_account_is_enough_for_an_example(plane: ControlPlane, path: Path, t
     with installed(plane, given, tmp_path):
         lease = "/apis/coordination.k8s.io/v1/namespaces/models/leases/fleet-controller"
         assert plane.api.ask("GET", lease)["spec"]["holderIdentity"]
-        assert ours(plane, "inferencepools", "inference.networking.k8s.io")
+        (fleet,) = helm.documents(path.read_text(encoding="utf-8"))
+        assert ours(plane, fleet["metadata"]["namespace"], "inferencepools", "inference.networking.k8s.io")
 
 
 def test_a_pool_that_it_makes_is_served_by_the_picker_of_its_release(
     plane: ControlPlane, servers: list[LlamaServer], tmp_path: Path
 ) -> None:
     server = servers[0]
-    own_ports = {name: free_port() for name in ("grpc-port", "grpc-health-port", "metrics-port")}
+    own_ports = {name: port_of_no_pool() for name in ("grpc-port", "grpc-health-port", "metrics-port")}
     given = {
         "controller": values(fleet=FLEET % server.port, namespaces=["models", "edge"])["controller"],
         "inferenceExtension": {"flags": {"drain-timeout": "1s", **own_ports}},
     }
     plane.apply(server_pod(helm.NAMESPACE, server))
     with installed(plane, given, tmp_path) as (documents, _):
-        (pool,) = ours(plane, "inferencepools", "inference.networking.k8s.io")
-        (service,) = ours(plane, "services")
+        (pool,) = ours(plane, helm.NAMESPACE, "inferencepools", "inference.networking.k8s.io")
+        (service,) = ours(plane, helm.NAMESPACE, "services")
         picker, labels = (
             pool["spec"]["endpointPickerRef"],
             deployment(documents)["spec"]["template"]["metadata"],

@@ -1,9 +1,11 @@
 """agentgateway: the model out of the body, a rule for each, priority groups, policies that do not cross."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +29,7 @@ from epp.compiler.intent import (
 )
 from epp.compiler.options import Options, Target
 from epp.compiler.targets import agentgateway
+from tests.compiler.agentgateway.shape import assert_known
 from tests.compiler.http_routes import assert_within_limits, chosen, codes, of_kind, the
 from tests.compiler.makers import backend, origin, pool, router, rule
 
@@ -36,7 +39,11 @@ ORIGIN = origin("site")
 
 
 def emit(*routers: Router) -> Emission:
-    return agentgateway.emit(Intent(routers), Documents([]), OPTIONS)
+    """Whatever is tried here has the shape that agentgateway knows."""
+    emission = agentgateway.emit(Intent(routers), Documents([]), OPTIONS)
+    for one in emission.objects:
+        assert_known(one.document)
+    return emission
 
 
 def provider(host: str = "api.openai.com", **more: Any) -> Backend:
@@ -388,6 +395,32 @@ def test_the_audit_log_says_model_tokens_and_team() -> None:
     assert log["spec"]["targetRefs"][0]["kind"] == "Gateway"
     added = log["spec"]["frontend"]["accessLog"]["attributes"]["add"]
     assert [one["name"] for one in added] == ["model", "tokens.input", "tokens.output", "team"]
+
+
+# --- its shape ---------------------------------------------------------------------------------------------
+
+GOLDEN = sorted((Path(__file__).parents[2] / "golden" / "compiler").glob("*/agentgateway.yaml"))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.parent.name)
+def test_golden_objects_have_a_shape_that_agentgateway_knows(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        assert_known(document)
+
+
+@pytest.mark.parametrize(
+    "spec, fault",
+    [
+        ({"static": {"host": "a", "port": 0}}, "spec.static.port"),
+        ({"static": {"host": "a", "port": 1}, "ai": {"groups": []}}, "exactly one of"),
+        ({"ai": {"groups": [{"providers": [{"name": "a", "openai": {}, "port": 1}]}]}}, "go together"),
+        ({"ai": {"groups": [{"providers": [{"name": "a", "gemini": {}}]}]}}, "has no .'gemini'"),
+    ],
+)
+def test_another_shape_is_a_fault(spec: Object, fault: str) -> None:
+    document = {"apiVersion": "agentgateway.dev/v1alpha1", "kind": "AgentgatewayBackend", "spec": spec}
+    with pytest.raises(AssertionError, match=fault):
+        assert_known({**document, "metadata": {"name": "bad"}})
 
 
 # --- for any rules -----------------------------------------------------------------------------------------

@@ -47,7 +47,12 @@ def is_for_gateway(document: Document, options: Options, told: Told) -> bool:
             "write dataPlane: Gateway, or remove the annotation",
         )
     if plane not in DATA_PLANES:
-        told.error(INVALID, "spec.dataPlane", f"{plane!r} is none", f"write one of {', '.join(DATA_PLANES)}")
+        told.error(
+            INVALID,
+            "spec.dataPlane",
+            f"there is no data plane {plane!r}",
+            f"write one of {', '.join(DATA_PLANES)}",
+        )
     if plane == "AgentGateway":
         return options.target is Target.AGENTGATEWAY
     return plane == "Gateway"
@@ -56,7 +61,7 @@ def is_for_gateway(document: Document, options: Options, told: Told) -> bool:
 def read_router(
     document: Document, servers: Servers, documents: Documents, options: Options, told: Told
 ) -> Iterator[Router]:
-    """None: it is wrong, which is told."""
+    """At most one; none where it is wrong, which is told."""
     try:
         spec = decode(ModelRouter, document.content.get("spec"), "spec")
     except Unreadable as fault:
@@ -115,7 +120,7 @@ def exposure(spec: Service | None) -> Exposure | None:
 def read_exposed(
     document: Document, served: Served, exposed: Exposure, options: Options, told: Told
 ) -> Iterator[Router]:
-    """An InferenceService with ``spec.endpoint.gateway.enabled``: a router of one rule. None: it is wrong."""
+    """A router of one rule, for the service's own name; none where it is wrong, which is told."""
     field = "spec.endpoint.gateway"
     gateway = _gateway(exposed.gateway_ref, f"{field}.gatewayRef", document, options, told)
     if gateway is None:

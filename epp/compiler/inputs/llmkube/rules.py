@@ -57,10 +57,8 @@ class Rules:
                 rules.append(rule)
         rules += self._defaults(seen, is_reached=not any(map(_is_always, rules)))
         if not rules and not self._told.has_failed:
-            self._told.error(
-                INVALID, "spec", "no rule is left, and there is no defaultRoute: all requests would get 503",
-                "add a rule, or a defaultRoute",
-            )  # fmt: skip
+            what = "no rule is left, and there is no defaultRoute: all requests would get 503"
+            self._told.error(INVALID, "spec", what, "add a rule, or a defaultRoute")
         return tuple(rules)
 
     def _is_late(self, rules: Sequence[Rule], rule: Rule, field: str) -> bool:

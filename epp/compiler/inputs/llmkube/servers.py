@@ -36,7 +36,7 @@ _DOWN = frozenset({"Suspended", "Stopped", "Failed", "WaitingForGPU", "Creating"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """``health_path``, ``down``: as a Backend has them."""
+    """An InferenceService. ``health_path``, ``down``: as a Backend has them."""
 
     spec: Service
     pool: Pool

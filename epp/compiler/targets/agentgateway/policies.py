@@ -109,7 +109,7 @@ def of_router(
 
 def _refusal(rule: str, why: str) -> str:
     error = {"code": 503, "message": f"rule {rule}: {why}"[:1000]}
-    return json.dumps({"error": error})
+    return json.dumps({"error": error}, ensure_ascii=False)
 
 
 def _access(router: Router, access: Access, targets: Sequence[Object], options: Options) -> list[Emitted]:

@@ -263,7 +263,7 @@ def _mixed(backend: Backend) -> list[Finding]:
             "OutsideMachinesWithoutPicker",
             backend.origin,
             f"{', '.join(machines(pool))}: agentgateway refuses addresses that are no pods of the pool, so"
-            " these are providers of their own, and it chooses among them by itself without those that failed",
+            " these are providers of their own: it chooses among them by itself, without those that failed",
             "use the target envoy-ai-gateway to have the picker choose",
         )
     ]

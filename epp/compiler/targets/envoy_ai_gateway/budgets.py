@@ -131,17 +131,16 @@ def rate(budget: Budget) -> tuple[str, int]:
     """
     exact = [one for one in _UNITS if one[1] == budget.seconds]
     within = [one for one in _COMMON if one[1] <= budget.seconds]
-    beyond = [one for one in reversed(_UNITS) if one[1] > budget.seconds]
-    for unit, length in (*exact, *within, *beyond):
+    for unit, length in (*exact, *within, *reversed(_UNITS)):
         tokens = budget.tokens * length // budget.seconds
         if 1 <= tokens <= MOST:
             return unit, tokens
     raise Refused(
         "InvalidBudget",
         budget.origin,
-        f"budget {budget.name}: {budget.tokens} tokens in {budget.seconds} s are more than {MOST} in a"
-        " second",
-        "a budget as large as that limits nothing: leave it out",
+        f"budget {budget.name}: {budget.tokens} tokens in {budget.seconds} s; limits are of 1 to {MOST} tokens"
+        " in a second, minute, hour, day, month or year",
+        "choose another number of tokens; one as large as that limits nothing",
     )
 
 
