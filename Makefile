@@ -54,6 +54,7 @@ bench: $(STAMP)  ## what the picker costs, through Envoy and in Kubernetes [VERS
 	@$(BIN)/python -m bench.pod_events
 	@$(BIN)/python -m bench.pools
 	@$(BIN)/python -m bench.compiling
+	@$(BIN)/python -m bench.controller
 
 profile: $(STAMP)  ## where a request's CPU goes: flame graph, cost of each stage, instructions
 	@$(BIN)/python -m bench.profile

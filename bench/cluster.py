@@ -109,27 +109,8 @@ class Cluster:
         self._parts.__exit__(kind, error, trace)
 
     def fill(self, documents: Iterable[Mapping[str, Any]]) -> None:
-        """New objects, many of them: on one connection, and not one for each call."""
-        api = self.plane.api
-        context = ssl.create_default_context(cafile=str(api.ca))
-        connection = http.client.HTTPSConnection("127.0.0.1", api.port, context=context, timeout=30)
-
-        def call(method: str, path: str, content: object, kind: str = "json") -> None:
-            headers = {"authorization": f"Bearer {ADMIN}", "content-type": f"application/{kind}"}
-            connection.request(method, path, json.dumps(content), headers)
-            with connection.getresponse() as answer:
-                text = answer.read()
-            if answer.status >= 300:
-                raise OSError(f"{method} {path}: {answer.status}: {text.decode(errors='replace')}")
-
-        try:
-            for document in documents:
-                path = path_of(document)
-                call("POST", path.rpartition("/")[0], document)
-                if "status" in document:
-                    call("PATCH", f"{path}/status", {"status": document["status"]}, "merge-patch+json")
-        finally:
-            connection.close()
+        """New objects, many of them."""
+        fill(self.plane, documents)
 
     def picker(self, name: str, flags: Sequence[str]) -> Picker:
         """One that follows what ``flags`` say. Not started."""
@@ -142,3 +123,27 @@ class Cluster:
             tls=False,
             environment=environment,
         )
+
+
+def fill(plane: ControlPlane, documents: Iterable[Mapping[str, Any]]) -> None:
+    """New objects, many of them: on one connection, and not one for each call."""
+    api = plane.api
+    context = ssl.create_default_context(cafile=str(api.ca))
+    connection = http.client.HTTPSConnection("127.0.0.1", api.port, context=context, timeout=30)
+
+    def call(method: str, path: str, content: object, kind: str = "json") -> None:
+        headers = {"authorization": f"Bearer {ADMIN}", "content-type": f"application/{kind}"}
+        connection.request(method, path, json.dumps(content), headers)
+        with connection.getresponse() as answer:
+            text = answer.read()
+        if answer.status >= 300:
+            raise OSError(f"{method} {path}: {answer.status}: {text.decode(errors='replace')}")
+
+    try:
+        for document in documents:
+            path = path_of(document)
+            call("POST", path.rpartition("/")[0], document)
+            if "status" in document:
+                call("PATCH", f"{path}/status", {"status": document["status"]}, "merge-patch+json")
+    finally:
+        connection.close()

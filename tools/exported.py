@@ -1,17 +1,19 @@
-"""Every series that the process can have on its metrics page, from the parts that tell them.
+"""Every series that picker and controller can have on their metrics pages, from the parts that tell them.
 
-Used by tools/document-reference for the table of docs/metrics.md, and by tests.
+Used by tools/document-reference for the tables of docs/metrics.md, and by tests.
 """
 
 import datetime as dt
 import functools
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from epp.config.cluster.assignments import Wish
 from epp.config.picker_config import build, load
+from epp.controller.metrics import ControllerMetrics
 from epp.core.budget import Budget
 from epp.core.directives import Directives
 from epp.core.fleet import Fleet
@@ -79,6 +81,11 @@ def every_family() -> Iterator[Family]:
     return page.families()
 
 
+def families_of_controller() -> Iterator[Family]:
+    """Its own; it has those of the Kubernetes API and of the election as a picker has them."""
+    yield from ControllerMetrics(Counter()).families()
+
+
 def _flow_metrics() -> FlowMetrics:
     found = FlowMetrics("", float)
     settings = build(load(QUEUES, "queues"), load_types(), allow_experimental=True).flow
@@ -115,9 +122,19 @@ def _of_kubernetes() -> Iterator[Any]:
 
 
 def table() -> str:
+    """Of the picker."""
+    return _table(every_family())
+
+
+def table_of_controller() -> str:
+    """The same of the controller."""
+    return _table(families_of_controller())
+
+
+def _table(families: Iterable[Family]) -> str:
     """One row for each; those that say the same share it."""
     rows: dict[str, list[Family]] = {}
-    for family in every_family():
+    for family in families:
         rows.setdefault(family.help, []).append(family)
     lines = [
         "| Series | Older name | Type | Labels | Unit | Meaning |",

@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
         loaded = files.load(flags.files)
         compiled = compile_documents(loaded.documents, options(flags, namespace=flags.namespace))
         findings = loaded.findings_with(compiled.findings)
-        wrote = _write(compiled, flags)
+        wrote = _write(loaded, compiled, flags)
     except UsageError as fault:
         return _fault(fault, 2)
     except (manifests.NotOursError, OSError) as fault:
@@ -97,12 +97,16 @@ def _fault(fault: Exception, status: int) -> int:
     return status
 
 
-def _write(compiled: Compiled, flags: argparse.Namespace) -> str:
+def _write(loaded: files.Loaded, compiled: Compiled, flags: argparse.Namespace) -> str:
     """What was done in the directory, for people."""
     if flags.out is None:
         return ""
+    is_whole = not any(one.is_error for one in loaded.findings)
     written, removed = manifests.write_all(
-        compiled.objects, flags.out, inventory=flags.inventory, failed=compiled.failed
+        compiled.objects,
+        flags.out,
+        inventory=flags.inventory,
+        failed=compiled.failed if is_whole else None,
     )
     return f", {written} files written and {removed} removed in {flags.out}"
 

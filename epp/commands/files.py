@@ -254,11 +254,12 @@ def _no_object(file: str, place: str, *, is_named: bool) -> Finding:
 
 
 def _distinct(documents: Iterable[Document]) -> tuple[list[Document], list[Finding]]:
-    """One of each name, the first; that there are several is told."""
-    found: dict[tuple[str, str, str, str], Document] = {}
+    """One of each name, the first; that there are several is told. Configurations of programs have none."""
+    found: dict[tuple[str, ...], Document] = {}
     findings = []
     for one in documents:
-        first = found.setdefault((one.kind, one.group, one.namespace, one.name), one)
+        name = (one.name,) if one.name else ("", one.place)
+        first = found.setdefault((one.kind, one.group, one.namespace, *name), one)
         if first is one:
             continue
         if first.content == one.content:

@@ -11,11 +11,9 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-
-import yaml
 
 from epp.commands import linted, told
 from epp.commands.files import Loaded, load
@@ -23,6 +21,8 @@ from epp.commands.sarif import sarif
 from epp.commands.target import Parser, parsed
 from epp.compiler.documents import Document, Documents
 from epp.compiler.findings import Finding, Severity
+from epp.config import decode
+from epp.config.decode import ConfigError
 from epp.config.flags import UsageError
 from epp.lint import lint
 from epp.lint.context import LATEST, Context
@@ -175,15 +175,17 @@ def unfolded(documents: Iterable[Document]) -> list[Document]:
 
 def _within(document: Document) -> Iterable[Document]:
     data = document.content.get("data")
-    if document.kind != "ConfigMap" or not isinstance(data, dict):
+    if document.kind != "ConfigMap" or not isinstance(data, Mapping):
         return
     for text in data.values():
-        try:
-            found = yaml.load(text, yaml.CSafeLoader) if isinstance(text, str) else None
-        except yaml.YAMLError:
-            continue  # a ConfigMap may hold anything
-        if isinstance(found, dict) and found.get("kind") == "EnvoyGateway":
-            yield replace(document, content={**found, "metadata": document.metadata})
+        if isinstance(text, str) and "EnvoyGateway" in text:
+            try:
+                found = [decode.plain(one) for one in decode.parse_all(text, document.name)]
+            except ConfigError:
+                continue  # a ConfigMap may hold anything
+            for one in found:
+                if isinstance(one, dict) and one.get("kind") == "EnvoyGateway":
+                    yield replace(document, content={**one, "metadata": document.metadata})
 
 
 # --- cluster -------------------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ def _of_cluster(flags: argparse.Namespace) -> list[Finding]:
 
 
 async def _ask(namespaces: Sequence[str]) -> linted.Found:
-    api = KubernetesApi(os.environ, flag="cluster")
+    api = KubernetesApi(os.environ, flag="cluster", otherwise="give files with -f")
     await api.open()
     try:
         return await linted.read(api, namespaces)

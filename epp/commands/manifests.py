@@ -19,8 +19,9 @@ from epp.config.decode import ConfigError
 
 MARK = "# Made by epp compile, inventory {}: changes are lost."
 _OURS = re.compile(r"\d\d-[a-z0-9]+\.[a-z0-9-]*\.[a-z0-9.-]+\.yaml")
-_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|0[xob][0-9a-fA-F_]+")
-"""What some reader of YAML takes for a number. PyYAML writes ``1e3``, which may be the end of a hash, bare."""
+_FROZEN = frozenset(kind.lower() for kind in FROZEN)
+_NUMBER = re.compile(r"[-+]?(?:\.\d+|\d[\d_]*(?:\.[\d_]*)?)(?:[eE][-+]?\d+)?|0[xob][\da-fA-F_]+", re.ASCII)
+"""What some reader of YAML takes for a number: PyYAML would write the string ``1e3`` bare."""
 
 
 class NotOursError(Exception):
@@ -53,11 +54,12 @@ def print_all(objects: Iterable[Emitted], stream: TextIO) -> None:
 
 
 def write_all(
-    objects: Sequence[Emitted], folder: Path, *, inventory: str, failed: Collection[str]
+    objects: Sequence[Emitted], folder: Path, *, inventory: str, failed: Collection[str] | None
 ) -> tuple[int, int]:
     """A file for each; how many were written, and removed.
 
-    ``failed``: inputs with an error. What was made of them before stays.
+    ``failed``: inputs with an error; None: it is not known which, as something could not be read. What was
+    made of them before stays.
     """
     mark = MARK.format(inventory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,17 +86,23 @@ def name_of_file(one: Emitted) -> str:
     return f"{APPLY_ORDER.index(kind):02}-{kind.lower()}.{namespace}.{name}.yaml"
 
 
-def _is_kept(path: Path, wanted: Collection[str], failed: Collection[str]) -> bool:
-    """Whether it is of an input with an error, and stays as it is."""
-    if not failed:
+def _is_kept(path: Path, wanted: Collection[str], failed: Collection[str] | None) -> bool:
+    """Whether it is of an input with an error, or may be, and stays as it is."""
+    if failed is not None and _sources(path).isdisjoint(failed):
         return False
+    return path.name not in wanted or _kind(path) in _FROZEN
+
+
+def _kind(path: Path) -> str:
+    return path.name[3:].partition(".")[0]
+
+
+def _sources(path: Path) -> frozenset[str]:
     try:
         document = decode.plain(decode.parse(path.read_text(encoding="utf-8"), path.name))
     except ConfigError:
-        return False
-    if not isinstance(document, dict) or not sources_of(document) & set(failed):
-        return False
-    return path.name not in wanted or document.get("kind") in FROZEN
+        return frozenset()
+    return sources_of(document) if isinstance(document, dict) else frozenset()
 
 
 def _first_line(path: Path) -> str:

@@ -4,6 +4,7 @@ Rule:    a mistake is one line that names the flag and the remedy; exit status 2
 """
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -55,12 +56,25 @@ def add_target(parser: argparse.ArgumentParser, *, inventory: str) -> None:
         metavar="NAME",
         help="label inferencepool of the picker's pods (default: %(default)s)",
     )
+    parser.add_argument(
+        "--model-header",
+        type=_read(_header),
+        default="x-gateway-model-name",
+        metavar="NAME",
+        help="in which agentgateway, and gateways of the target gateway-api, are told the model "
+        "(default: %(default)s)",
+    )
 
 
 def options(flags: argparse.Namespace, **more: Any) -> Options:
     """What ``add_target`` was given."""
     return Options(
-        flags.target, gateway=flags.gateway, picker=flags.picker, inventory=flags.inventory, **more
+        flags.target,
+        gateway=flags.gateway,
+        picker=flags.picker,
+        inventory=flags.inventory,
+        model_header=flags.model_header,
+        **more,
     )
 
 
@@ -85,6 +99,12 @@ def _target(text: str) -> Target:
     if text not in set(Target):
         raise ValueError(f'"{text}" is none of {TARGETS}')
     return Target(text)
+
+
+def _header(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", text, re.ASCII):
+        raise ValueError(f'"{text}" is no name of a header: write as in x-gateway-model-name')
+    return text.lower()
 
 
 def _gateway(text: str) -> GatewayRef:

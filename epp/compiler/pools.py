@@ -109,10 +109,29 @@ def objects(
             sources = tuple(dict.fromkeys(one.origin.at("") for one in same))
             made_of, told = headless(same[0], sources)
             emitted += made_of
-            findings += told
+            findings += [*told, *_clashes(same)]
             emitted.append(_pool(same[0], sources, numbers[name], options, with_hosts=bool(made_of)))
         emitted.append(_picker_service(namespace, here, {*numbers.values(), *taken.values()}, options))
     return emitted, findings
+
+
+def _clashes(same: list[Pool]) -> list[Finding]:
+    """Pools of one name that are not the same servers: two inputs chose one name, and the older has it."""
+    first = same[0]
+    others = (one for one in same if _servers(one) != _servers(first))
+    return [
+        error(
+            "NameTaken",
+            one.origin,
+            f"InferencePool {one.namespace}/{one.name} is made for {first.origin.object} already",
+            "give one of the two another name",
+        )
+        for one in others
+    ]
+
+
+def _servers(pool: Pool) -> tuple[object, ...]:
+    return pool.selector, pool.ports, pool.slices, pool.hosts
 
 
 def _taken(namespace: str, documents: Documents, options: Options) -> Mapping[str, int]:

@@ -39,6 +39,7 @@ class Role(StrEnum):
 _EVERY = frozenset(Target)
 _ENVOYS = frozenset({Target.ENVOY_AI_GATEWAY_0_7, Target.ENVOY_AI_GATEWAY_1_1})
 _ROUTED = _EVERY - _ENVOYS
+_SLICED = _EVERY - {Target.AGENTGATEWAY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ KINDS = (
     Kind("ReferenceGrant", _GATEWAYS, ("v1beta1", "v1"), targets=_ROUTED),
     Kind("EnvoyProxy", _ENVOY, ("v1alpha1",), targets=_ENVOYS),
     Kind("Service", "", ("v1",)),
-    Kind("EndpointSlice", "discovery.k8s.io", ("v1",), Role.MADE, "fleet-epp.dev/inventory"),
+    Kind("EndpointSlice", "discovery.k8s.io", ("v1",), Role.MADE, "fleet-epp.dev/inventory", _SLICED),
     Kind("InferencePool", "inference.networking.k8s.io", ("v1",)),
     Kind("InferenceObjective", "llm-d.ai", ("v1alpha2",)),
     Kind("InferenceModelRewrite", "llm-d.ai", ("v1alpha2",), targets=frozenset({Target.GATEWAY_API})),

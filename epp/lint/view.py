@@ -5,6 +5,7 @@ Rule:    what is not given is not known: an answer is only about objects that ar
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from epp.compiler.documents import CLUSTER_WIDE, Document, Documents
@@ -116,6 +117,8 @@ class View:
     def __init__(self, documents: Documents, context: Context) -> None:
         self.context = context
         self._kinds: dict[str, list[Object]] = {}
+        self._homes: set[tuple[str, str]] = set()
+        """Kinds and namespaces of which there is something."""
         self._names: dict[tuple[str, str, str], Object] = {}
         for one in sorted(documents, key=lambda document: document.origin.age):
             if one.kind in GROUPS and one.group != GROUPS[one.kind]:
@@ -123,6 +126,7 @@ class View:
             wide = one.kind in CLUSTER_WIDE
             placed = Object(one, "" if wide else one.namespace or context.namespace)
             self._kinds.setdefault(one.kind, []).append(placed)
+            self._homes.add((one.kind, placed.namespace))
             self._names.setdefault((one.kind, placed.namespace, one.name), placed)
 
     def of(self, *kinds: str) -> Iterator[Object]:
@@ -155,8 +159,7 @@ class View:
             return False
         if self.is_complete(ref.kind, ref.namespace):
             return True
-        others = self._kinds.get(ref.kind, ())
-        return not self.context.is_live and any(one.namespace == ref.namespace for one in others)
+        return not self.context.is_live and (ref.kind, ref.namespace) in self._homes
 
     # --- routes and gateways
 
@@ -183,12 +186,15 @@ class View:
 
     def ai_routes(self, gateway: Object | Reference) -> list[Object]:
         """The AIGatewayRoutes of a Gateway."""
-        key = (gateway.namespace, gateway.name)
-        return [
-            route
-            for route in self.of("AIGatewayRoute")
-            if any((ref.namespace, ref.name) == key for ref in self.parents(route))
-        ]
+        return self._ai_routes.get((gateway.namespace, gateway.name), [])
+
+    @cached_property
+    def _ai_routes(self) -> dict[tuple[str, str], list[Object]]:
+        found: dict[tuple[str, str], list[Object]] = {}
+        for route in self.of("AIGatewayRoute"):
+            for key in dict.fromkeys((ref.namespace, ref.name) for ref in self.parents(route)):
+                found.setdefault(key, []).append(route)
+        return found
 
     def is_ai(self, route: Object) -> bool:
         """Whether requests for it are first matched by an AI gateway's routes."""
@@ -227,11 +233,17 @@ class View:
 
     def policies(self, kind: str, *targets: tuple[str, str, str]) -> list[Object]:
         """Those of a kind that are for one of ``targets``: kind, namespace, name."""
-        return [
-            one
-            for one in self.of(kind)
-            if any((ref.kind, ref.namespace, ref.name) in targets for ref in self.targets(one))
-        ]
+        found = [one for target in targets for one in self._policies.get((kind, *target), ())]
+        return list({(one.namespace, one.name): one for one in found}.values())
+
+    @cached_property
+    def _policies(self) -> dict[tuple[str, str, str, str], list[Object]]:
+        """By their kind, and kind, namespace and name of what they are for."""
+        found: dict[tuple[str, str, str, str], list[Object]] = {}
+        for one in self.everything():
+            for target in dict.fromkeys((ref.kind, ref.namespace, ref.name) for ref in self.targets(one)):
+                found.setdefault((one.kind, *target), []).append(one)
+        return found
 
     def policies_of(self, kind: str, route: Object) -> list[Object]:
         """Those of a route and of its Gateways."""
@@ -259,8 +271,11 @@ class View:
 
     def is_used_by_ai(self, pool: Object) -> bool:
         """By an AIGatewayRoute that is given."""
-        key = (pool.namespace, pool.name)
-        return any((ref.namespace, ref.name) == key for ref in self.pool_refs(["AIGatewayRoute"]))
+        return (pool.namespace, pool.name) in self._ai_pools
+
+    @cached_property
+    def _ai_pools(self) -> frozenset[tuple[str, str]]:
+        return frozenset((ref.namespace, ref.name) for ref in self.pool_refs(["AIGatewayRoute"]))
 
     def backend_of(self, ref: Node, home: str) -> Object | None:
         """The Backend behind a reference of an AIGatewayRoute to an AIServiceBackend, as far as given."""

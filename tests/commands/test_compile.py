@@ -102,11 +102,12 @@ def test_flags_say_what_files_leave_open(tmp_path: Path, capsys: pytest.CaptureF
         "--gateway",
         "edge/ai/https",
     ]
-    assert run([*arguments, "--picker", "epp", "--inventory", "blue"]) == 0
+    assert run([*arguments, "--picker", "epp", "--inventory", "blue", "--model-header", "X-Model"]) == 0
     route = next(one for one in yaml.safe_load_all(capsys.readouterr().out) if one["kind"] == "HTTPRoute")
     assert route["metadata"]["namespace"] == "models"
     assert route["metadata"]["labels"]["fleet-epp.dev/inventory"] == "blue"
     assert route["spec"]["parentRefs"][0]["sectionName"] == "https"
+    assert route["spec"]["rules"][0]["matches"][0]["headers"][0]["name"] == "x-model"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,7 @@ def test_flags_say_what_files_leave_open(tmp_path: Path, capsys: pytest.CaptureF
         (["-f", "x", *TARGET], "-f x: there is no such file or directory"),
         (["-f", "x", "--target", "envoy"], '"envoy" is none of envoy-ai-gateway-0.7'),
         (["-f", "x", *TARGET, "--gateway", "ai"], '"ai" is no NAMESPACE/NAME'),
+        (["-f", "x", *TARGET, "--model-header", "a b"], '"a b" is no name of a header'),
         (["-f", "x", *TARGET, "--frmat", "json"], "unrecognized arguments: --frmat json"),
     ],
 )
@@ -218,3 +220,30 @@ class TestDirectory:
             one for one in after.values() if one["metadata"]["name"] == "qwen" and "selector" in one["spec"]
         )
         assert pool["spec"]["selector"] == {"matchLabels": {"app": "qwen-2"}}
+
+    @pytest.mark.parametrize("text", ["models: [", ""], ids=["no YAML", "no object"])
+    def test_a_file_that_cannot_be_read_removes_nothing(self, text: str, fleet: Path) -> None:
+        """A slip of the pen in it would be the end of everything that it asks for."""
+        _, folder = self.compile(fleet)
+        before = self.content(folder)
+        fleet.write_text(text, encoding="utf-8")
+        status, _ = self.compile(fleet)
+        assert status == 1
+        assert self.content(folder) == before
+
+    def test_a_policy_that_several_share_is_not_changed_while_one_has_an_error(self, fleet: Path) -> None:
+        """The routes of that one still stand, and would be open to everyone."""
+        auth = 'auth: {issuer: i, jwks: "https://idp.example.com/keys"}\n'
+        one = f"{FLEET}{auth}teams: [{{name: t, models: [qwen]}}]\n"
+        other = f"{one}".replace("name: site", "name: other").replace("qwen", "q2").replace("phi", "p2")
+        fleet.write_text(f"{one}---\n{other}", encoding="utf-8")
+        _, folder = self.compile(fleet)
+        before = {
+            name: each for name, each in self.content(folder).items() if each["kind"] == "SecurityPolicy"
+        }
+        assert before
+        fleet.write_text(f"{one.replace('[qwen]', '[phi]')}---\n{other}timeout: 25h\n", encoding="utf-8")
+        status, _ = self.compile(fleet)
+        after = self.content(folder)
+        assert status == 1
+        assert {name: after[name] for name in before} == before

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.commands import files
+from epp.commands import files, manifests
 from epp.commands.files import Loaded, load, locate
 from epp.compiler.findings import Finding, Origin, error
 from epp.config import decode
@@ -147,6 +147,19 @@ class TestFaults:
             f"error {tmp_path}/c.yaml:1 DuplicateObject: is another one in {tmp_path}/a.yaml:1"
         )
 
+    def test_configurations_without_a_name_are_not_the_same(self, tmp_path: Path) -> None:
+        """As kustomizations are."""
+        text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [{0}]\n"
+        put(tmp_path, a_yaml=text.format("a"), b_yaml=text.format("b"))
+        loaded = load([str(tmp_path)])
+        assert (len(loaded.documents), loaded.findings) == (2, ())
+
+    def test_what_is_no_object_is_kept_apart(self, tmp_path: Path) -> None:
+        """For lint, which reads the values of Helm charts."""
+        put(tmp_path, values_yaml="replicas: 2\n", a_yaml=CONFIG_MAP % "a", list_yaml="- a\n")
+        (values,) = load([str(tmp_path)]).values
+        assert (values.content, values.place) == ({"replicas": 2}, f"{tmp_path}/values.yaml:1")
+
 
 class TestPlaces:
     TEXT = """\
@@ -213,7 +226,7 @@ def test_what_was_written_is_what_is_read(objects: list[dict[str, Any]], as_json
     text = (
         json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
         if as_json
-        else yaml.safe_dump_all(objects, sort_keys=False)
+        else "".join(f"---\n{manifests.text_of(one)}" for one in objects)
     )
     loaded = load(["-"], io.StringIO(text))
     assert [dict(one.content) for one in loaded.documents] == objects

@@ -184,7 +184,8 @@ class TestConfiguration:
             kind: ConfigMap
             metadata: {name: envoy-gateway-config, namespace: envoy-gateway-system}
             data:
-              notes: "{ not yaml"
+              notes: "{ EnvoyGateway, but not YAML"
+              bomb: "a: &a [EnvoyGateway]\\nb: &b [*a, *a]\\nkind: *c"
               envoy-gateway.yaml: |
                 apiVersion: gateway.envoyproxy.io/v1alpha1
                 kind: EnvoyGateway

@@ -6,7 +6,9 @@ those of today, which must take every good object.
 
 import json
 import re
+import shutil
 import ssl
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -32,10 +34,11 @@ FOLDERS = (
     *("gateway-api-v1.5.1", "gie-v1.5.0", "llm-d-router-v0.10.0", "llmkube-v0.9.19"),
     *("envoy-ai-gateway-v1.1.0", "envoy-gateway-v1.8.1"),
 )
+ADMISSION = ROOT / "deploy/admission"
 POLICIES = [
     one
-    for name in ("traps.yaml", "cautions.yaml")
-    for one in yaml.safe_load_all((ROOT / "deploy/admission" / name).read_text())
+    for name in yaml.safe_load((ADMISSION / "kustomization.yaml").read_text())["resources"]
+    for one in yaml.safe_load_all((ADMISSION / name).read_text())
 ]
 ONLY_PARSED = {"HelmRelease", "CustomResourceDefinition"}
 """Kinds whose CRD is not here, and one that would be installed."""
@@ -192,6 +195,17 @@ def test_what_crds_of_today_let_through_is_what_the_rules_are_for(strict: Contro
         for told in [say(strict, document)]
     )
     assert refused_by_crd == (case.code in REFUSED_BY_CRD)
+
+
+@pytest.mark.skipif(
+    not shutil.which("kubectl"),
+    reason="no kubectl: that deploy/admission is a kustomization was not tested, its files alone were",
+)
+def test_the_kustomization_is_applied_by_kubectl(strict: ControlPlane) -> None:
+    command = ["kubectl", "--kubeconfig", strict.kubeconfig(ADMIN), "apply", "--kustomize", ADMISSION]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(POLICIES)
 
 
 def backend(hostname: str, **meta: Any) -> dict[str, Any]:

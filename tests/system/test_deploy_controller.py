@@ -55,7 +55,7 @@ pytestmark = [
 ]
 
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*/fleet.yaml"))
-NAMESPACES = (helm.NAMESPACE, "other", "llm", "edge", "strict", "ai-gateway")
+NAMESPACES = (helm.NAMESPACE, "other", "llm", "edge", "strict")
 
 
 @pytest.fixture(scope="module")

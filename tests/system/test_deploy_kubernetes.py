@@ -658,7 +658,7 @@ def written(page_path: Path) -> Written:
         for document in helm.documents(block):
             if "apiVersion" in document and "kind" in document:
                 objects.append(document)
-            elif document.keys() & {"inferenceExtension", "inferencePool"}:
+            elif document.keys() & {"inferenceExtension", "inferencePool", "controller"}:
                 given.append(document)
             else:
                 others.add((page_path.name, next(iter(document))))

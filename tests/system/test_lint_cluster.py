@@ -1,4 +1,4 @@
-"""``epp lint --cluster`` with a real Kubernetes API: what is there, what may not be seen, what is not installed."""
+"""``epp lint --cluster`` on a real Kubernetes API: what is there, may not be seen, or is not installed."""
 
 import json
 import os

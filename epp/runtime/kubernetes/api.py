@@ -64,11 +64,18 @@ class Resource:
 class KubernetesApi:
     """``open`` first. ``environment``: where KUBECONFIG and a pod's variables are looked up.
 
-    ``flag``: who asks for it.
+    ``flag``: who asks for it. ``otherwise``: what to do without one.
     """
 
-    def __init__(self, environment: Mapping[str, str], *, flag: str = "pool-name") -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        flag: str = "pool-name",
+        otherwise: str = "list the servers with --endpoints-file",
+    ) -> None:
         self._flag = flag
+        self._otherwise = otherwise
         self.address = ""
         self._environment = environment
         self._client: Any = None
@@ -115,7 +122,7 @@ class KubernetesApi:
             else:
                 raise StartError(
                     f"--{self._flag}: there is no Kubernetes API: run in a pod, set KUBECONFIG,"
-                    " or list the servers with --endpoints-file"
+                    f" or {self._otherwise}"
                 )
         except _ODD_CONTENT as fault:
             raise StartError(f"--{self._flag}: {said_by}: is no kubeconfig: {fault!r}") from fault

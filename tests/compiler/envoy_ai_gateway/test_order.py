@@ -274,8 +274,9 @@ def test_an_exact_model_wins_over_an_older_routers_default() -> None:
     [
         pytest.param({"is_default": True}, {"is_default": True}, "older", id="two-defaults"),
         pytest.param({"is_default": True}, {"models": ("gpt-*",)}, "older", id="default-and-glob"),
-        pytest.param({"models": ("gpt",)}, {"conditions": (TEAM,)}, "younger", id="model-and-header"),
-        pytest.param({"conditions": (TEAM,)}, {"models": ("gpt",)}, "older", id="header-and-model"),
+        pytest.param({"conditions": (TEAM,)}, {"models": ("gpt-*",)}, "older", id="header-and-glob"),
+        pytest.param({"models": ("gpt",)}, {"conditions": (TEAM,)}, "", id="model-and-header"),
+        pytest.param({"conditions": (TEAM,)}, {"models": ("gpt",)}, "", id="header-and-model"),
         pytest.param({"models": ("gpt",)}, {"is_default": True}, "", id="model-and-default"),
         pytest.param({"models": ("gpt-*",)}, {"models": ("qwen-*",)}, "", id="globs-apart"),
         pytest.param({"models": ("gpt-*",)}, {"models": ("gpt-4",)}, "", id="glob-and-model"),
@@ -290,6 +291,37 @@ def test_who_takes_requests_of_another_router_is_told(
     told = [one for one in found if one.code == "RequestsOfAnother"]
     assert [one.origin.name for one in told] == ["younger"] * bool(taker)
     assert all(one.message.startswith(f"ModelRouter/llm/{taker} takes") for one in told)
+
+
+@given(
+    first=rules, second=rules, defaults=st.tuples(st.booleans(), st.booleans()), name=st.sampled_from("az")
+)
+def test_a_model_that_a_router_names_is_decided_by_its_rules(
+    first: list[tuple[list[str], tuple[Condition, ...], int]],
+    second: list[tuple[list[str], tuple[Condition, ...], int]],
+    defaults: tuple[bool, bool],
+    name: str,
+) -> None:
+    """Whatever headers the other router's rules ask for, be it older or younger."""
+    other = written(first, has_default=defaults[0])
+    naming = [(["own", *models], wanted, 0) for models, wanted, _ in second]
+    named = written(naming, has_default=defaults[1])
+    its_own = (replace(one, backends=(provider(f"{one.name}-x"),)) for one in named.rules)
+    named = replace(named, name=name, origin=origin(name), rules=tuple(its_own))
+    documents, errors = emitted(TARGETS[1], other, named)
+    assert not errors
+    for one in documents:
+        assert complaints(one, TARGETS[1]) == []
+    entries = envoy.table(documents)
+    for klass in (None, *VALUES["x-class"]):
+        for team in (None, "a", "b"):
+            asked = {"x-class": klass, "x-team": team, "x-tier": "gold"}
+            headers = {header: value for header, value in asked.items() if value is not None}
+            wanted = envoy.decided(named, "own", headers)
+            found = envoy.routed(entries, "own", headers)
+            if wanted is not None:
+                assert found is not None
+                assert found["backendRefs"][0]["name"].startswith(f"{name}-{wanted.name}-x-"), headers
 
 
 def test_other_hostnames_are_other_requests() -> None:

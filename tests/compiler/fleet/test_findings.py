@@ -2,8 +2,10 @@
 
 import pytest
 
+from epp.compiler.compile import compile_documents
 from epp.compiler.documents import Document, Documents
 from epp.compiler.inputs import fleet
+from epp.compiler.options import Options, Target
 from tests.compiler.fleet.reading import OPTIONS, line, live, read, told
 
 GOOD = "{name: good, pods: {app: g}}"
@@ -181,6 +183,10 @@ class TestReferences:
             ("warning", "UnusedBackend", "backends.south"),
         ]
 
+    def test_but_not_where_its_model_has_an_error(self) -> None:
+        findings = read(f"models: [{GOOD}, {{name: a, backends: [north, south], prot: 1}}]").findings
+        assert [one.code for one in findings] == ["SpecInvalid"]
+
 
 AUTH = 'auth: {issuer: i, jwks: "https://idp.example.com/keys"}'
 
@@ -242,6 +248,31 @@ def test_without_a_gateway_there_is_no_way_in() -> None:
         "GatewayRefMissing",
         'write "gateway: namespace/name", or give --gateway',
     )
+
+
+def test_two_fleets_that_choose_one_name_for_a_pool_are_told() -> None:
+    """At different Gateways, so that each may have its own model of the name."""
+    head = {"apiVersion": "fleet-epp.dev/v1alpha1", "kind": "Fleet"}
+    fleets = [
+        {
+            **head,
+            "metadata": {"name": name, "namespace": "llm"},
+            "gateway": f"edge/{name}",
+            "models": [{"name": "qwen", "pods": {"app": name}}, {"name": name, "pods": {"app": "x"}}],
+        }
+        for name in ("first", "second")
+    ]
+    compiled = compile_documents([Document(one) for one in fleets], Options(Target.GATEWAY_API))
+    (found,) = [one for one in compiled.findings if one.is_error]
+    assert (found.code, found.origin.object) == ("NameTaken", "Fleet/llm/second/qwen")
+    pools = {
+        one.document["metadata"]["name"]: one
+        for one in compiled.objects
+        if one.document["kind"] == "InferencePool"
+    }
+    assert set(pools) == {"qwen", "first", "second"}
+    assert pools["qwen"].document["spec"]["selector"]["matchLabels"] == {"app": "first"}
+    assert compiled.failed == {"Fleet/llm/second/qwen"}
 
 
 def test_a_fleet_of_no_models_is_told() -> None:

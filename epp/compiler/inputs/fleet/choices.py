@@ -76,15 +76,11 @@ class Resolver:
             return self._model(site.models[name], name)
         if name in site.broken and name not in own:
             raise _unresolved(name, site.broken[name])
-        base, slash, there = name.partition("/")
-        there = there if slash else ""
-        found, known_as = (name, "") if name in site.backends else (base, there)
-        if found in site.backends:
-            site.used.add(found)
-            one = site.backends[found]
-            if known_as:
-                return Choices((replace(one, model=known_as),))
-            return Choices((_called(one, model.entry.name),))
+        base, _, there = name.partition("/")
+        if base in site.backends:
+            site.used.add(base)
+            one = site.backends[base]
+            return Choices((replace(one, model=there) if there else _called(one, model.entry.name),))
         if base in site.broken and base not in own:
             raise _unresolved(name, site.broken[base])
         if name in own:

@@ -9,6 +9,8 @@ Source:  agentgateway's controller/api/v1alpha1 at 005d0299 (policies) and 08abd
          processing order. Its CRDs are not in tests/crds.
 """
 
+from collections.abc import Sequence
+
 from epp.compiler import pools
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emission, Emitted, Object
@@ -29,25 +31,30 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
     objects: list[Emitted] = []
     findings: list[Finding] = []
     wanted: list[Pool] = []
-    live: list[Router] = []
+    live: list[tuple[Router, routes.Routes]] = []
     for router in intent.routers:
-        emission, reached = _router(router, documents, options)
+        laid, told = routes.sections(router, options.model_header, MOST_RULES)
+        emission, reached = _router(router, laid, told, documents, options)
         findings += emission.findings
         if not any(one.is_error for one in emission.findings):
             objects += emission.objects
             wanted += reached
-            live.append(router)
-    made, told = pools.objects(wanted, documents, options)
-    return Emission((*made, *policies.of_gateways(live, options), *objects), (*findings, *told))
+            live.append((router, laid))
+    by_name = sorted(live, key=lambda one: (one[0].namespace, one[0].name))  # it compares no ages
+    findings += routes.overlapping(by_name, options.model_header)
+    made, faults = pools.objects(wanted, documents, options)
+    shared = policies.of_gateways([router for router, _ in live], options)
+    return Emission((*made, *shared, *objects), (*findings, *faults))
 
 
-def _router(router: Router, documents: Documents, options: Options) -> tuple[Emission, list[Pool]]:
-    laid, findings = routes.sections(router, options.model_header, MOST_RULES)
+def _router(
+    router: Router, laid: routes.Routes, told: Sequence[Finding], documents: Documents, options: Options
+) -> tuple[Emission, list[Pool]]:
     counted = bool(router.budgets) or router.audit
     ways = [servers.way(rule, router, documents, counted=counted) for rule in router.rules]
     findings = [
-        *findings,
-        *(told for one in ways for told in one.findings),
+        *told,
+        *(finding for one in ways for finding in one.findings),
         *policies.refused(router, laid),
     ]
     if any(one.is_error for one in findings):

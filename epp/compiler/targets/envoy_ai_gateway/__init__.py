@@ -9,7 +9,7 @@ Rule:    a model has servers behind a picker (an InferencePool) or beside each o
 
 from collections.abc import Sequence
 
-from epp.compiler import order, pools
+from epp.compiler import pools
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emission, Emitted
 from epp.compiler.findings import Finding
@@ -29,15 +29,14 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
     around = Surroundings(documents, options)
     emitted, findings, used = list[Emitted](), list[Finding](), list[Pool]()
     for gateway, routers in _by_gateway(intent, around):
-        for router in routers:
-            made, told, wanted = _router(router, gateway, around)
+        for router, found in _matches(gateway, routers, findings):
+            made, told, wanted = _router(router, found, gateway, around)
             emitted += made
             findings += told
             used += wanted
         for made, told in (gateways.objects(gateway, routers), access.objects(gateway, routers)):
             emitted += made
             findings += told
-        findings += _overlapping(gateway, routers)
     made, told = pools.objects(used, documents, options)
     return Emission((*emitted, *made), (*findings, *told))
 
@@ -52,7 +51,7 @@ def _by_gateway(intent: Intent, around: Surroundings) -> list[tuple[Gateway, lis
 
 
 def _router(
-    router: Router, gateway: Gateway, around: Surroundings
+    router: Router, found: Sequence[Sequence[Match]], gateway: Gateway, around: Surroundings
 ) -> tuple[list[Emitted], list[Finding], list[Pool]]:
     planner = Planner(router, around)
     plans, refusals = [], list[Finding]()
@@ -65,26 +64,31 @@ def _router(
         return [], refusals, []
     try:
         limits, told = budgets.limits(router, plans)
-        found = routes.packed(router, plans, limits, in_order=gateway.keeps_order)
+        packed = routes.packed(router, plans, found, limits, in_order=gateway.keeps_order)
     except Refused as refused:
         return [], [refused.finding], []
     emitted = [one for plan in plans for one in plan.objects]
-    emitted += routes.objects(router, found, limits, around.options)
+    emitted += routes.objects(router, packed, limits, around.options)
     told += [one for plan in plans for one in plan.findings]
     told += budgets.told(router, around.documents)
     return emitted, told, [plan.pool for plan in plans if plan.pool]
 
 
-def _overlapping(gateway: Gateway, routers: Sequence[Router]) -> list[Finding]:
-    if len(routers) < 2:
-        return []
+def _matches(
+    gateway: Gateway, routers: Sequence[Router], findings: list[Finding]
+) -> list[tuple[Router, list[list[Match]]]]:
+    """Of each router that can be had; about the others, and what is between them, there are ``findings``."""
+    found, possible = list[list[list[Match]]](), list[Router]()
+    for router in routers:
+        try:
+            found.append(matches.of_rules(router, in_order=gateway.keeps_order))
+        except Refused as refused:
+            findings.append(refused.finding)
+        else:
+            possible.append(router)
     if gateway.keeps_order:
-        return list(overlaps.cannot_share(routers))
-    return list(overlaps.told(routers, [_matches(one) for one in routers]))
-
-
-def _matches(router: Router) -> list[list[Match]]:
-    try:
-        return matches.of_rules(router, in_order=False)
-    except order.Unordered:
-        return []  # which routes.packed has told
+        findings += overlaps.cannot_share(possible)
+    elif len(possible) > 1:
+        found, told = overlaps.settled(possible, found)
+        findings += told
+    return list(zip(possible, found, strict=True))

@@ -138,7 +138,8 @@ def rate(budget: Budget) -> tuple[str, int]:
     raise Refused(
         "InvalidBudget",
         budget.origin,
-        f"budget {budget.name}: {budget.tokens} tokens in {budget.seconds} s; limits are of 1 to {MOST} tokens"
+        f"budget {budget.name}: {budget.tokens} tokens in {budget.seconds} s; limits are of 1 to {MOST}"
+        " tokens"
         " in a second, minute, hour, day, month or year",
         "choose another number of tokens; one as large as that limits nothing",
     )

@@ -16,6 +16,7 @@ from epp.compiler.emission import Object
 from epp.compiler.intent import Router
 from epp.compiler.order import Match
 from epp.compiler.patterns import EXACT, Matcher
+from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 
 MODEL = "x-ai-eg-model"
 """Written by the gateway, from the body."""
@@ -31,15 +32,38 @@ def strength(match: Match) -> tuple[int, ...]:
 def of_rules(router: Router, *, in_order: bool) -> list[list[Match]]:
     """The matches of each rule with which the first rule that fits decides. None: no request ever gets there.
 
-    ``in_order``: the gateway tries them as they are written. order.Unordered: it cannot be done.
+    ``in_order``: the gateway tries them as they are written. Refused: it cannot be done.
     """
-    plain = [order.alternatives(rule, MODEL) for rule in router.rules]
-    found = plain if in_order else order.closure(plain, strength=strength, pivot=MODEL)
+    try:
+        plain = [order.alternatives(rule, MODEL) for rule in router.rules]
+        found = plain if in_order else order.closure(plain, strength=strength, pivot=MODEL)
+    except order.Unordered as fault:
+        raise refusal(router, str(fault), in_order=in_order) from fault
     for rule, matches in zip(router.rules, found, strict=True):
         widest = max((strength(match)[0] for match in matches), default=0)
         if widest > MOST_HEADERS:
-            raise order.Unordered(f"rule {rule.name} needs {widest} headers in a match")
+            why = f"rule {rule.name} needs {widest} headers in a match, of {MOST_HEADERS} that there can be"
+            raise refusal(router, why, in_order=in_order)
     return found
+
+
+def refusal(router: Router, why: str, *, in_order: bool) -> Refused:
+    """The order of the router's rules cannot be kept."""
+    if in_order:
+        return Refused(
+            "RuleOrderNotExpressible",
+            router.origin.at("spec.rules"),
+            f"the Gateway's EnvoyProxy has preserveRouteOrder: {why}",
+            "remove preserveRouteOrder, which nothing here needs; or have fewer rules, and one timeout for"
+            " all",
+        )
+    return Refused(
+        "RuleOrderNotExpressible",
+        router.origin.at("spec.rules"),
+        f"the gateway tries rules with more headers first, which cannot be made up for: {why}",
+        "let earlier rules match on as many headers as later ones, or match on less in all; or set"
+        " preserveRouteOrder in the Gateway's EnvoyProxy",
+    )
 
 
 def written(match: Match) -> Object:

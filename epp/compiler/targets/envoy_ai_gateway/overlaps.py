@@ -1,50 +1,112 @@
 """Routers that take requests from each other: on one Gateway they are one list of rules.
 
-Place:   after matches.py, before anything is made.
-Source:  epp.compiler.claims has settled who has a model that two name; this is about globs, defaults and
-         rules that ask for headers alone.
+Place:   after matches.py, before routes.py; epp.compiler.overlaps tells what is left.
+Rule:    a model that a router names is the router's, whatever headers another one's rules ask for.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
-from epp.compiler import order
-from epp.compiler.findings import Finding, error, warning
-from epp.compiler.intent import Router
+from epp.compiler import order, overlaps
+from epp.compiler.findings import Finding, error
+from epp.compiler.intent import Router, is_glob
 from epp.compiler.order import Match
-from epp.compiler.patterns import EXACT
-from epp.compiler.targets.envoy_ai_gateway.matches import MODEL, strength
+from epp.compiler.patterns import EXACT, Matcher
+from epp.compiler.targets.envoy_ai_gateway.matches import MODEL, MOST_HEADERS, strength
+
+_OF_A_NAME = strength({MODEL: Matcher("some")})
+
+Rules: TypeAlias = list[list[Match]]
+"""The matches of each rule of a router."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Taking:
-    """What a router takes that it does not name, and what it names."""
-
-    router: Router
-    wide: tuple[Match, ...]
-    named: tuple[Match, ...]
-
-
-def told(routers: Sequence[Router], found: Sequence[Sequence[Sequence[Match]]]) -> Iterator[Finding]:
-    """``found``: the matches of each rule of each router, the oldest router first. One finding for a
-    router.
-    """
-    before: list[_Taking] = []
+def settled(routers: Sequence[Router], found: Sequence[Rules]) -> tuple[list[Rules], list[Finding]]:
+    """``found``, with the matches that keep the models that a router names from the others."""
+    wide = _wide(routers, found)
+    strong = [one for one in wide if strength(one[0]) > _OF_A_NAME]
+    kept, loose = list[Rules](), list[Rules]()
     for router, rules in zip(routers, found, strict=True):
-        matches = [match for rule in rules for match in rule]
-        wide = tuple(one for one in matches if not _names_model(one))
-        taking = _Taking(router, wide, tuple(one for one in matches if _names_model(one)))
-        finding = next((one for older in before if (one := _between(older, taking)) is not None), None)
-        if finding:
-            yield finding
-        if matches:
-            before.append(taking)
+        names = (model for rule in router.rules for model in rule.models if not is_glob(model))
+        models = list(dict.fromkeys(names))
+        takes_more = any(not _names_model(match) for rule in rules for match in rule)
+        others = [
+            match
+            for match, owners in (wide if takes_more else strong)
+            if _may_be_of(match, models)
+            and any(one is not router and overlaps.same_requests(one, router) for one in owners)
+        ]
+        try:
+            kept.append(_kept(models, rules, others))
+            loose.append([[one for one in rule if not _names_model(one)] for rule in rules])
+        except order.Unordered:
+            kept.append(rules)
+            loose.append(rules)
+    return kept, list(overlaps.told(routers, loose, model=MODEL, strength=strength))
+
+
+def _wide(routers: Sequence[Router], found: Sequence[Rules]) -> list[tuple[Match, list[Router]]]:
+    """Matches for more than a model by name, each once, with the routers that have it."""
+    wide: dict[tuple[tuple[str, Matcher], ...], tuple[Match, list[Router]]] = {}
+    for router, rules in zip(routers, found, strict=True):
+        for match in (match for rule in rules for match in rule if not _names_model(match)):
+            wide.setdefault(tuple(sorted(match.items())), (match, []))[1].append(router)
+    return list(wide.values())
+
+
+def _may_be_of(match: Match, models: Sequence[str]) -> bool:
+    model = match.get(MODEL)
+    return any(model is None or model.accepts(one) for one in models)
+
+
+def _kept(models: Sequence[str], own: Rules, others: list[Match]) -> Rules:
+    """``own``, and where requests for ``models`` fit one of ``others``, too, a match that is stronger.
+
+    order.Unordered: there is none.
+    """
+    if not models or not others:
+        return own
+    foreign = {id(one) for one in others}
+    strongest_first = sorted(others, key=strength, reverse=True)  # so that none of them needs more itself
+    found = order.closure(
+        [*([*_for(models, rule)] for rule in own), *([one] for one in strongest_first)],
+        strength=lambda match: (*strength(match), id(match) in foreign),  # of a tie the older has it
+        pivot=MODEL,
+    )
+    if any(strength(match)[0] > MOST_HEADERS for rule in found for match in rule):
+        raise order.Unordered(f"more than {MOST_HEADERS} headers")
+    added = [
+        [one for one in rule if any(_meet(one, other) for other in others)] for rule in found[: len(own)]
+    ]
+    return [_distinct([*rule, *more]) for rule, more in zip(own, added, strict=True)]
+
+
+def _for(models: Sequence[str], rule: Sequence[Match]) -> Iterator[Match]:
+    """A rule's matches for requests of ``models``."""
+    for match in rule:
+        if _names_model(match):
+            yield match
+        else:
+            for model in models:
+                yield from order.both(match, {MODEL: Matcher(model)})
+
+
+def _names_model(match: Match) -> bool:
+    model = match.get(MODEL)
+    return model is not None and model.kind == EXACT
+
+
+def _meet(one: Match, other: Match) -> bool:
+    return any(order.both(one, other))
+
+
+def _distinct(matches: Iterable[Match]) -> list[Match]:
+    return list({tuple(sorted(match.items())): match for match in matches}.values())
 
 
 def cannot_share(routers: Sequence[Router]) -> Iterator[Finding]:
     """Of a Gateway that tries rules in their order: everything ends at the oldest route's 404."""
     for at, router in enumerate(routers):
-        older = next((one for one in routers[:at] if _same_requests(one, router)), None)
+        older = next((one for one in routers[:at] if overlaps.same_requests(one, router)), None)
         if older:
             yield error(
                 "RuleOrderNotExpressible",
@@ -54,59 +116,3 @@ def cannot_share(routers: Sequence[Router]) -> Iterator[Finding]:
                 "remove preserveRouteOrder, which nothing here needs; or give the router a hostname or a"
                 " listener of its own",
             )
-
-
-def _between(older: _Taking, younger: _Taking) -> Finding | None:
-    if not (older.wide or younger.wide) or not _same_requests(older.router, younger.router):
-        return None
-    taken = _first(older.wide, (*younger.wide, *younger.named), ties=True)
-    if taken is not None:
-        who, whose = older.router, younger.router
-    else:
-        taken = _first(younger.wide, older.named, ties=False)
-        if taken is None:
-            return None
-        who, whose = younger.router, older.router
-    return warning(
-        "RequestsOfAnother",
-        younger.router.origin,
-        f"{who.origin.object} takes requests of {whose.origin.object} on the same Gateway: {_shown(taken)}",
-        "give one of them a hostname or a listener of its own, or let it name its models",
-    )
-
-
-def _first(takers: Sequence[Match], losers: Sequence[Match], *, ties: bool) -> Match | None:
-    """What the first of ``takers`` that comes sooner takes of ``losers``."""
-    for one in takers:
-        for other in losers:
-            if strength(one) > strength(other) or (ties and strength(one) == strength(other)):
-                try:
-                    found = next(order.both(one, other), None)
-                except order.Unordered:
-                    found = other
-                if found is not None:
-                    return found
-    return None
-
-
-def _names_model(match: Match) -> bool:
-    model = match.get(MODEL)
-    return model is not None and model.kind == EXACT
-
-
-def _same_requests(one: Router, other: Router) -> bool:
-    sections = {one.gateway.section, other.gateway.section}
-    if len(sections) == 2 and "" not in sections:
-        return False
-    if not one.hostnames or not other.hostnames:
-        return True
-    return any(_is_within(a, b) or _is_within(b, a) for a in one.hostnames for b in other.hostnames)
-
-
-def _is_within(host: str, pattern: str) -> bool:
-    return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
-
-
-def _shown(match: Match) -> str:
-    parts = [f"{name} {one.value}" for name, one in sorted(match.items())]
-    return ", ".join(parts) or "any model"

@@ -26,20 +26,11 @@ from epp.compiler.targets.envoy_ai_gateway.backends import Plan
 from epp.compiler.targets.envoy_ai_gateway.budgets import COSTS, Limits
 from epp.compiler.targets.envoy_ai_gateway.durations import duration
 from epp.compiler.targets.envoy_ai_gateway.providers import API
-from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 from epp.compiler.targets.envoy_ai_gateway.traffic import Traffic
 
 RULES, MATCHES, ALL_MATCHES = 15, 64, 127
 """Rules of a route; matches of a rule, and of a route: an HTTPRoute has 16, 64 and 128, of which one rule
 with one match is the gateway's own."""
-
-_BY_STRENGTH = "the gateway tries rules with more headers first, which cannot be made up for: {}"
-_SIMPLER = (
-    "let earlier rules match on as many headers as later ones, or match on less in all; or set"
-    " preserveRouteOrder in the Gateway's EnvoyProxy"
-)
-_IN_ORDER = "the Gateway's EnvoyProxy has preserveRouteOrder: {}"
-_LESS = "remove preserveRouteOrder, which nothing here needs; or have fewer rules, and one timeout for all"
 
 RESERVED = "route-not-found"
 
@@ -78,32 +69,28 @@ class Route:
         return tuple(dict.fromkeys(one.plan.rule.origin.at("") for one in self.rules))
 
 
-def packed(router: Router, plans: Sequence[Plan], limits: Limits, *, in_order: bool) -> list[Route]:
-    """The routes, the one to be made first first. Refused: the order of the rules cannot be kept."""
-    try:
-        found = headers.of_rules(router, in_order=in_order)
-        routes = _Packer(router, plans, limits, found, apart=not in_order).routes
-        tried = [
-            (one.number, match)
-            for route in sorted(routes, key=lambda one: one.name)
-            for one in route.rules
-            for match in one.matches
-        ]
-        wrong = headers.misplaced(tried, in_order=in_order)
-        if in_order and len(routes) > 1:
-            raise order.Unordered(
-                f"{len(routes)} routes are needed, and the first answers 404 for the others"
-            )
-        if wrong:
-            earlier, later = (router.rules[one].name for one in wrong)
-            raise order.Unordered(f"requests of rule {earlier} would be taken by rule {later}")
-    except order.Unordered as fault:
-        raise Refused(
-            "RuleOrderNotExpressible",
-            router.origin.at("spec.rules"),
-            _IN_ORDER.format(fault) if in_order else _BY_STRENGTH.format(fault),
-            _LESS if in_order else _SIMPLER,
-        ) from fault
+def packed(
+    router: Router, plans: Sequence[Plan], found: Sequence[Sequence[Match]], limits: Limits, *, in_order: bool
+) -> list[Route]:
+    """The routes, the one to be made first first. ``found``: the matches of each rule.
+
+    Refused: the order of the rules cannot be kept.
+    """
+    routes = _Packer(router, plans, limits, found, apart=not in_order).routes
+    if in_order and len(routes) > 1:
+        why = f"{len(routes)} routes are needed, and the first answers 404 for the others"
+        raise headers.refusal(router, why, in_order=True)
+    tried = [
+        (one.number, match)
+        for route in sorted(routes, key=lambda one: one.name)
+        for one in route.rules
+        for match in one.matches
+    ]
+    wrong = headers.misplaced(tried, in_order=in_order)
+    if wrong:
+        earlier, later = (router.rules[one].name for one in wrong)
+        why = f"requests of rule {earlier} would be taken by rule {later}"
+        raise headers.refusal(router, why, in_order=in_order)
     return routes
 
 

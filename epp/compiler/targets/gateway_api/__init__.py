@@ -7,6 +7,8 @@ has is written: no retries, no rule names.
 Source:  Gateway API v1.5.1, its CRDs in tests/crds; docs/gateways.md for what each gateway makes of it.
 """
 
+from collections.abc import Sequence
+
 from epp.compiler import pools
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emission, Emitted
@@ -25,25 +27,32 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
     wanted: list[Pool] = []
     names = rewrites.Names()
     gateways: set[GatewayRef] = set()
+    live: list[tuple[Router, routes.Routes]] = []
     for router in intent.routers:
-        emission, reached = _router(router, documents, options, names)
+        laid, told = routes.sections(router, options.model_header)
+        emission, reached = _router(router, laid, told, documents, names)
         findings += emission.findings
         if any(one.is_error for one in emission.findings):
             continue
         objects += emission.objects
         wanted += reached
+        live.append((router, laid))
         if router.gateway not in gateways:
             gateways.add(router.gateway)
             findings.append(_header(router, options))
-    made, told = pools.objects(wanted, documents, options)
-    return Emission((*made, *names.objects(), *objects), (*findings, *told))
+    findings += routes.overlapping(live, options.model_header)
+    made, faults = pools.objects(wanted, documents, options)
+    return Emission((*made, *names.objects(), *objects), (*findings, *faults))
 
 
 def _router(
-    router: Router, documents: Documents, options: Options, names: rewrites.Names
+    router: Router,
+    laid: routes.Routes,
+    told: Sequence[Finding],
+    documents: Documents,
+    names: rewrites.Names,
 ) -> tuple[Emission, list[Pool]]:
-    laid, findings = routes.sections(router, options.model_header)
-    findings = [*_refused(router), *findings]
+    findings = [*_refused(router), *told]
     ways = [servers.way(rule, router, documents) for rule in router.rules]
     findings += [told for one in ways for told in one.findings]
     for rule in router.rules:

@@ -40,12 +40,11 @@ class Names:
             if isinstance(pool, Pool)
             for model in _models(rule)
         ]
-        taken: dict[tuple[str, str, str], str] = {
-            (*key, model): name for key, asked in self._pools.items() for model, name in asked.names.items()
-        }
+        own: dict[tuple[str, str, str], str] = {}
         findings = []
         for rule, one, pool, model, called in wanted:
-            name = taken.setdefault((pool.namespace, pool.name, model), called)
+            older = self._pools.get((pool.namespace, pool.name), _Asked()).names
+            name = older.get(model, own.setdefault((pool.namespace, pool.name, model), called))
             if name != called:
                 findings.append(_clash(rule, one, model, name))
         if not findings:

@@ -9,8 +9,9 @@ Source:  Gateway API v1.5.1, HTTPRoute: 16 rules, 64 matches each and 128 in all
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-from epp.compiler import order
+from epp.compiler import order, overlaps
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, error, warning
 from epp.compiler.intent import DEFAULT_TIMEOUT, Backend, Router, Rule
@@ -34,10 +35,12 @@ class Section:
     matches: tuple[order.Match, ...]
 
 
-def sections(
-    router: Router, header: str, most_rules: int = MOST_RULES
-) -> tuple[list[list[Section]], list[Finding]]:
-    """What stands in which HTTPRoute of ``router``, or errors."""
+Routes: TypeAlias = list[list[Section]]
+"""What stands in which HTTPRoute."""
+
+
+def sections(router: Router, header: str, most_rules: int = MOST_RULES) -> tuple[Routes, list[Finding]]:
+    """The HTTPRoutes of ``router``, or errors."""
     try:
         wanted = [order.alternatives(rule, header) for rule in router.rules]
         matches = order.closure(wanted, pivot=header)
@@ -111,6 +114,22 @@ def _never(rule: Rule) -> Finding:
         f"rule {rule.name}: every request that fits it fits an earlier rule",
         "remove it, or put it before the other",
     )
+
+
+def overlapping(routers: Sequence[tuple[Router, Routes]], header: str) -> list[Finding]:
+    """What routers of one Gateway take from each other; first who has the say where two match alike."""
+    gateways: dict[tuple[str, str], list[tuple[Router, Routes]]] = {}
+    for router, routes in routers:
+        gateways.setdefault((router.gateway.namespace, router.gateway.name), []).append((router, routes))
+    return [
+        told
+        for here in gateways.values()
+        for told in overlaps.told(
+            [router for router, _ in here],
+            [[section.matches for route in routes for section in route] for _, routes in here],
+            model=header,
+        )
+    ]
 
 
 def regular_expressions(routes: Sequence[Sequence[Section]]) -> bool:

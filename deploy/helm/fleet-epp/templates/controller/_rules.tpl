@@ -52,6 +52,10 @@
 - apiGroups: [inference.llmkube.dev]
   resources: [inferenceservices, models, modelrouters, modelpools]
   verbs: [list, watch]
+# Machines outside the cluster, of LLMKube's agent and of a fleet file.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list, watch]
 # The gateway that routes are for, and its listeners.
 - apiGroups: [gateway.networking.k8s.io]
   resources: [gateways]
@@ -63,10 +67,6 @@
 # Services of the pickers, with a port for each pool, and of machines outside.
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, watch, create, patch, delete]
-# Machines outside the cluster, of LLMKube's agent and of a fleet file.
-- apiGroups: [discovery.k8s.io]
-  resources: [endpointslices]
   verbs: [get, list, watch, create, patch, delete]
 # A pool for each set of servers, and the port of its picker.
 - apiGroups: [inference.networking.k8s.io]
