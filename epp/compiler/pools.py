@@ -9,6 +9,7 @@ Source:  docs/kubernetes.md, for what our picker reads.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import TypeAlias
 
 from epp.compiler import ports
 from epp.compiler.documents import Documents
@@ -23,6 +24,10 @@ BELONGS = "fleet-epp.dev/pool"
 """Label of nothing: a pool must select pods, and one without pods selects this."""
 SERVICE_NAME = "kubernetes.io/service-name"
 API = "inference.networking.k8s.io/v1"
+
+
+_Alike: TypeAlias = tuple[str, int, tuple[tuple[str, str], ...]]
+"""Family, port and labels of hosts."""
 
 
 def merge(rule: Rule) -> Pool | None:
@@ -169,8 +174,9 @@ def _pool(
 
 
 def headless(pool: Pool, sources: tuple[Origin, ...]) -> tuple[list[Emitted], list[Finding]]:
-    """A Service without pods, and a slice for each port and family of addresses: a slice has one of each."""
-    findings, groups = [], dict[tuple[str, int], list[Host]]()
+    """A Service without pods, and a slice for each port, family of addresses and labels: a slice has one of
+    each."""
+    findings, groups = [], dict[_Alike, list[Host]]()
     for host in pool.hosts:
         try:
             family = f"IPv{ip_address(host.address).version}"
@@ -184,10 +190,11 @@ def headless(pool: Pool, sources: tuple[Origin, ...]) -> tuple[list[Emitted], li
                 )
             )
         else:
-            groups.setdefault((family, host.port), []).append(host)
+            labels = tuple(sorted(host.labels.items()))
+            groups.setdefault((family, host.port, labels), []).append(host)
     if not groups:
         return [], findings
-    ports_of = sorted({port for _, port in groups})
+    ports_of = sorted({port for _, port, _ in groups})
     service = made(
         "v1",
         "Service",
@@ -196,7 +203,7 @@ def headless(pool: Pool, sources: tuple[Origin, ...]) -> tuple[list[Emitted], li
         *sources,
         spec={"clusterIP": "None", "ports": [{"name": _port_name(port), "port": port} for port in ports_of]},
     )
-    slices = [_slice(pool, family, port, hosts, sources) for (family, port), hosts in sorted(groups.items())]
+    slices = [_slice(pool, alike, groups[alike], sources) for alike in sorted(groups)]
     return [service, *slices], findings
 
 
@@ -208,12 +215,13 @@ def pods_service(pool: Pool, *sources: Origin) -> Emitted:
     return made("v1", "Service", pool.namespace, name_of(pool.name, "pods"), *sources, spec=spec)
 
 
-def _slice(pool: Pool, family: str, port: int, hosts: list[Host], sources: tuple[Origin, ...]) -> Emitted:
+def _slice(pool: Pool, alike: _Alike, hosts: list[Host], sources: tuple[Origin, ...]) -> Emitted:
+    family, port, labels = alike
     emitted = made(
         "discovery.k8s.io/v1",
         "EndpointSlice",
         pool.namespace,
-        name_of(pool.name, family.lower(), str(port)),
+        name_of(pool.name, family.lower(), str(port), *(part for label in labels for part in label)),
         *sources,
         addressType=family,
         endpoints=[
@@ -222,7 +230,7 @@ def _slice(pool: Pool, family: str, port: int, hosts: list[Host], sources: tuple
         ],
         ports=[{"name": _port_name(port), "port": port}],
     )
-    emitted.document["metadata"]["labels"] = {SERVICE_NAME: pool.name}
+    emitted.document["metadata"]["labels"] = {**dict(labels), SERVICE_NAME: pool.name}
     return emitted
 
 

@@ -154,3 +154,17 @@ def test_envoy_ai_gateway_streams_bodies() -> None:
 def test_it_is_emitted_for_its_sources() -> None:
     emitted, _ = pools.objects([CUDA], Documents(()), OPTIONS)
     assert all(isinstance(one, Emitted) and one.sources == (CUDA.origin,) for one in emitted)
+
+
+def test_machines_of_other_labels_are_in_another_slice() -> None:
+    """A slice's labels are its endpoints', as the picker reads them."""
+    hosts = (
+        Host("a", "10.0.0.1", 8080),
+        Host("b", "10.0.0.2", 8080, {"fleet-epp.dev/tier": "1"}),
+        Host("c", "10.0.0.3", 8080),
+    )
+    (_, plain, second), _ = pools.headless(pool("macs", pods=False, hosts=hosts), (origin("r"),))
+    assert [len(one.document["endpoints"]) for one in (plain, second)] == [2, 1]
+    assert "fleet-epp.dev/tier" not in plain.document["metadata"]["labels"]
+    assert second.document["metadata"]["labels"]["fleet-epp.dev/tier"] == "1"
+    assert plain.key != second.key

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from epp.config.decode import ConfigError, Here, Section, parse, quantity, read
+from epp.config import decode as decoding
+from epp.config.decode import ConfigError, Here, Section, parse, parse_all, plain, quantity, read
 from epp.core.durations import duration
 from epp.core.scoring import Bytes, Seconds
 
@@ -370,3 +371,63 @@ def test_any_mutation_decodes_or_is_a_config_error(edits: list[tuple[int, int, s
     else:
         return
     assert message.startswith("c.yaml") and "\n" not in message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes:
+    several: tuple[int, ...] | Mapping[str, Inner] | str = ()
+
+
+class TestValuesThatMayHaveSeveralShapes:
+    @pytest.mark.parametrize(
+        "text, value",
+        [
+            ("several: [1, 2]", (1, 2)),
+            ("several: {a: {name: b}}", {"a": Inner(name="b")}),
+            ("several: a", "a"),
+        ],
+    )
+    def test_each_is_read(self, text: str, value: Any) -> None:
+        assert decode(text, "f", Shapes).several == value
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("several: [a]", 'f:1: several[0]: expected an integer, got "a"'),
+            ("several: {a: {nmae: b}}", 'f:1: several.a.nmae: unknown field, did you mean "name"?'),
+            ("several: 1", "f:1: several: expected a string, got 1, put it in quotes"),
+        ],
+    )
+    def test_a_mistake_is_told_of_the_shape_that_was_written(self, text: str, message: str) -> None:
+        with pytest.raises(ConfigError) as fault:
+            decode(text, "f", Shapes)
+        assert str(fault.value) == message
+
+
+class TestValuesOfElsewhere:
+    JSON = st.recursive(
+        st.text()
+        | st.integers(-(2**62), 2**62)
+        | st.booleans()
+        | st.floats(allow_nan=False, allow_infinity=False),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    )
+
+    @given(value=JSON)
+    def test_what_goes_in_comes_out(self, value: Any) -> None:
+        assert plain(decoding.section(value, "f")) == value
+
+    def test_a_mistake_names_the_field(self) -> None:
+        with pytest.raises(ConfigError) as fault:
+            read(decoding.section({"inner": {"nmae": 1}}, "f"), Outer)
+        assert (fault.value.path, fault.value.said) == ("inner.nmae", 'unknown field, did you mean "name"?')
+
+
+def test_several_documents_each_know_their_line() -> None:
+    found = parse_all("---\n---\na: 1\n---\n# none\n---\nb: 2\n", "f")
+    assert [(one.line, plain(one)) for one in found] == [(3, {"a": 1}), (7, {"b": 2})]
+
+
+def test_a_fault_in_one_of_several_documents_is_one_of_the_text() -> None:
+    with pytest.raises(ConfigError, match=r'f:3: a: "b" is there twice'):
+        parse_all("x: 1\n---\na: {b: 1, b: 2}\n", "f")

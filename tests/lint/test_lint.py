@@ -182,6 +182,18 @@ def test_a_default_may_be_shadowed_where_nobody_knows_who_is_older() -> None:
     assert finding.code == "DefaultShadowed" and "may become the older one" in finding.message
 
 
+def test_envoy_ai_gateway_has_a_condition_of_its_own_for_refusals() -> None:
+    (route, *_) = case("MissingBackend")
+    refused = {
+        "type": "NotAccepted",
+        "status": "False",
+        "reason": "ReconciliationFailed",
+        "message": "no opanai",
+    }
+    (finding,) = linted({**route, "status": {"conditions": [refused]}})
+    assert (finding.code, finding.message) == ("NotAccepted", "says ReconciliationFailed: no opanai")
+
+
 def test_what_is_not_ours_is_not_meant() -> None:
     """Istio has a Gateway too, and kgateway a Backend."""
     (bad,) = case("UnusableAddress")

@@ -8,8 +8,9 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from tests.system.chart import (
     there,
 )
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible
+from tests.system.site import Site
 from tests.system.test_compiled_objects import mended
 
 for missing, possible in ((MISSING, is_possible), (helm.MISSING, helm.is_possible)):
@@ -324,6 +326,7 @@ class Controller(Process):
             for name, text in config["data"].items():
                 (folder / name).write_text(text)
         arguments = [one.replace("=/fleet/", f"={folder}/") for one in arguments]
+        self.fleet_file = folder / "fleet.yaml"
         self.port = parser().parse_args(arguments).metrics_port
         super().__init__(
             folder.name,
@@ -373,6 +376,9 @@ def port_of_no_pool() -> int:
     return next(port for port in iter(free_port, 0) if port not in taken)
 
 
+POOLS = ("inferencepools", "inference.networking.k8s.io")
+
+
 def ours(plane: ControlPlane, namespace: str, resource: str, group: str = "") -> list[Document]:
     """What is of its inventory."""
     home = f"/apis/{group}" if group else "/api"
@@ -387,7 +393,7 @@ def test_its_account_is_enough_for_an_example(plane: ControlPlane, path: Path, t
         lease = "/apis/coordination.k8s.io/v1/namespaces/models/leases/fleet-controller"
         assert plane.api.ask("GET", lease)["spec"]["holderIdentity"]
         (fleet,) = helm.documents(path.read_text(encoding="utf-8"))
-        assert ours(plane, fleet["metadata"]["namespace"], "inferencepools", "inference.networking.k8s.io")
+        assert ours(plane, fleet["metadata"]["namespace"], *POOLS)
 
 
 def test_a_pool_that_it_makes_is_served_by_the_picker_of_its_release(
@@ -400,8 +406,8 @@ def test_a_pool_that_it_makes_is_served_by_the_picker_of_its_release(
         "inferenceExtension": {"flags": {"drain-timeout": "1s", **own_ports}},
     }
     plane.apply(server_pod(helm.NAMESPACE, server))
-    with installed(plane, given, tmp_path) as (documents, _):
-        (pool,) = ours(plane, helm.NAMESPACE, "inferencepools", "inference.networking.k8s.io")
+    with installed(plane, given, tmp_path) as (documents, controller):
+        (pool,) = ours(plane, helm.NAMESPACE, *POOLS)
         (service,) = ours(plane, helm.NAMESPACE, "services")
         picker, labels = (
             pool["spec"]["endpointPickerRef"],
@@ -416,3 +422,26 @@ def test_a_pool_that_it_makes_is_served_by_the_picker_of_its_release(
             assert picked(pod, port["port"]) == server.address
             assert "answers 403" not in pod.log.read_text()
             assert pod.terminate() == 0
+        controller.fleet_file.write_text((FLEET % server.port).replace("qwen", "phi"))
+        names = lambda: [one["metadata"]["name"] for one in ours(plane, helm.NAMESPACE, *POOLS)]  # noqa: E731
+        wait_until(lambda: names() == ["phi"], what="the pool of the other model, and no more")
+
+
+def test_its_account_is_enough_to_tell_what_became_of_an_object(plane: ControlPlane, tmp_path: Path) -> None:
+    with ExitStack() as parts:
+        site = Site(plane, "other", tmp_path, parts)
+        good, broken = site.router("good", "qwen"), site.router("broken", "qwen", defaultRoute="nobody")
+        site.apply(*site.model("qwen"), good, broken)
+        for one in (*site.model("qwen"), good, broken):
+            parts.callback(plane.delete, one)
+        with installed(plane, values(namespaces=["other", "edge"]), tmp_path):
+            events = "/api/v1/namespaces/other/events"
+            for router in (good, broken):
+                wait_until(partial(is_told, site, router), what="GatewayReady in its status")
+            told = lambda: {e["involvedObject"]["name"] for e in plane.api.ask("GET", events)["items"]}  # noqa: E731
+            wait_until(lambda: told() == {"broken"}, what="an Event")
+
+
+def is_told(site: Site, router: Document) -> bool:
+    conditions = site.get(router).get("status", {}).get("conditions", ())
+    return any(one["type"] == "GatewayReady" for one in conditions)

@@ -58,7 +58,10 @@ pytestmark = [
     pytest.mark.default_driver,
 ]
 
-NAMESPACES = (helm.NAMESPACE, "other", "started", "standing-by", "strict", "installed")
+NAMESPACES = (
+    *(helm.NAMESPACE, "other", "started", "standing-by", "strict", "installed"),
+    *("llm", "research", "edge"),  # of docs/install.md
+)
 
 
 @pytest.fixture(scope="module")

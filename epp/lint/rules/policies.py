@@ -154,6 +154,8 @@ def merge_type_on_gateway(view: View) -> Iterator[Trap]:
             )
 
 
+_TRUE_WHERE_RIGHT = {"Accepted", "ResolvedRefs"}
+"""Envoy AI Gateway has NotAccepted as well, which is False where the object is refused and else absent."""
 JUDGED = (*POLICIES, "Backend", "AIServiceBackend", "AIGatewayRoute")
 
 
@@ -172,7 +174,7 @@ def not_accepted(view: View) -> Iterator[Trap]:
                 yield Trap(
                     one,
                     node,
-                    f"{node['type'].text} is False: {node['reason'].text}: {said}",
+                    f"says {node['reason'].text}: {said}",
                     "correct what it says; until then the object has no effect, or its routes answer 500",
                 )
 
@@ -182,8 +184,8 @@ def _refusals(status: Node) -> Iterator[Node]:
     lists += [one["conditions"] for key in ("ancestors", "parents") for one in status[key]]
     for conditions in lists:
         for one in conditions:
-            type_of = one["type"].text
-            if type_of in {"Accepted", "ResolvedRefs"} and one["status"].text == "False":
+            is_false = one["status"].text == "False"
+            if one["type"].text == "NotAccepted" or (is_false and one["type"].text in _TRUE_WHERE_RIGHT):
                 yield one
 
 

@@ -163,6 +163,14 @@ TARGET = fields(
     },
     ["group", "kind", "name"],
 )
+SELECTOR = fields(
+    {
+        "group": one_of("gateway.networking.k8s.io"),
+        "kind": one_of("HTTPRoute"),
+        "matchLabels": fields({"fleet-epp.dev/router": text(63)}),
+    },
+    ["group", "kind", "matchLabels"],
+)
 ADDED = fields({"name": text(), "expression": CEL}, ["name", "expression"])
 REMOTE = fields({"jwksPath": text(2000), "backendRef": REFERENCE}, ["jwksPath", "backendRef"])
 TRAFFIC = {
@@ -215,9 +223,10 @@ LOG = fields(
 
 
 def policy(value: Any, at: str) -> None:
-    known = {"targetRefs": items(TARGET, 16), "traffic": fields(TRAFFIC), "frontend": LOG}
-    fields(known, ["targetRefs"], [["traffic", "frontend"]])(value, at)
-    targets = value["targetRefs"]
+    known = {"targetRefs": items(TARGET, 16), "targetSelectors": items(SELECTOR, 16)}
+    known |= {"traffic": fields(TRAFFIC), "frontend": LOG}
+    fields(known, (), [["traffic", "frontend"], ["targetRefs", "targetSelectors"]])(value, at)
+    targets = value.get("targetRefs") or value["targetSelectors"]
     assert len({one["kind"] for one in targets}) == 1, f"{at}: targets of one kind"
     if "frontend" in value:
         assert all(one["kind"] == "Gateway" and "sectionName" not in one for one in targets), at

@@ -31,6 +31,11 @@ GOOD = "{name: good, pods: {app: g}}"
             "{name: a, pods: {a: 1}}",
             "models[a].pods.a SpecInvalid: expected a string, got 1 -> put it in quotes",
         ),
+        ("{name: a, pods: {a: b c}}", 'models[a].pods SpecInvalid: must be values of labels, got "b c"'),
+        (
+            "{name: a, hosts: [{address: 10.0.0.1, labels: {a/b/c: x}}]}",
+            'models[a].hosts[0].labels SpecInvalid: must be labels, got "a/b/c"',
+        ),
         (
             "{name: a, pods: {a: b}, pool: p}",
             "models[a] SpecInvalid: is pool and pods or hosts at once: keep one",
@@ -289,6 +294,15 @@ def test_a_fleet_has_a_name(name: str) -> None:
     }
     (found,) = fleet.read(Documents([Document(content)]), OPTIONS).findings
     assert found.origin.field == "metadata.name"
+
+
+def test_a_kind_that_there_is_not_is_told() -> None:
+    content = {"apiVersion": "fleet-epp.dev/v1alpha1", "kind": "fleet", "metadata": {"name": "a"}}
+    (found,) = fleet.read(Documents([Document(content)]), OPTIONS).findings
+    assert (found.message, found.fix) == (
+        'there is no kind "fleet" of fleet-epp.dev/v1alpha1',
+        'write "kind: Fleet"',
+    )
 
 
 def test_what_others_call_a_fleet_is_none_of_ours() -> None:

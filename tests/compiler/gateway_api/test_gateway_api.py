@@ -210,13 +210,18 @@ def test_where_all_that_have_no_picker_are_down_a_pool_without_servers_answers_5
         {"group": INFERENCE, "kind": "InferencePool", "name": nobody["metadata"]["name"]}
     ]
     assert nobody["spec"]["selector"]["matchLabels"] == {"fleet-epp.dev/pool": nobody["metadata"]["name"]}
-    assert "NobodyServes" in codes(emission)
+    assert "NoBackendCanServe" in codes(emission)
 
 
 def test_a_rule_without_backends_refuses_as_it_is_meant_to() -> None:
     emission = emit(router("site", rule(name="pii", conditions=(Condition("x-class", ("pii",)),))))
     assert refs(emission)[0]["name"] == the(emission, "InferencePool")["metadata"]["name"]
     assert codes(emission) == ["ModelFromHeader"]
+
+
+def test_shares_of_nothing_are_nobodys() -> None:
+    emission = emit(weighted(backend(pool("old"), weight=0), backend(pool("new"), weight=0)))
+    assert [one["name"].startswith("site-nobody") for one in refs(emission)] == [True]
 
 
 def test_an_order_of_backends_has_no_form() -> None:

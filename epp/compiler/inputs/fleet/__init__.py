@@ -30,14 +30,19 @@ def read(documents: Documents, options: Options) -> Reading:
     routers: list[Router] = []
     objectives: list[Objective] = []
     findings: list[Finding] = []
-    for document in documents.of(KIND):
-        if document.group != API_VERSION.partition("/")[0]:
-            continue
+    group = API_VERSION.partition("/")[0]
+    findings += [_unknown(one) for one in documents if one.group == group and one.kind != KIND]
+    for document in documents.of(KIND, group):
         reading = _read(document, options)
         routers += reading.routers
         objectives += reading.objectives
         findings += reading.findings
     return Reading(tuple(routers), tuple(objectives), tuple(findings))
+
+
+def _unknown(document: Document) -> Finding:
+    message = f'there is no kind "{document.kind}" of {API_VERSION}'
+    return error("SpecInvalid", document.origin.at("kind"), message, f'write "kind: {KIND}"')
 
 
 def _read(document: Document, options: Options) -> Reading:
@@ -58,7 +63,8 @@ def _read(document: Document, options: Options) -> Reading:
     gateway = _gateway(site, options)
     access, budgets = policies.access(site), policies.budgets(site, made)
     complain(site)
-    if gateway is None or not made:
+    is_wrong = any(one.is_error and not one.origin.part for one in site.findings)
+    if gateway is None or is_wrong or not made:
         return Reading(findings=tuple(site.findings))
     router = Router(
         document.name,

@@ -28,7 +28,7 @@ def declare(site: Site) -> None:
 
 
 def complain(site: Site) -> None:
-    """About what is of no use, where nothing is wrong that could be the reason. Call it when all is resolved."""
+    """About what is of no use, unless an error may be the reason. Call it when everything is resolved."""
     if any(one.is_error for one in site.findings):
         return
     for name, one in site.backends.items():

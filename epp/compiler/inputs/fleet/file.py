@@ -77,6 +77,13 @@ def check_timeout(subject: str, seconds: float | None) -> None:
         raise ValueError(f"{subject}: must be whole milliseconds, got {seconds * 1000:g}ms")
 
 
+def _check_labels(subject: str, labels: Mapping[str, str]) -> None:
+    word = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+    for label, value in labels.items():
+        _must(subject, label, rf"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{word}", "labels")
+        _may(subject, value, word, "values of labels")
+
+
 def _check_port(subject: str, port: int) -> None:
     try:
         read_port(port)
@@ -106,6 +113,7 @@ class HostEntry:
         if self.port is not None:
             _check_port("port", self.port)
         _may("name", self.name, LABEL, _A_LABEL)
+        _check_labels("labels", self.labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,9 +167,7 @@ class Servers:
             _check_port("port", number)
         if len(self.numbers) > 8 or len(set(self.numbers)) < len(self.numbers):
             raise ValueError("port: must be at most 8 different ones")
-        for label, value in self.pods.items():
-            _must("pods", label, r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", "labels of pods")
-            _may("pods", value, r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", "values of labels")
+        _check_labels("pods", self.pods)
         _may("pool", self.pool, NAMED, _NAMED)
         _may("service", self.service, rf"{NAMED}:\d{{1,5}}", '"name:port" or "namespace/name:port"')
         if self.service:

@@ -16,7 +16,7 @@ from epp.compiler.intent import Access, Budget, GatewayRef, Jwt, Router, Scope
 from epp.compiler.names import name_of
 from epp.compiler.options import Options
 from epp.compiler.targets.agentgateway.servers import API, GROUP, Way
-from epp.compiler.targets.gateway_api.routes import GATEWAY_API, Section, called
+from epp.compiler.targets.gateway_api.routes import GATEWAY_API, Section, called, label
 
 MOST_TARGETS, MOST_EXPRESSIONS, MOST_TOKENS = 16, 256, 2**31 - 1
 RETRIED = (500, 501, 502, 503, 504, 505, 507, 508, 520, 521, 522, 523, 524, 525, 526, 529, 530)
@@ -79,14 +79,14 @@ def of_router(
     router: Router, routes: Sequence[Sequence[Section]], ways: Sequence[Way], options: Options
 ) -> list[Emitted]:
     """Those that name its HTTPRoutes, or single rules of them."""
-    whole = [_target("HTTPRoute", route[0].route) for route in routes]
-    sources = [router.origin.at("")]
+    whole = {"group": GATEWAY_API, "kind": "HTTPRoute", "matchLabels": label(router)}
     found: list[Emitted] = []
     if router.access:
         found += _access(router, router.access, whole, options)
     limits = [_limit(one) for one in router.budgets if one.scope is Scope.ROUTER]
     if limits:
-        found += _policies(router, ["budget"], whole, sources, traffic={"rateLimit": {"local": limits}})
+        name = name_of(router.name, "budget")
+        found.append(_for_all(router, name, whole, traffic={"rateLimit": {"local": limits}}))
     for index, way in enumerate(ways):
         rule = router.rules[index]
         sections = [
@@ -112,7 +112,7 @@ def _refusal(rule: str, why: str) -> str:
     return json.dumps({"error": error}, ensure_ascii=False)
 
 
-def _access(router: Router, access: Access, targets: Sequence[Object], options: Options) -> list[Emitted]:
+def _access(router: Router, access: Access, whole: Object, options: Options) -> list[Emitted]:
     """Tokens, who may ask for what, and the team's header for whoever comes after."""
     jwt, source = access.jwt, router.origin.at("")
     at = urlsplit(jwt.jwks)
@@ -138,7 +138,7 @@ def _access(router: Router, access: Access, targets: Sequence[Object], options: 
         allowed = [_allowed(jwt, one.team, one.models, options) for one in access.allowances]
         traffic["authorization"] = {"action": "Allow", "policy": {"matchExpressions": allowed}}
     traffic["transformation"] = {"request": {"set": [team]}}
-    return [keys, *_policies(router, ["access"], targets, [source], traffic=traffic)]
+    return [keys, _for_all(router, name_of(router.name, "access"), whole, traffic=traffic)]
 
 
 def _allowed(jwt: Jwt, team: str, models: Sequence[str], options: Options) -> str:
@@ -174,6 +174,18 @@ def _unit(budget: Budget) -> tuple[str, int]:
 # --- objects -----------------------------------------------------------------------------------------------
 
 
+def _for_all(router: Router, name: str, whole: Object, **spec: Object) -> Emitted:
+    """For all routes of ``router`` that there are, whatever they are called."""
+    return made(
+        API,
+        "AgentgatewayPolicy",
+        router.namespace,
+        name,
+        router.origin.at(""),
+        spec={"targetSelectors": [whole], **spec},
+    )
+
+
 def _policies(
     router: Router, kind: Sequence[str], targets: Sequence[Object], sources: Iterable[Origin], **spec: Object
 ) -> list[Emitted]:
@@ -206,7 +218,7 @@ def _target(kind: str, name: str, section: str = "") -> Object:
 def refused(router: Router, routes: Sequence[Sequence[Section]]) -> list[Finding]:
     """What these policies cannot say, and what they say otherwise than it was meant."""
     found = [told for budget in router.budgets for told in _budget(budget, router, routes)]
-    if len({one.scope for one in router.budgets}) > 1:
+    if len({one.scope for one in router.budgets} - {Scope.TEAM}) > 1:
         found.append(
             error(
                 "UnsupportedBudgetScope",

@@ -12,7 +12,7 @@ from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, error, info
 from epp.compiler.intent import Backend, Pool, Router, Rule, Schema, Strategy, Upstream
 from epp.compiler.names import name_of
-from epp.compiler.targets.gateway_api.routes import called, duration, renamed
+from epp.compiler.targets.gateway_api.routes import called, duration, out_of_service, renamed
 from epp.compiler.targets.gateway_api.servers import INFERENCE, machines, service_port
 
 API = "agentgateway.dev/v1alpha1"
@@ -51,9 +51,10 @@ def way(rule: Rule, router: Router, documents: Documents, *, counted: bool) -> W
     findings = [told for one in rule.backends for told in _refused(one)]
     if any(one.is_error for one in findings):
         return Way(findings=tuple(findings))
+    findings += out_of_service(rule)
     backends = _able(rule)
     if not backends:
-        why = "; ".join(dict.fromkeys(f"{one.name}: {one.down}" for one in rule.backends))
+        why = "; ".join(dict.fromkeys(f"{one.name}: {one.down or 'has weight 0'}" for one in rule.backends))
         return Way(findings=tuple(findings), unavailable=why or "no backend may serve this")
     if rule.strategy is Strategy.WEIGHTED:
         ways = [_choice(rule, [one], router, documents, counted) for one in backends]
@@ -70,6 +71,8 @@ def way(rule: Rule, router: Router, documents: Documents, *, counted: bool) -> W
 def _able(rule: Rule) -> list[Backend]:
     """Those that can serve. A pool's picker knows best who can: with no other, pools are asked anyway."""
     distinct = list({_identity(one): one for one in reversed(rule.backends)}.values())[::-1]
+    if rule.strategy is Strategy.WEIGHTED:
+        distinct = [one for one in distinct if one.weight]
     live = [one for one in distinct if not one.down]
     return live or [one for one in distinct if isinstance(one.servers, Pool)]
 

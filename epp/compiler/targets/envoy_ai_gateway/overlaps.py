@@ -74,10 +74,7 @@ def _kept(models: Sequence[str], own: Rules, others: list[Match]) -> Rules:
     )
     if any(strength(match)[0] > MOST_HEADERS for rule in found for match in rule):
         raise order.Unordered(f"more than {MOST_HEADERS} headers")
-    added = [
-        [one for one in rule if any(_meet(one, other) for other in others)] for rule in found[: len(own)]
-    ]
-    return [_distinct([*rule, *more]) for rule, more in zip(own, added, strict=True)]
+    return [_distinct([*rule, *more]) for rule, more in zip(own, found, strict=False)]
 
 
 def _for(models: Sequence[str], rule: Sequence[Match]) -> Iterator[Match]:
@@ -93,10 +90,6 @@ def _for(models: Sequence[str], rule: Sequence[Match]) -> Iterator[Match]:
 def _names_model(match: Match) -> bool:
     model = match.get(MODEL)
     return model is not None and model.kind == EXACT
-
-
-def _meet(one: Match, other: Match) -> bool:
-    return any(order.both(one, other))
 
 
 def _distinct(matches: Iterable[Match]) -> list[Match]:

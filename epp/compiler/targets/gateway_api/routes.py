@@ -14,11 +14,12 @@ from typing import TypeAlias
 from epp.compiler import order, overlaps
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, error, warning
-from epp.compiler.intent import DEFAULT_TIMEOUT, Backend, Router, Rule
+from epp.compiler.intent import DEFAULT_TIMEOUT, Backend, Router, Rule, Strategy
 from epp.compiler.names import name_of
 from epp.compiler.patterns import EXACT, Matcher
 
 GATEWAY_API = "gateway.networking.k8s.io"
+ROUTER = "fleet-epp.dev/router"
 MOST_RULES, MOST_MATCHES, MOST_IN_ROUTE, MOST_HEADERS = 16, 64, 128, 16
 _VALUE = re.compile(r"[!-~]+(?:[\t ]?[!-~]+)*", re.ASCII)
 """What the CRD lets a header's value be; at most 4096 characters."""
@@ -158,7 +159,8 @@ def _match(match: order.Match) -> Object:
 def http_routes(
     router: Router, routes: Sequence[Sequence[Section]], content: Mapping[int, Object], *, named: bool
 ) -> list[Emitted]:
-    """``content``: of each rule, all but its matches. ``named``: policies are for one rule of a route."""
+    """``content``: of each rule, all but its matches. ``named``: policies find them by the label ROUTER, and
+    single rules by their names."""
     gateway = router.gateway
     parent: Object = {
         "group": GATEWAY_API,
@@ -181,17 +183,23 @@ def http_routes(
             }
             for section in route
         ]
-        emitted.append(
-            made(
-                f"{GATEWAY_API}/v1",
-                "HTTPRoute",
-                router.namespace,
-                route[0].route,
-                router.origin.at(""),
-                spec={**head, "rules": rules},
-            )
+        one = made(
+            f"{GATEWAY_API}/v1",
+            "HTTPRoute",
+            router.namespace,
+            route[0].route,
+            router.origin.at(""),
+            spec={**head, "rules": rules},
         )
+        if named:
+            one.document["metadata"]["labels"] = label(router)
+        emitted.append(one)
     return emitted
+
+
+def label(router: Router) -> dict[str, str]:
+    """Of all its HTTPRoutes, those of before as well: none that comes or goes is ever without its policy."""
+    return {ROUTER: name_of(router.name)}
 
 
 def blamed(router: Router, findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -209,6 +217,26 @@ def called(router: Router, rule: Rule) -> str:
     if sum(one.name == rule.name for one in router.rules) == 1:
         return rule.name
     return f"{rule.name}-{next(number for number, one in enumerate(router.rules) if one is rule)}"
+
+
+def is_out(rule: Rule, backend: Backend) -> bool:
+    """It gets no request: it is down, or has no share."""
+    return bool(backend.down) or (rule.strategy is Strategy.WEIGHTED and not backend.weight)
+
+
+def out_of_service(rule: Rule) -> list[Finding]:
+    """Told where no backend can serve, though some were meant to."""
+    if not rule.backends or not all(is_out(rule, one) for one in rule.backends):
+        return []
+    names = ", ".join(dict.fromkeys(one.name for one in rule.backends))
+    return [
+        warning(
+            "NoBackendCanServe",
+            rule.origin,
+            f"none of {names} can serve: clients get 503 at once, and no other rule is tried",
+            "; ".join(dict.fromkeys(f"{one.name}: {one.down or 'has weight 0'}" for one in rule.backends)),
+        )
+    ]
 
 
 def renamed(rule: Rule, backend: Backend) -> str:

@@ -7,7 +7,7 @@ Rule:    a picker chooses among pods: gateways refuse an address that is none of
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -17,7 +17,7 @@ from epp.compiler.findings import Finding, error, warning
 from epp.compiler.intent import Backend, Host, Pool, Router, Rule, Schema, Strategy, Upstream
 from epp.compiler.names import name_of
 from epp.compiler.pools import SERVICE_NAME
-from epp.compiler.targets.gateway_api.routes import renamed
+from epp.compiler.targets.gateway_api.routes import is_out, out_of_service, renamed
 
 INFERENCE = "inference.networking.k8s.io"
 AGENT_PORT = 8080
@@ -40,7 +40,7 @@ class Way:
 def way(rule: Rule, router: Router, documents: Documents) -> Way:
     """To the servers of ``rule``; with an error, to none."""
     if not rule.backends:
-        return _nobody(rule, router, [])
+        return _nobody(rule, router, ())
     if rule.strategy is Strategy.FALLBACK and len({_identity(one) for one in rule.backends}) > 1:
         return Way(findings=(_no_fallback(rule),))
     backends = rule.backends if rule.strategy is Strategy.WEIGHTED else rule.backends[:1]
@@ -48,7 +48,10 @@ def way(rule: Rule, router: Router, documents: Documents) -> Way:
     findings = [told for one in ways for told in one.findings]
     if any(told.is_error for told in findings):
         return Way(findings=tuple(findings))
-    if all(one.down for one in backends) and not any(one.pools for one in ways):
+    findings += out_of_service(rule)
+    if all(is_out(rule, one) for one in backends) and not any(
+        one.pools and backend.weight for one, backend in zip(ways, backends, strict=True)
+    ):
         return _nobody(rule, router, findings)
     if len([one for one in ways if one.pools]) > 1:
         findings.append(_several_pools(rule))
@@ -60,20 +63,9 @@ def way(rule: Rule, router: Router, documents: Documents) -> Way:
     )
 
 
-def _nobody(rule: Rule, router: Router, findings: list[Finding]) -> Way:
+def _nobody(rule: Rule, router: Router, findings: Sequence[Finding]) -> Way:
     """A pool without servers: its picker answers 503 at once, as nothing else in an HTTPRoute does."""
     pool = Pool(name_of(router.name, "nobody"), router.namespace, rule.origin)
-    if rule.backends:
-        why = "; ".join(dict.fromkeys(f"{one.name}: {one.down}" for one in rule.backends))
-        findings = [
-            *findings,
-            warning(
-                "NobodyServes",
-                rule.origin,
-                f"rule {rule.name} gets 503 at once: {why}",
-                "bring one of its backends back; the route follows by itself",
-            ),
-        ]
     reference = _reference(INFERENCE, "InferencePool", pool.name, pool.namespace, router)
     return Way((reference,), (pool,), findings=tuple(findings))
 
