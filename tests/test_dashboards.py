@@ -262,11 +262,11 @@ def panels(dashboard: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
-def test_a_dashboard_asks_for_what_is_there(path: Path, exported: Exported) -> None:
+def test_a_dashboard_asks_for_what_is_there(path: Path, everything: Exported) -> None:
     dashboard = json.loads(path.read_text(encoding="utf-8"))
     expressions = [target["expr"] for panel in panels(dashboard) for target in panel.get("targets", ())]
     assert len(expressions) > 50
-    assert [fault for each in expressions for fault in wrong(each, exported)] == []
+    assert [fault for each in expressions for fault in wrong(each, everything)] == []
     legends = [
         (target["expr"], label)
         for panel in panels(dashboard)
@@ -275,12 +275,12 @@ def test_a_dashboard_asks_for_what_is_there(path: Path, exported: Exported) -> N
     ]
     for expression, label in legends:
         series, grouped = asked(expression)
-        kept = grouped or frozenset[str]().union(OF_PROMETHEUS, *(exported[name] for name in series))
+        kept = grouped or frozenset[str]().union(OF_PROMETHEUS, *(everything[name] for name in series))
         assert label in kept, f"{expression} has no {label} to show"
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
-def test_a_dashboard_can_be_imported(path: Path, exported: Exported) -> None:
+def test_a_dashboard_can_be_imported(path: Path, everything: Exported) -> None:
     dashboard = json.loads(path.read_text(encoding="utf-8"))
     every = list(panels(dashboard))
     assert len({panel["id"] for panel in every}) == len(every)
@@ -302,7 +302,7 @@ def test_a_dashboard_can_be_imported(path: Path, exported: Exported) -> None:
         if each["type"] == "query":
             found = re.fullmatch(r"label_values\((\w+), (\w+)\)", each["definition"])
             assert found is not None
-            assert found[2] in exported[found[1]] | OF_PROMETHEUS
+            assert found[2] in everything[found[1]] | OF_PROMETHEUS
 
 
 # --- the alert rules

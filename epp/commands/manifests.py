@@ -12,14 +12,13 @@ from typing import Any, TextIO
 
 import yaml
 
-from epp.compiler.emission import APPLY_ORDER, FROZEN, Emitted
+from epp.compiler.emission import APPLY_ORDER, FROZEN, ROUTES, Emitted
 from epp.compiler.marks import sources_of
 from epp.config import decode
 from epp.config.decode import ConfigError
 
 MARK = "# Made by epp compile, inventory {}: changes are lost."
 _OURS = re.compile(r"\d\d-[a-z0-9]+\.[a-z0-9-]*\.[a-z0-9.-]+\.yaml")
-_FROZEN = frozenset(kind.lower() for kind in FROZEN)
 _NUMBER = re.compile(r"[-+]?(?:\.\d+|\d[\d_]*(?:\.[\d_]*)?)(?:[eE][-+]?\d+)?|0[xob][\da-fA-F_]+", re.ASCII)
 """What some reader of YAML takes for a number: PyYAML would write the string ``1e3`` bare."""
 
@@ -63,20 +62,26 @@ def write_all(
     """
     mark = MARK.format(inventory)
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {name_of_file(one): f"{mark}\n{text_of(one.document)}" for one in objects}
+    wanted = {name_of_file(one): one for one in objects}
+    texts = {name: f"{mark}\n{text_of(one.document)}" for name, one in wanted.items()}
     for name in sorted(wanted):
         if (folder / name).exists() and _first_line(folder / name) != mark:
             raise NotOursError(
                 f"{folder / name}: is not of this command and inventory: remove it, or give another --out"
             )
-    before = [
-        path for path in sorted(folder.iterdir()) if _OURS.fullmatch(path.name) and _first_line(path) == mark
-    ]
-    kept = {path.name for path in before if _is_kept(path, wanted, failed)}
-    written = [name for name in sorted(wanted) if name not in kept and _write(folder / name, wanted[name])]
-    removed = [path for path in before if path.name not in wanted and path.name not in kept]
-    for path in removed:
-        path.unlink()
+    ours = (path for path in folder.iterdir() if _OURS.fullmatch(path.name) and _first_line(path) == mark)
+    before = {path.name: path.read_text(encoding="utf-8") for path in sorted(ours)}
+    doubtful = {name: found for name, text in before.items() if (found := _doubtful(name, text, failed))}
+    differ = {name for name in doubtful if name in wanted and texts[name] != before[name]}
+    frozen = {name for name in differ if wanted[name].key[0] in FROZEN}
+    stuck = frozenset[str]().union(*(doubtful[name] for name in frozen))
+    left = frozen | {name for name, one in wanted.items() if name not in before and _waits(one, stuck)}
+    written = [name for name in wanted if name not in left and texts[name] != before.get(name)]
+    removed = before.keys() - wanted.keys() - doubtful.keys()
+    for name in written:
+        _write(folder / name, texts[name])
+    for name in removed:
+        (folder / name).unlink()
     return len(written), len(removed)
 
 
@@ -86,23 +91,21 @@ def name_of_file(one: Emitted) -> str:
     return f"{APPLY_ORDER.index(kind):02}-{kind.lower()}.{namespace}.{name}.yaml"
 
 
-def _is_kept(path: Path, wanted: Collection[str], failed: Collection[str] | None) -> bool:
-    """Whether it is of an input with an error, or may be, and stays as it is."""
-    if failed is not None and _sources(path).isdisjoint(failed):
-        return False
-    return path.name not in wanted or _kind(path) in _FROZEN
+def _waits(one: Emitted, stuck: frozenset[str]) -> bool:
+    """Whether it is a new route that would be without something of its input that stays as it was."""
+    return one.key[0] in ROUTES and not sources_of(one.document).isdisjoint(stuck)
 
 
-def _kind(path: Path) -> str:
-    return path.name[3:].partition(".")[0]
-
-
-def _sources(path: Path) -> frozenset[str]:
-    try:
-        document = decode.plain(decode.parse(path.read_text(encoding="utf-8"), path.name))
-    except ConfigError:
+def _doubtful(name: str, text: str, failed: Collection[str] | None) -> frozenset[str]:
+    """Inputs of a file of ours that have an error, or may have one."""
+    if failed is not None and not failed:
         return frozenset()
-    return sources_of(document) if isinstance(document, dict) else frozenset()
+    try:
+        document = decode.plain(decode.parse(text, name))
+    except ConfigError as fault:
+        raise NotOursError(f"{fault}; it was changed by somebody: remove it") from None
+    sources = sources_of(document) if isinstance(document, dict) else frozenset()
+    return sources if failed is None else sources & set(failed)
 
 
 def _first_line(path: Path) -> str:
@@ -113,11 +116,8 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _write(path: Path, text: str) -> bool:
-    """Whole or not at all; False: it says just that already."""
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return False
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)
-    return True

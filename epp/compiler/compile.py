@@ -34,7 +34,7 @@ _GRAVITY = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """``objects``: in the order in which to apply them. ``failed``: ``Origin.object`` of inputs with an
-    error.
+    error, and of those with a part that has one.
 
     ``intent``: what was understood, for whoever reports it.
     """
@@ -82,7 +82,7 @@ def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -
     return Compiled(
         tuple(marked(one, options, owners) for one in sorted(objects, key=_order)),
         tuple(sorted(dict.fromkeys(findings), key=_gravest_first)),
-        failed,
+        failed | {one.origin.whole for one in findings if one.is_error},
         intent,
     )
 

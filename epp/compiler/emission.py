@@ -34,9 +34,17 @@ APPLY_ORDER = (
 )
 """Kinds; policies before the route that they are for, so that no route is ever served without its policy."""
 
-FROZEN = frozenset({"SecurityPolicy"})
-"""Kinds that several inputs share and that nobody changes while one of them has an error: its routes still
-stand, and would be open to everyone."""
+FROZEN = frozenset(
+    {
+        *("SecurityPolicy", "AgentgatewayPolicy", "BackendTrafficPolicy", "HTTPRouteFilter"),
+        *("InferenceModelRewrite", "AIGatewayRoute", "HTTPRoute"),
+    }
+)
+"""Kinds that nobody changes while one of their inputs has an error. Several inputs, or several models of a
+fleet, may share one: what stands of the one in error would be open to everyone, or without its guard."""
+ROUTES = frozenset({"AIGatewayRoute", "HTTPRoute"})
+"""Kinds of which no new one is made for an input of which something FROZEN would have changed: it would be
+without that."""
 
 
 @dataclass(frozen=True, slots=True)

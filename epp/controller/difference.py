@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from epp.compiler.emission import APPLY_ORDER, FROZEN, Emitted
+from epp.compiler.emission import APPLY_ORDER, FROZEN, ROUTES, Emitted
 from epp.compiler.marks import INVENTORY, sources_of
 from epp.controller.fields import Object, bare, is_as_wanted
 
@@ -94,6 +94,7 @@ def difference(
     wanted = {one.key: one for one in desired}
     applied: list[Step] = []
     conflicts = []
+    frozen = set[str]()
     for key, emitted in sorted(wanted.items(), key=lambda item: rank(item[0])):
         there = live.get(key)
         sources = frozenset(one.object for one in emitted.sources)
@@ -103,8 +104,11 @@ def difference(
             conflicts.append(Conflict(key, sources, whose(there)))
         elif _is_leaving(there) or _is_equal(emitted.document, there, settled.get(key)):
             continue
-        elif not (key[0] in FROZEN and doubt.about(sources_of(there))):
+        elif key[0] in FROZEN and doubt.about(sources_of(there)):
+            frozen |= sources_of(there)
+        else:
             applied.append(Step(Verb.CHANGE, key, sources, emitted.document, there))
+    applied = [step for step in applied if not _waits(step, frozen, doubt)]
     surplus = [key for key, there in live.items() if key not in wanted and belongs(there, inventory)]
     going, kept = list[Step](), list[Key]()
     for key in sorted(surplus, key=_deletion_rank):
@@ -116,6 +120,13 @@ def difference(
         else:
             going.append(Step(Verb.DELETE, key, _parts(sources), live=live[key]))
     return Difference((*applied, *going), tuple(conflicts), tuple(kept))
+
+
+def _waits(step: Step, frozen: Collection[str], doubt: Doubt) -> bool:
+    """Whether it is a new route that would be without something FROZEN of its input."""
+    if step.verb is not Verb.CREATE or step.key[0] not in ROUTES or step.wanted is None:
+        return False
+    return doubt.about(sources_of(step.wanted) & set(frozen))
 
 
 def _parts(sources: frozenset[str]) -> frozenset[str]:

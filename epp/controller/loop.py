@@ -20,7 +20,7 @@ from epp.compiler.findings import Finding, Origin, error, warning
 from epp.compiler.options import Options
 from epp.controller.carrying import Ended, Fate, Report, carry_out
 from epp.controller.cluster import Cluster
-from epp.controller.difference import Difference, Doubt, Key, Verb, difference, title
+from epp.controller.difference import Difference, Doubt, Key, Verb, difference, key_of, title
 from epp.controller.events import Events
 from epp.controller.fields import Object, bare
 from epp.controller.files import Files
@@ -107,9 +107,11 @@ class Controller:
             try:
                 await _Round(parts, self._state, pace, self._tell).go(self)
             except Exception as fault:
-                logger.exception("defect in a round: tried again")
+                defect = f"defect: {type(fault).__name__}: {fault}"
+                if defect not in self.trouble:
+                    logger.exception("defect in a round: tried again")
                 parts.metrics.failures += 1
-                self._tell((f"defect: {type(fault).__name__}: {fault}",))
+                self._tell((defect,))
                 self.again_at(began + LOOK * 10)
             await self._until_due(parts.clock)
 
@@ -265,13 +267,17 @@ class _Round:
         state.told = frozenset(findings)
         if self._leads():
             await parts.events.tell(one for one in findings if one.is_error)
+            declared = {key_of(one): one for one in parts.watching.declared()}  # with our own word in them
+            around = [one for one in documents if (one.kind, one.namespace, one.name) not in declared]
             wanted = wanted_statuses(
-                *(compiled, documents, parts.options),
+                compiled,
+                [*around, *map(Document, declared.values())],
+                parts.options,
                 live=parts.watching.live(),
                 errors=errors,
                 missing=parts.watching.missing,
             )
-            await parts.statuses.tell(wanted, parts.watching.declared(), may_write=self._leads)
+            await parts.statuses.tell(wanted, declared.values(), may_write=self._leads)
 
 
 def _errors(found: Difference, report: Report) -> dict[str, str]:

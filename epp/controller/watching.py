@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from epp.compiler.documents import Document
 from epp.compiler.inputs.llmkube.servers import HEARTBEAT, HEARTBEAT_TIMEOUT
+from epp.compiler.inputs.llmkube.status import CONDITION
 from epp.controller.difference import Key, belongs
 from epp.controller.fields import Object
 from epp.controller.kinds import Discovery, Kind, Role
@@ -30,8 +31,8 @@ _OF_INPUT = frozenset({"InferencePool", "Service"})
 """Kinds of which what we have made ourselves counts: a pool keeps its port."""
 _KEEPS_STATUS = frozenset({"Gateway", "GatewayClass"})
 _COUNTED = frozenset({"managedFields", "resourceVersion"})
-_NOISE = frozenset({"lastUpdated"})
-"""Of a status: written anew by every look of its controller."""
+_NOISE = frozenset({"lastUpdated", "gateway"})
+"""Of a status: written anew by every look of its controller, and by us."""
 
 _Following: TypeAlias = Following[dict[str, Any]]
 
@@ -249,7 +250,7 @@ class Watching:
         plain = {**_typed(kind, document), "metadata": meta}
         status = plain.pop("status", None)
         if isinstance(status, Mapping) and (kind.role is Role.DECLARED or kind.name in _KEEPS_STATUS):
-            plain["status"] = {key: value for key, value in status.items() if key not in _NOISE}
+            plain["status"] = _foreign(status)
         return plain
 
     def families(self) -> Iterator[Family]:
@@ -269,6 +270,14 @@ def _typed(kind: Kind, document: Object) -> Object:
     if "kind" in document:
         return document
     return {"apiVersion": f"{kind.group}/{kind.versions[0]}".lstrip("/"), "kind": kind.name, **document}
+
+
+def _foreign(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what we write into it ourselves: it is not to be compiled again for that."""
+    kept = {key: value for key, value in status.items() if key not in _NOISE}
+    if isinstance(kept.get("conditions"), list):
+        kept["conditions"] = [one for one in kept["conditions"] if one.get("type") != CONDITION]
+    return kept
 
 
 def _is_late(beat: str, now: float) -> bool:

@@ -247,3 +247,43 @@ class TestDirectory:
         after = self.content(folder)
         assert status == 1
         assert {name: after[name] for name in before} == before
+
+    GUARDED = f"""{FLEET}
+- {{name: gpt, backends: [openai]}}
+backends: {{openai: {{provider: openai, secret: key}}}}
+sensitive: {{classes: [pii]}}
+"""
+
+    def test_a_model_with_an_error_keeps_the_guard_in_front_of_it(self, fleet: Path) -> None:
+        """Its route still stands: without the rule that refuses them, sensitive requests would get out."""
+        fleet.write_text(self.GUARDED, encoding="utf-8")
+        _, folder = self.compile(fleet)
+        before = self.content(folder)
+        fleet.write_text(self.GUARDED.replace("[openai]}", "[openai], prot: 1}"), encoding="utf-8")
+        status, _ = self.compile(fleet)
+        assert status == 1
+        assert self.content(folder) == before
+
+    def test_a_new_model_waits_while_what_it_needs_may_not_be_changed(self, fleet: Path) -> None:
+        """Its own guard would stand in a route that stays as it is."""
+        fleet.write_text(self.GUARDED, encoding="utf-8")
+        _, folder = self.compile(fleet)
+        more = self.GUARDED.replace("- {name: gpt,", "- {name: o3, backends: [openai]}\n- {name: gpt,")
+        fleet.write_text(more.replace("app: phi}", "app: phi}, prot: 1"), encoding="utf-8")
+        self.compile(fleet)
+        assert not any("aigatewayroute.llm.site-o3" in name for name in self.content(folder))
+        fleet.write_text(more, encoding="utf-8")
+        status, _ = self.compile(fleet)
+        assert status == 0
+        assert any("aigatewayroute.llm.site-o3" in name for name in self.content(folder))
+
+    def test_a_file_of_ours_that_somebody_has_broken_is_told(
+        self, fleet: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        _, folder = self.compile(fleet)
+        (one, *_) = sorted(folder.iterdir())
+        one.write_text(one.read_text(encoding="utf-8") + "a: [", encoding="utf-8")
+        fleet.write_text(BROKEN, encoding="utf-8")
+        status, _ = self.compile(fleet)
+        assert status == 1
+        assert "it was changed by somebody: remove it" in capsys.readouterr().err

@@ -110,6 +110,20 @@ def test_a_policy_that_a_broken_input_shares_is_not_changed() -> None:
     assert steps(compared(api, *after, doubt=doubt)) == [(CHANGE, "Service", "one")]
 
 
+def test_a_new_route_waits_for_a_policy_that_is_not_changed() -> None:
+    """It would be without that policy; others' routes do not wait."""
+    api = written(ModelApi(), emitted("SecurityPolicy", "one", "broken", "whole", value=1))
+    policy = emitted("SecurityPolicy", "one", "broken", value=2)
+    mine, others = emitted("HTTPRoute", "mine", "broken"), emitted("HTTPRoute", "others", "whole")
+    doubt = Doubt(failed={"ModelRouter/models/broken"})
+    assert steps(compared(api, policy, mine, others, doubt=doubt)) == [(CREATE, "HTTPRoute", "others")]
+    assert steps(compared(api, policy, mine, others)) == [
+        (CHANGE, "SecurityPolicy", "one"),
+        (CREATE, "HTTPRoute", "mine"),
+        (CREATE, "HTTPRoute", "others"),
+    ]
+
+
 def test_what_is_being_deleted_is_waited_for() -> None:
     wanted = emitted("Service", "one", value=1)
     api = written(ModelApi(), wanted)

@@ -101,6 +101,9 @@ VARIANTS: dict[str, Document] = {
         picker="picker",
         metricsPort=9192,
         gateway="edge/main/https",
+        modelHeader="x-model",
+        namespaces=["models"],
+        fleet=FLEET % 8000,
         env=[{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
     ),
     "monitoring": {
@@ -150,6 +153,13 @@ def test_its_arguments_are_understood(given: Document) -> None:
     assert taken.picker == said.get("picker", "fleet-epp") and taken.claim is said.get("claim", False)
     assert taken.metrics_port == said.get("metricsPort", 9092)
     assert bool(taken.fleet) is ("fleet" in said)
+
+
+def test_every_flag_is_a_value_of_the_chart() -> None:
+    given = {one.partition("=")[0] for one in words(controllers(VARIANTS["everything"]))}
+    assert given == {
+        f"--{name.replace('_', '-')}" for name in vars(parser().parse_args(["--target=gateway-api"]))
+    }
 
 
 @every

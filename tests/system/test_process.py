@@ -126,6 +126,9 @@ def refused(*arguments: str) -> str:
     return lines[0]
 
 
+COMMANDS = "there are serve, controller, compile, plan, apply, lint, bench, version and help"
+
+
 @pytest.mark.parametrize(
     "old, new, line, said",
     [
@@ -277,8 +280,8 @@ def test_the_command_explains_itself(arguments: list[str], status: int, said: st
         (["version", "--x"], 'epp version: unexpected argument "--x": see epp help'),
         (["--version", "x"], 'epp --version: unexpected argument "x": see epp help'),
         (["help", "sreve"], 'epp help: unexpected argument "sreve": see epp help'),
-        (["Serve"], 'epp: unknown command "Serve": there are serve, controller, compile, plan, apply, lint, bench, version and help'),
-        ([""], 'epp: unknown command "": there are serve, controller, compile, plan, apply, lint, bench, version and help'),
+        (["Serve"], f'epp: unknown command "Serve": {COMMANDS}'),
+        ([""], f'epp: unknown command "": {COMMANDS}'),
         (["--", "x"], 'epp serve: unexpected argument "x"'),
         (["-"], 'epp serve: unexpected argument "-": there are flags only, see epp serve --help'),
         (["serve", "version"], 'epp serve: unexpected argument "version": there are flags only'),

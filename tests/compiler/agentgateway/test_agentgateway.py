@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.compiler.documents import Documents
+from epp.compiler.documents import Document, Documents
 from epp.compiler.emission import Emission, Object
 from epp.compiler.intent import (
     Access,
@@ -38,9 +38,9 @@ MODEL = OPTIONS.model_header
 ORIGIN = origin("site")
 
 
-def emit(*routers: Router) -> Emission:
+def emit(*routers: Router, documents: Documents | None = None) -> Emission:
     """Whatever is tried here has the shape that agentgateway knows."""
-    emission = agentgateway.emit(Intent(routers), Documents([]), OPTIONS)
+    emission = agentgateway.emit(Intent(routers), documents or Documents([]), OPTIONS)
     for one in emission.objects:
         assert_known(one.document)
     return emission
@@ -89,6 +89,39 @@ def test_a_gateway_is_told_once_and_each_listener_by_itself() -> None:
     emission = emit(router("a", QWEN), router("b", QWEN), replace(router("c", QWEN), gateway=listener))
     targets = [one["spec"]["targetRefs"][0] for one in of_kind(emission, "AgentgatewayPolicy")]
     assert [one.get("sectionName") for one in targets] == [None, "chat"]
+
+
+def transforming(header: str, **target: str) -> Documents:
+    """Somebody's policy before routing."""
+    ref = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "ai", **target}
+    change = {"request": {"set": [{"name": header, "value": '"a"'}]}}
+    spec = {"targetRefs": [ref], "traffic": {"phase": "PreRouting", "transformation": change}}
+    meta = {"name": "theirs", "namespace": "edge"}
+    kind = {"apiVersion": "agentgateway.dev/v1alpha1", "kind": "AgentgatewayPolicy"}
+    return Documents([Document({**kind, "metadata": meta, "spec": spec})])
+
+
+def test_a_second_policy_before_routing_would_count_for_nothing() -> None:
+    emission = emit(router("site", QWEN), documents=transforming("x-tenant"))
+    assert codes(emission) == ["PolicyOfAnother"]
+    assert emission.objects == ()
+
+
+def test_one_that_says_the_model_takes_the_place_of_ours() -> None:
+    emission = emit(router("site", QWEN), documents=transforming("X-Gateway-Model-Name"))
+    assert of_kind(emission, "AgentgatewayPolicy") == []
+    assert the(emission, "HTTPRoute")
+
+
+def test_that_of_another_listener_does_not_matter() -> None:
+    site = replace(router("site", QWEN), gateway=GatewayRef("ai", "edge", "chat"))
+    assert codes(emit(site, documents=transforming("x-tenant", sectionName="other"))) == []
+
+
+def test_a_log_is_one_for_all_listeners_of_a_gateway() -> None:
+    listener = replace(router("b", QWEN, audit=True), gateway=GatewayRef("ai", "edge", "chat"))
+    emission = emit(router("a", QWEN, audit=True, access=ACCESS), listener)
+    assert len(policy(emission, "audit")["spec"]["targetRefs"]) == 1
 
 
 def test_a_model_is_a_rule_and_an_unknown_one_gets_404() -> None:
@@ -333,6 +366,8 @@ def test_whoever_has_a_token_may_ask_where_there_is_no_list() -> None:
     [
         (replace(JWT, jwks="idp.example.com/keys"), "InvalidAuth"),
         (replace(JWT, jwks="https://idp.example.com"), "InvalidAuth"),
+        (replace(JWT, jwks="https://idp.example.com:99999/keys"), "InvalidAuth"),
+        (replace(JWT, jwks="https://[::1/keys"), "InvalidAuth"),
         (replace(JWT, team_claim="realm..team"), "InvalidAuth"),
     ],
 )

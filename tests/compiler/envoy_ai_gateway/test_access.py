@@ -160,3 +160,14 @@ def test_more_models_than_a_rule_can_list_are_in_several() -> None:
     rules = found.one("SecurityPolicy")["authorization"]["rules"]
     assert [len(one["principal"]["headers"][0]["values"]) for one in rules] == [256, 44]
     assert may(found, issuer=IDP.issuer, claims={"team": "a"}, model="model-299")
+
+
+def test_a_gateway_takes_tokens_of_at_most_16_issuers() -> None:
+    def secured(number: int) -> Router:
+        jwt = Jwt(f"https://{number}.example.com", "https://keys.example.com", "team", "x-team")
+        at = origin(f"r{number}", f"2026-01-{number + 1:02}T00:00:00Z")
+        return named(f"r{number}", access=Access(jwt, at))
+
+    found = made(*map(secured, range(17)))
+    assert found.told("AccessNotSeparable").origin.name == "r16"
+    assert len(made(*map(secured, range(16))).one("SecurityPolicy")["jwt"]["providers"]) == 16

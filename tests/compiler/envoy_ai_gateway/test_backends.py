@@ -131,6 +131,13 @@ def test_alone_a_machine_is_asked_at_its_address() -> None:
     assert found.one("Backend") == {"endpoints": [{"ip": {"address": "10.0.0.21", "port": 8080}}]}
 
 
+@pytest.mark.parametrize("address", ["fd00::1", "fd00::1:2:3", "2001:db8::"])
+def test_addresses_of_version_6_are_written_in_full(address: str) -> None:
+    """The CRD knows few of the short forms."""
+    found = made(router("mr", rule(machines("mac", address, model="q"), models=("qwen",))))
+    assert len(found.one("Backend")["endpoints"][0]["ip"]["address"]) == 39
+
+
 def test_beside_others_a_machine_has_a_name() -> None:
     """Priorities count among names only; a Service without a cluster IP hides no death."""
     asked = rule(machines("mac", "10.0.0.21", "10.0.0.22"), provider("openai"), models=("qwen",))
@@ -168,12 +175,20 @@ def test_what_an_agent_wrote_into_a_slice_is_asked_and_not_the_cluster_ip_before
     asked = router("mr", rule(mac, models=("qwen",)))
     there = made(asked, around=(slice_,)).one("Backend")
     assert there == {"endpoints": [{"ip": {"address": "10.0.0.21", "port": 51234}}]}
-    assert made(asked).one("Backend")["endpoints"][0]["fqdn"]["hostname"] == "mac.llm.svc.cluster.local"
+    blind = made(asked)
+    assert blind.one("Backend")["endpoints"][0]["fqdn"]["hostname"] == "mac.llm.svc.cluster.local"
+    assert "DeathHidden" in blind.codes() and "DeathHidden" not in made(asked, around=(slice_,)).codes()
 
 
 @pytest.mark.parametrize(
     "host, what",
-    [("127.0.0.1", "whichever machine Envoy runs on"), ("::1", "whichever"), ("studio", "of one word")],
+    [
+        ("127.0.0.1", "whichever machine Envoy runs on"),
+        ("::1", "whichever"),
+        ("studio", "two words or more"),
+        ("my_mac.lan", "a-z"),
+        ("fe80::1%en0", "no host name"),
+    ],
 )
 def test_hosts_that_envoy_gateway_takes_for_invalid_are_refused(host: str, what: str) -> None:
     found = made(router("mr", rule(provider("mac", host=host), models=("qwen",))))
@@ -245,3 +260,9 @@ def test_somebody_elses_pool_that_buffers_is_told() -> None:
     foreign = Backend("b", Pool("theirs", "llm", origin("theirs"), exists=True), origin("b"))
     found = made(router("mr", rule(foreign, models=("qwen",))), around=(there,))
     assert found.codes() == ["PoolBuffersBodies"] and not found.all("InferencePool")
+
+
+def test_a_rule_has_at_most_16_backends() -> None:
+    many = [provider(f"b{number}") for number in range(17)]
+    assert made(router("mr", rule(*many, models=("q",)))).codes() == ["TooManyBackends"]
+    assert made(router("mr", rule(*many[:16], models=("q",)))).codes() == []

@@ -4,9 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from epp.compiler import marks
-from epp.compiler.documents import Document
-from epp.compiler.intent import Access, Jwt, Router
-from tests.compiler.envoy_ai_gateway.made import document, made, provider
+from epp.compiler.documents import Document, Documents
+from epp.compiler.intent import Access, Condition, Intent, Jwt, Router
+from epp.compiler.options import Options
+from epp.compiler.targets.envoy_ai_gateway import emit
+from tests.compiler.envoy_ai_gateway.made import NEW, document, made, provider
 from tests.compiler.makers import origin, router, rule
 
 MR = router("mr", rule(provider("a"), models=("qwen",)))
@@ -134,3 +136,18 @@ def test_a_listener_that_takes_no_routes_of_the_namespace_is_told() -> None:
     closed = {"name": "http", "protocol": "HTTP", "port": 80}
     assert made(MR, around=(gateway(listeners=[closed]),)).codes() == ["ListenerNotOpen"]
     assert made(MR, around=(gateway(),)).codes() == []
+
+
+def test_in_a_cluster_a_gateway_that_is_not_there_is_told() -> None:
+    for is_live, codes in ((True, ["GatewayNotFound"]), (False, [])):
+        options = Options(NEW, is_live=is_live)
+        assert [one.code for one in emit(Intent((MR,)), Documents(()), options).findings] == codes
+
+
+def test_a_header_that_tokens_set_for_one_router_is_no_clients_for_another() -> None:
+    secured = replace(MR, access=Access(IDP, origin("mr")))
+    team = Condition("x-llmkube-team", ("a",))
+    other = router("open", rule(provider("b"), models=("gpt",), conditions=(team,)))
+    assert made(secured, other).told("HeaderTakenFromClients").origin.name == "open"
+    assert "HeaderTakenFromClients" not in made(MR, other).codes()
+    assert "HeaderTakenFromClients" not in made(replace(other, access=secured.access)).codes()

@@ -174,6 +174,26 @@ def test_more_than_sixteen_headers_cannot_be_kept_apart() -> None:
     assert "preserveRouteOrder" in told.fix
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("x team", "a"), ("x-team", "zwölf"), ("x-team", "a" * 4097), ("x-team", " a"), ("x" * 257, "a")],
+)
+def test_what_no_http_route_can_name_is_refused(name: str, value: str) -> None:
+    made = router("mr", rule(backend(pool("one")), conditions=(Condition(name, (value,)),)))
+    assert emitted(TARGETS[1], made)[1] == ["UnsupportedMatchInGatewayMode"]
+
+
+def test_a_rule_that_no_request_gets_to_is_told_and_makes_nothing() -> None:
+    made = router(
+        "mr",
+        rule(provider("all"), name="all", models=("qwen",)),
+        rule(provider("never"), name="never", models=("qwen",), conditions=(TEAM,)),
+    )
+    found = emit(Intent((made,)), Documents(()), Options(TARGETS[1]))
+    assert [(one.code, one.origin.name) for one in found.findings] == [("RuleNeverReached", "router")]
+    assert not [one for one in found.objects if "never" in one.key[2]]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_limits_are_kept_by_several_routes(target: Target) -> None:
     """40 rules, one with 200 models: each match once, no route over a limit, the names count up."""

@@ -277,7 +277,7 @@ def test_two_fleets_that_choose_one_name_for_a_pool_are_told() -> None:
     }
     assert set(pools) == {"qwen", "first", "second"}
     assert pools["qwen"].document["spec"]["selector"]["matchLabels"] == {"app": "first"}
-    assert compiled.failed == {"Fleet/llm/second/qwen"}
+    assert compiled.failed == {"Fleet/llm/second/qwen", "Fleet/llm/second"}
 
 
 def test_a_fleet_of_no_models_is_told() -> None:

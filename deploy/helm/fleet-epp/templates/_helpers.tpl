@@ -159,6 +159,7 @@ app.kubernetes.io/name: {{ include "fleet-epp.controllerName" . }}
   "metrics-port" $controller.metricsPort }}
 {{- with $controller.gateway }}{{ $_ := set $flags "gateway" . }}{{ end }}
 {{- with $controller.picker }}{{ $_ := set $flags "picker" . }}{{ end }}
+{{- with $controller.modelHeader }}{{ $_ := set $flags "model-header" . }}{{ end }}
 {{- with $controller.inventory }}{{ $_ := set $flags "inventory" . }}{{ end }}
 {{- with $controller.namespaces }}{{ $_ := set $flags "namespace" . }}{{ end }}
 {{- if $controller.fleet }}{{ $_ := set $flags "fleet" "/fleet/fleet.yaml" }}{{ end }}

@@ -5,7 +5,7 @@ in their order are the priority groups of one AgentgatewayBackend; a pool stands
 picker chooses among its pods. Whatever has to know of tokens or names of models goes by such a backend.
 
 Source:  agentgateway's controller/api/v1alpha1 at 005d0299 (policies) and 08abd7b4 (backends: pools as
-         providers, June 2026, after 1.2); agentgateway.dev/docs on failover, content-based routing and the
+         providers, June 2026); agentgateway.dev/docs on failover, content-based routing and the
          processing order. Its CRDs are not in tests/crds.
 """
 
@@ -17,7 +17,7 @@ from epp.compiler.emission import Emission, Emitted, Object
 from epp.compiler.findings import Finding
 from epp.compiler.intent import Intent, Pool, Router
 from epp.compiler.options import Options
-from epp.compiler.targets.agentgateway import policies, servers
+from epp.compiler.targets.agentgateway import gateways, policies, servers
 from epp.compiler.targets.gateway_api import routes
 
 __all__ = ["emit"]
@@ -43,7 +43,7 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
     by_name = sorted(live, key=lambda one: (one[0].namespace, one[0].name))  # it compares no ages
     findings += routes.overlapping(by_name, options.model_header)
     made, faults = pools.objects(wanted, documents, options)
-    shared = policies.of_gateways([router for router, _ in live], options)
+    shared = gateways.policies([router for router, _ in live], documents, options)
     return Emission((*made, *shared, *objects), (*findings, *faults))
 
 
@@ -55,6 +55,7 @@ def _router(
     findings = [
         *told,
         *(finding for one in ways for finding in one.findings),
+        *gateways.refused(router, documents, options),
         *policies.refused(router, laid),
     ]
     if any(one.is_error for one in findings):

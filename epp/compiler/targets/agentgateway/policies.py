@@ -1,8 +1,7 @@
-"""AgentgatewayPolicies: the model out of the body, who may ask, how much, retries, the access log.
+"""AgentgatewayPolicies of a router: who may ask, how much, retries, and a 503 where nobody can serve.
 
 Rule:    policies do not add up: of two that say the same field the narrower one counts. So each field is said
-         in one place: the model and the log for a Gateway, who may ask for all routes of a router, retries
-         for one rule of them.
+         in one place: who may ask for all routes of a router, retries for one rule of them.
 """
 
 import json
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, Origin, error, warning
-from epp.compiler.intent import Access, Budget, GatewayRef, Jwt, Router, Scope
+from epp.compiler.intent import Access, Budget, Jwt, Router, Scope
 from epp.compiler.names import name_of
 from epp.compiler.options import Options
 from epp.compiler.targets.agentgateway.servers import API, GROUP, Way
@@ -22,57 +21,6 @@ MOST_TARGETS, MOST_EXPRESSIONS, MOST_TOKENS = 16, 256, 2**31 - 1
 RETRIED = (500, 501, 502, 503, 504, 505, 507, 508, 520, 521, 522, 523, 524, 525, 526, 529, 530)
 """Every status from 500 on that servers and the proxies before them send."""
 _UNITS = (("Hours", 3600), ("Minutes", 60), ("Seconds", 1))
-
-
-# --- of a Gateway ------------------------------------------------------------------------------------------
-
-
-def of_gateways(routers: Sequence[Router], options: Options) -> list[Emitted]:
-    """For each Gateway the model's header, and the log where a router wants one."""
-    gateways: dict[GatewayRef, list[Router]] = {}
-    for router in routers:
-        gateways.setdefault(router.gateway, []).append(router)
-    return [policy for gateway, here in gateways.items() for policy in _of_gateway(gateway, here, options)]
-
-
-def _of_gateway(gateway: GatewayRef, routers: Sequence[Router], options: Options) -> list[Emitted]:
-    sources = [one.origin.at("") for one in routers]
-    model = {"name": options.model_header, "value": 'default(json(request.body).model, "")'}
-    found = [
-        _policy(
-            gateway.namespace,
-            name_of(gateway.name, gateway.section, "model"),
-            [_target("Gateway", gateway.name, gateway.section)],
-            sources,
-            traffic={"phase": "PreRouting", "transformation": {"request": {"set": [model]}}},
-        )
-    ]
-    audited = [one for one in routers if one.audit]
-    if audited:
-        found.append(
-            _policy(
-                gateway.namespace,
-                name_of(gateway.name, "audit"),
-                [_target("Gateway", gateway.name)],
-                [one.origin.at("") for one in audited],
-                frontend={"accessLog": {"attributes": {"add": _logged(audited, options)}}},
-            )
-        )
-    return found
-
-
-def _logged(routers: Sequence[Router], options: Options) -> list[Object]:
-    """What the log has not by itself; what cannot be worked out for a request is left out of its line."""
-    teams = sorted({one.access.jwt.team_header for one in routers if one.access})
-    return [
-        {"name": "model", "expression": _header(options.model_header)},
-        {"name": "tokens.input", "expression": "llm.inputTokens"},
-        {"name": "tokens.output", "expression": "llm.outputTokens"},
-        *({"name": "team", "expression": _header(one)} for one in teams),
-    ]
-
-
-# --- of a router -------------------------------------------------------------------------------------------
 
 
 def of_router(
@@ -277,10 +225,18 @@ def _local(budget: Budget) -> Finding:
     )
 
 
+def _is_address(url: str) -> bool:
+    try:
+        at = urlsplit(url)
+        port = at.port or 443
+    except ValueError:
+        return False
+    return at.scheme in {"http", "https"} and bool(at.hostname and at.path.strip("/")) and 0 < port < 65536
+
+
 def _refused_access(access: Access, router: Router) -> list[Finding]:
     jwt, found = access.jwt, []
-    at = urlsplit(jwt.jwks)
-    if at.scheme not in {"http", "https"} or not at.hostname or not at.path.strip("/"):
+    if not _is_address(jwt.jwks):
         found.append(
             error(
                 "InvalidAuth", access.origin, f"{jwt.jwks!r} is no address of keys", "name https://host/path"

@@ -67,10 +67,11 @@ def _router(
         packed = routes.packed(router, plans, found, limits, in_order=gateway.keeps_order)
     except Refused as refused:
         return [], [refused.finding], []
+    plans = [plan for plan, reached in zip(plans, found, strict=True) if reached]
     emitted = [one for plan in plans for one in plan.objects]
     emitted += routes.objects(router, packed, limits, around.options)
     told += [one for plan in plans for one in plan.findings]
-    told += budgets.told(router, around.documents)
+    told += [*matches.unreached(router, found), *budgets.told(router, around.documents)]
     return emitted, told, [plan.pool for plan in plans if plan.pool]
 
 

@@ -20,6 +20,7 @@ from epp.compiler.targets.envoy_ai_gateway.matches import MODEL
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 from epp.compiler.targets.envoy_ai_gateway.surroundings import Gateway
 
+MOST_PROVIDERS = 16
 MOST_VALUES = 256
 """Of a header in one rule."""
 
@@ -79,6 +80,14 @@ def _scopes(routers: Sequence[Router]) -> Iterator[tuple[str, list[Router]]]:
 def _policy(gateway: Gateway, section: str, routers: Sequence[Router]) -> Emitted:
     """Refused: what one router wants cannot be had beside another."""
     providers = _providers(routers)
+    if len(providers) > MOST_PROVIDERS:
+        youngest = max((one for one in routers if one.access), key=_age)
+        raise Refused(
+            "AccessNotSeparable",
+            _origin(youngest),
+            f"{len(providers)} issuers of tokens on one Gateway, whose policy has at most {MOST_PROVIDERS}",
+            "give the router a listener (section) or a Gateway of its own",
+        )
     spec: Object = {
         "targetRefs": [target(gateway, section)],
         "jwt": {"providers": [one.written() for one in providers.values()]},

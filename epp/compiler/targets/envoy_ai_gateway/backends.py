@@ -9,6 +9,7 @@ Priorities count among backends that DNS knows, not among addresses: an address 
 without a cluster IP, whose name DNS knows. Behind a cluster IP a server's death would not be seen.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -25,6 +26,8 @@ from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 from epp.compiler.targets.envoy_ai_gateway.surroundings import Surroundings
 
 POOLS = "inference.networking.k8s.io"
+MOST_REFS = 16
+"""Of a rule, as an HTTPRoute has it."""
 BODY_MODE = "aigateway.envoyproxy.io/processing-body-mode"
 NOBODY = "no-server.invalid"
 """A name that no DNS may ever know [RFC 6761]. Envoy answers 503 at once for a backend that has no address;
@@ -43,6 +46,8 @@ class Plan:
     findings: tuple[Finding, ...] = ()
 
 
+_WORD = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_NAME = re.compile(rf"{_WORD}(\.{_WORD})+")
 _NOWHERE = Origin("", "", "")
 _OVERRIDE = "the gateway cannot change the model's name on the way to an InferencePool"
 _ELSEWHERE = "a route reaches InferencePools of its own namespace only"
@@ -142,6 +147,7 @@ class Planner:
             if _wants_service(backend.servers):
                 objects.append(pools.pods_service(backend.servers, *site.sources))
             refs.append(_ref(site.name, backend, living, is_ordered=is_ordered))
+            findings += self._unseen(backend)
             if backend.down:
                 message = f"{backend.name} is left out: {backend.down}"
                 findings.append(info("BackendEjected", backend.origin, message))
@@ -152,7 +158,37 @@ class Planner:
             objects += nobody.nowhere()
             refs.append({"name": nobody.name, "weight": 1, **({"priority": 0} if is_ordered else {})})
             findings += [_refused_at_once(rule)] if rule.backends else []
+        if len(refs) > MOST_REFS:
+            raise Refused(
+                "TooManyBackends",
+                rule.origin,
+                f"{len(refs)} backends, and a rule of an HTTPRoute has at most {MOST_REFS}",
+                "leave some out, or put servers of one kind behind one Service",
+            )
         return Plan(rule, tuple(refs), _tried(rule, living), None, tuple(objects), tuple(findings))
+
+    def _unseen(self, backend: Backend) -> Iterator[Finding]:
+        """A server whose death nobody sees."""
+        servers = backend.servers
+        if (
+            isinstance(servers, Pool)
+            and servers.slices
+            and not servers.selector
+            and not self._addresses(servers)
+        ):
+            yield warning(
+                "DeathHidden",
+                backend.origin,
+                f"of {backend.name} only the Service {servers.service} is known: behind its cluster IP a dead"
+                " host is not seen, and each attempt waits for its timeout",
+                "compile with its EndpointSlices at hand, or name its addresses",
+            )
+
+    def _addresses(self, pool: Pool) -> list[tuple[str, int]]:
+        found = [(one.address, one.port) for one in pool.hosts]
+        for service in pool.slices:
+            found += self.around.endpoints(pool.namespace, service)
+        return list(dict.fromkeys(found))
 
     def _site(self, rule: Rule, backend: Backend) -> "_Site":
         parts = (rule.name, backend.name) if backend.name in self._unclear else (backend.name,)
@@ -163,11 +199,9 @@ class Planner:
         """Addresses or names, with their ports."""
         if isinstance(servers, Upstream):
             return [(servers.host, servers.port)]
-        found = [(one.address, one.port) for one in servers.hosts]
-        for service in servers.slices:
-            found += self.around.endpoints(servers.namespace, service)
+        found = self._addresses(servers)
         if found and not servers.selector:
-            return list(dict.fromkeys(found))
+            return found
         if servers.service:
             name, _, port = servers.service.partition(":")
             return [(f"{name}.{servers.namespace}.svc.cluster.local", int(port))]
@@ -251,8 +285,8 @@ class _Site:
     def objects(
         self, backend: Backend, endpoints: list[tuple[str, int]], *, needs_names: bool
     ) -> list[Emitted]:
-        names = [one for one in endpoints if not _is_address(one[0])]
-        addresses = [one for one in endpoints if _is_address(one[0])]
+        names = [one for one in endpoints if not providers.is_address(one[0])]
+        addresses = [one for one in endpoints if providers.is_address(one[0])]
         for host, _ in endpoints:
             _check(host, backend.origin)
         found: list[Emitted] = []
@@ -290,13 +324,14 @@ class _Site:
 
 
 def _endpoint(host: str, port: int) -> Object:
-    if _is_address(host):
-        return {"ip": {"address": host, "port": port}}
+    if providers.is_address(host):
+        # the CRD knows few of the short forms of IPv6
+        return {"ip": {"address": ip_address(host).exploded, "port": port}}
     return {"fqdn": {"hostname": host, "port": port}}
 
 
 def _check(host: str, origin: Origin) -> None:
-    if _is_address(host):
+    if providers.is_address(host):
         if ip_address(host).is_loopback:
             raise Refused(
                 "InvalidHost",
@@ -304,18 +339,10 @@ def _check(host: str, origin: Origin) -> None:
                 f"{host} is whichever machine Envoy runs on",
                 "give the address that others reach it by",
             )
-    elif "." not in host:
+    elif not _NAME.fullmatch(host):
         raise Refused(
             "InvalidHost",
             origin,
-            f"Envoy Gateway takes no host name of one word, as {host}",
+            f"{host!r} is no host name for Envoy Gateway: it takes two words or more, of a-z, 0-9 and -",
             "give its full name, or its IP address",
         )
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

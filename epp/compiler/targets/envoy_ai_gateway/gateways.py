@@ -30,7 +30,7 @@ def objects(gateway: Gateway, routers: Sequence[Router]) -> tuple[list[Emitted],
         logs, told = _audit_log(gateway, audited)
         emitted += logs
         findings += told
-    return emitted, [*findings, *_listeners(gateway, routers)]
+    return emitted, [*findings, *_taken(routers), *_listeners(gateway, routers)]
 
 
 def target(gateway: Gateway, section: str = "") -> Object:
@@ -81,6 +81,22 @@ def _client_traffic(gateway: Gateway, routers: Sequence[Router]) -> tuple[list[E
             )
         )
     return [], findings
+
+
+def _taken(routers: Sequence[Router]) -> Iterator[Finding]:
+    """Of routers whose clients set a header that tokens set on the same Gateway."""
+    teams = set(team_headers(routers))
+    for router in routers if teams else ():
+        asked = {condition.header for rule in router.rules for condition in rule.conditions}
+        asked |= {one.header for one in router.budgets}
+        for header in sorted(asked & teams) if router.access is None else ():
+            yield warning(
+                "HeaderTakenFromClients",
+                router.origin,
+                f"{header} is what clients send to this router, and on its Gateway it is taken from them:"
+                " a token's claim is written to it",
+                "use another header, or give the router a Gateway of its own",
+            )
 
 
 # --- who asked what ------------------------------------------------------------------------------------
@@ -157,6 +173,13 @@ def _logged(spec: Any) -> set[str]:
 def _listeners(gateway: Gateway, routers: Sequence[Router]) -> Iterator[Finding]:
     document = gateway.document
     if document is None:
+        for router in routers if gateway.is_missing else ():
+            yield warning(
+                "GatewayNotFound",
+                router.origin,
+                f"there is no Gateway {gateway.namespace}/{gateway.name}: nobody serves what is made for it",
+                "create it, or name another",
+            )
         return
     for at, listener in enumerate(gateway.listeners):
         protocol = str(listener.get("protocol", ""))

@@ -8,12 +8,14 @@ Source:  Envoy Gateway: more headers first, then more Exact values, then the old
          in it. With preserveRouteOrder of an EnvoyProxy: the older HTTPRoute, then the order in it.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from epp.compiler import order
 from epp.compiler.emission import Object
-from epp.compiler.intent import Router
+from epp.compiler.findings import Finding, warning
+from epp.compiler.intent import Router, Rule
 from epp.compiler.order import Match
 from epp.compiler.patterns import EXACT, Matcher
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
@@ -21,7 +23,9 @@ from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 MODEL = "x-ai-eg-model"
 """Written by the gateway, from the body."""
 
-MOST_HEADERS = 16
+MOST_HEADERS, LONGEST_VALUE = 16, 4096
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,256}", re.ASCII)
+_VALUE = re.compile(r"[!-~]+(?:[\t ]?[!-~]+)*", re.ASCII)
 
 
 def strength(match: Match) -> tuple[int, ...]:
@@ -44,7 +48,33 @@ def of_rules(router: Router, *, in_order: bool) -> list[list[Match]]:
         if widest > MOST_HEADERS:
             why = f"rule {rule.name} needs {widest} headers in a match, of {MOST_HEADERS} that there can be"
             raise refusal(router, why, in_order=in_order)
+        _check(rule, matches)
     return found
+
+
+def _check(rule: Rule, matches: Sequence[Match]) -> None:
+    """Refused: a name or a value is none that an HTTPRoute, which is made of the AIGatewayRoute, can have."""
+    for header in (header for match in matches for header in written(match)["headers"]):
+        name, value = header["name"], header["value"]
+        if not _NAME.fullmatch(name) or len(value) > LONGEST_VALUE or not _VALUE.fullmatch(value):
+            raise Refused(
+                "UnsupportedMatchInGatewayMode",
+                rule.origin,
+                f"header {name[:64]!r} with {value[:64]!r} is none that an HTTPRoute can name",
+                "rename it, or choose by another header",
+            )
+
+
+def unreached(router: Router, found: Sequence[Sequence[Match]]) -> Iterator[Finding]:
+    """Of rules without matches."""
+    for rule, matches in zip(router.rules, found, strict=True):
+        if not matches:
+            yield warning(
+                "RuleNeverReached",
+                rule.origin,
+                f"rule {rule.name}: every request that fits it fits an earlier rule",
+                "remove it, or put it before the other",
+            )
 
 
 def refusal(router: Router, why: str, *, in_order: bool) -> Refused:

@@ -53,7 +53,7 @@ def policies(name: str, namespace: str, servers: Servers, sources: tuple[Origin,
 
 
 def _tls(name: str, namespace: str, upstream: Upstream, sources: tuple[Origin, ...]) -> Emitted:
-    if _is_address(upstream.host):
+    if is_address(upstream.host):
         raise Refused(
             "InvalidHost",
             upstream.origin,
@@ -94,9 +94,10 @@ def _credentials(upstream: Upstream) -> Object:
     return {"type": kind, field: secret}
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """An IP address, of no certain link."""
     try:
         ip_address(host)
     except ValueError:
         return False
-    return True
+    return "%" not in host

@@ -54,7 +54,8 @@ class Surroundings:
     def gateway(self, ref: GatewayRef) -> "Gateway":
         """One, whether it is there or not."""
         document = self.documents.find("Gateway", ref.namespace, ref.name)
-        return Gateway(self.documents, ref.namespace, ref.name, document)
+        is_missing = self.options.is_live and document is None
+        return Gateway(self.documents, ref.namespace, ref.name, document, is_missing)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Gateway:
     namespace: str
     name: str
     document: Document | None
+    is_missing: bool = False
+    """Of a cluster, in which it would be at hand."""
 
     @property
     def proxy(self) -> Document | None:

@@ -1,0 +1,214 @@
+"""What is known of the cluster: what has been listed, and what we have written ourselves."""
+
+import asyncio
+import datetime as dt
+import json
+import random
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import pytest
+
+from epp.compiler.options import Target
+from epp.controller.kinds import Discovery, Kind, Role, kinds_of
+from epp.controller.watching import Watching
+from epp.runtime.kubernetes.store import ApiFault
+from tests.runtime import virtual
+
+ROUTER = Kind("ModelRouter", "inference.llmkube.dev", ("v1alpha1",), Role.DECLARED)
+SLICE = Kind("EndpointSlice", "discovery.k8s.io", ("v1",), Role.DECLARED, "llmkube.ai/inference-service")
+SERVICE = Kind("Service", "", ("v1",))
+ROUTE = Kind("HTTPRoute", "gateway.networking.k8s.io", ("v1",))
+OURS = {"fleet-epp.dev/inventory": "test"}
+NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
+
+
+class Api:
+    """Kinds by path, objects by plural; watches say nothing unless ``tell`` is called."""
+
+    def __init__(self, *kinds: Kind) -> None:
+        self.kinds = list(kinds)
+        self.objects: dict[str, list[dict[str, Any]]] = {}
+        self.refused: set[str] = set()
+        self.version = 10
+        self.lines: dict[str, asyncio.Queue[bytes]] = {}
+
+    async def fetch(self, path: str, query: Mapping[str, str], *, timeout: Any = None) -> bytes:
+        await asyncio.sleep(0.01)
+        plural = path.rpartition("/")[2]
+        if plural in self.refused:
+            raise ApiFault(403, f'cannot list resource "{plural}"')
+        of = [kind for kind in self.kinds if f"{kind.group}/{kind.versions[0]}".lstrip("/") == _group(path)]
+        if plural.startswith("v1"):
+            if not of:
+                raise ApiFault(404, "not found")
+            return json.dumps({"resources": [{"name": _plural(k), "kind": k.name} for k in of]}).encode()
+        items = self.objects.get(plural, [])
+        return json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": items}).encode()
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[list[bytes], None]:
+        queue = self.lines.setdefault(path.rpartition("/")[2], asyncio.Queue())
+        yield []
+        while True:
+            yield [await queue.get()]
+
+    def tell(self, plural: str, what: str, document: dict[str, Any]) -> None:
+        self.lines[plural].put_nowait(json.dumps({"type": what, "object": document}).encode())
+
+
+def _group(path: str) -> str:
+    parts = path.strip("/").split("/")
+    return parts[1] if parts[0] == "api" else "/".join(parts[1:3])
+
+
+def _plural(kind: Kind) -> str:
+    return f"{kind.name.lower()}s"
+
+
+def watching(api: Api, *kinds: Kind, wall_clock: float = 0.0) -> Watching:
+    return Watching(
+        *(api, Discovery(api), kinds),  # type: ignore[arg-type]
+        namespaces=(),
+        inventory="test",
+        changed=lambda: None,
+        clock=virtual.now,
+        wall_clock=lambda: wall_clock,
+        chance=random.Random(1),
+    )
+
+
+async def until(condition: Any, *, within: float = 60.0) -> None:
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+def made(name: str, version: int, **spec: Any) -> dict[str, Any]:
+    meta = {
+        "name": name,
+        "namespace": "llm",
+        "uid": f"u-{name}",
+        "resourceVersion": str(version),
+        "labels": OURS,
+    }
+    return {"metadata": meta, "spec": spec}
+
+
+def test_nothing_is_complete_before_all_is_listed_and_a_kind_may_come_later() -> None:
+    async def story() -> None:
+        api = Api(SERVICE)
+        api.refused = {"services"}
+        watch = watching(api, SERVICE, ROUTE, ROUTER)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(watch.faults_told)
+            assert watch.faults_told() == ['Kubernetes API: cannot list resource "services"']
+            assert not watch.is_complete
+            api.refused = set()
+            await until(lambda: watch.is_complete)
+            assert (watch.missing, watch.absent) == ({"HTTPRoute"}, {"ModelRouter"})
+            api.kinds += [ROUTE, ROUTER]
+            await until(lambda: not watch.missing and not watch.absent, within=6.0)
+            await until(lambda: watch.is_complete)
+            task.cancel()
+
+    virtual.run(story())
+
+
+def test_a_wide_kind_that_may_not_be_seen_does_not_count() -> None:
+    async def story() -> None:
+        wide = Kind("GatewayClass", "gateway.networking.k8s.io", ("v1",), Role.THERE, is_wide=True)
+        api = Api(SERVICE, wide)
+        api.refused = {"gatewayclasss"}
+        watch = watching(api, SERVICE, wide)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            task.cancel()
+
+    virtual.run(story())
+
+
+def test_what_we_have_written_counts_until_the_api_tells_it() -> None:
+    key = ("Service", "llm", "one")
+
+    async def story() -> None:
+        api = Api(SERVICE)
+        watch = watching(api, SERVICE)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            assert watch.live() == {}
+            watch.wrote(key, None, made("one", 20, a=1))
+            assert watch.live()[key]["spec"] == {"a": 1}
+            api.tell("services", "ADDED", made("one", 21, a=2))  # somebody has changed it since
+            await until(lambda: watch.live()[key]["spec"] == {"a": 2})
+            watch.wrote(key, watch.live()[key], None)
+            assert watch.live() == {}
+            api.tell("services", "DELETED", made("one", 22))
+            api.tell(
+                "services",
+                "ADDED",
+                {**made("one", 23, a=3), "metadata": {**made("one", 23)["metadata"], "uid": "u-2"}},
+            )
+            await until(lambda: key in watch.live())
+            task.cancel()
+
+    virtual.run(story())
+
+
+@pytest.mark.parametrize("change", ["status", "resourceVersion", "managedFields"])
+def test_what_changes_all_the_time_is_no_news_for_the_compiler(change: str) -> None:
+    async def story() -> None:
+        api = Api(SERVICE, ROUTER)
+        api.objects = {
+            "modelrouters": [{**made("chat", 1), "status": {"phase": "Ready", "lastUpdated": "1"}}]
+        }
+        watch = watching(api, SERVICE, ROUTER)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            before = watch.documents()
+            again = {**made("chat", 30), "status": {"phase": "Ready", "lastUpdated": "2"}}
+            ready = {"type": "GatewayReady", "status": "True"}
+            again["status"] |= (
+                {"conditions": [ready], "gateway": {"routeReady": True}} if change == "status" else {}
+            )
+            again["metadata"]["managedFields"] = [{"manager": "x"}]
+            api.tell("modelrouters", "MODIFIED", again)
+            await until(lambda: next(watch.declared())["metadata"]["resourceVersion"] == "30")
+            kept = [
+                {**one.content, "status": {**one.content["status"], "conditions": []}}
+                for one in watch.documents()
+            ]
+            assert kept == [
+                {**one.content, "status": {**one.content["status"], "conditions": []}} for one in before
+            ]
+            task.cancel()
+
+    virtual.run(story())
+
+
+def test_a_heartbeat_is_news_when_it_is_late() -> None:
+    async def story(passed: float) -> bool:
+        api = Api(SERVICE, SLICE)
+        beating = made("mac", 1)
+        beating["metadata"]["annotations"] = {"llmkube.ai/agent-heartbeat": NOON.isoformat()}
+        api.objects = {"endpointslices": [beating]}
+        watch = watching(api, SERVICE, SLICE, wall_clock=NOON.timestamp() + passed)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            (document,) = watch.documents()
+            task.cancel()
+        return bool(document.annotations)
+
+    assert virtual.run(story(30.0)) is False
+    assert virtual.run(story(181.0)) is True
+
+
+@pytest.mark.parametrize("target", Target)
+def test_of_other_gateways_kinds_nothing_is_looked_at(target: Target) -> None:
+    groups = {kind.group for kind in kinds_of(target)}
+    assert ("aigateway.envoyproxy.io" in groups) is target.is_envoy_ai_gateway
+    assert ("agentgateway.dev" in groups) is (target is Target.AGENTGATEWAY)
