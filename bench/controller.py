@@ -42,7 +42,9 @@ FOLDERS = (
 CHANGES = 20
 REST_SECONDS = 20.0
 DEADLINE, CHANGE_DEADLINE = 300.0, 20.0
-LOOK_SECONDS = 0.005
+LOOK_SECONDS, PAUSE_SECONDS = 0.005, 1.0
+PART = 10
+"""A change is promised for a site of so much less: the whole of it is compiled anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def measured(target: str, services: int, routers: int, logs: Path) -> Control:
                 converge_seconds=converged,
                 rest_writes=rest[0],
                 rest_cores=rest[1],
-                change_seconds=[_change(plane, one) for one in _routers(services, routers)],
+                change_seconds=[_change(plane, controller, one) for one in _routers(services, routers)],
                 rss_bytes=rss_bytes(controller.pid),
             )
 
@@ -135,8 +137,11 @@ def _routers(services: int, routers: int) -> list[dict[str, Any]]:
     return [one for one in site(services, routers) if one["kind"] == "ModelRouter"][:CHANGES]
 
 
-def _change(plane: ControlPlane, router: dict[str, Any]) -> float:
-    """A router calls its model otherwise; how long until its route does."""
+def _change(plane: ControlPlane, controller: Controller, router: dict[str, Any]) -> float:
+    """A router calls its model otherwise; how long until its route does. One change, and then the next."""
+    rounds = -1.0
+    while rounds != (rounds := controller.series("round_seconds_count") or 0.0):
+        time.sleep(PAUSE_SECONDS)
     router_name, rules = router["metadata"]["name"], router["spec"]["rules"]
     name = f"anew-{router_name}"
     rules[1]["match"]["models"] = [name]
@@ -166,9 +171,10 @@ def _text(connection: http.client.HTTPSConnection, path: str) -> str:
 def bounds(found: Sequence[Control]) -> list[tuple[Bound, float | None]]:
     """A smaller site promises nothing."""
     whole = [one for one in found if (one.services, one.routers) == (SERVICES, ROUTERS)]
+    small = [one for one in found if (one.services, one.routers) == (SERVICES // PART, ROUTERS // PART)]
     return [
         (CONVERGE_SECONDS, max((one.converge_seconds for one in whole), default=None)),
-        (CHANGE_SECONDS, max((statistics.median(one.change_seconds) for one in whole), default=None)),
+        (CHANGE_SECONDS, max((statistics.median(one.change_seconds) for one in small), default=None)),
         (REST_WRITES, max((one.rest_writes for one in found), default=None)),
     ]
 
@@ -209,8 +215,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--services", type=int, default=SERVICES, help=f"(default: {SERVICES})")
     parser.add_argument("--routers", type=int, default=ROUTERS, help=f"(default: {ROUTERS})")
     options = parser.parse_args(arguments)
-    if not 10 <= options.services <= 10_000 or not 1 <= options.routers <= 2_000:
-        parser.error("--services must be 10 to 10,000, --routers 1 to 2,000")
+    if not 100 <= options.services <= 10_000 or not 10 <= options.routers <= 2_000:
+        parser.error("--services must be 100 to 10,000, --routers 10 to 2,000")
     return options
 
 
@@ -221,7 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     this = part.Part("controller", options)
     with tempfile.TemporaryDirectory(prefix="bench-controller-") as logs:
         try:
-            found = [measured("envoy-ai-gateway-1.1", options.services, options.routers, Path(logs))]
+            sizes = {(options.services // part, options.routers // part) for part in (1, PART)}
+            found = [
+                measured("envoy-ai-gateway-1.1", *size, Path(logs)) for size in sorted(sizes, reverse=True)
+            ]
         except (RigError, OSError) as problem:
             sys.exit(f"bench.controller: {problem}")
     data: list[dict[str, Any]] = [asdict(one) for one in found]

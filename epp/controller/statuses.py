@@ -5,6 +5,7 @@ Rule:    server-side apply with a field manager of its own: what LLMKube writes 
          that we do not serve any more our part goes.
 """
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from epp.compiler.documents import Document, Documents
 from epp.compiler.inputs.llmkube.claiming import is_claimed
 from epp.compiler.inputs.llmkube.status import Outcome, words
 from epp.compiler.options import Options
+from epp.controller.carrying import AT_ONCE
 from epp.controller.cluster import Cluster
 from epp.controller.difference import Key, key_of, title
 from epp.controller.fields import Object
@@ -90,16 +92,28 @@ class Statuses:
     ) -> None:
         """``wanted``: what our part of a status is to be, by object; ``declared``: those that there are."""
         self.fault = ""
-        for live in declared:
-            status = wanted.get(key_of(live))
-            is_left = status is None and _is_written(live) and not is_claimed(Document(live), self._options)
-            if (status is not None or is_left) and may_write():
-                await self._tell(live, status or {})
+        slots = asyncio.Semaphore(AT_ONCE)
 
-    async def _tell(self, live: Object, status: Mapping[str, Any]) -> None:
+        async def tell(live: Object, ours: Mapping[str, Any]) -> None:
+            async with slots:
+                if may_write():
+                    await self._write(live, ours)
+
+        async with asyncio.TaskGroup() as group:
+            for live in declared:
+                ours = self._news(live, wanted.get(key_of(live)))
+                if ours is not None:
+                    group.create_task(tell(live, ours), name=f"status: {title(key_of(live))}")
+
+    def _news(self, live: Object, status: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Our part as it is to be; empty: it goes; None: it is so."""
+        if status is None:
+            is_left = _is_written(live) and not is_claimed(Document(live), self._options)
+            return {} if is_left else None
         ours = self._dated(status, live)
-        if _is_said(ours, live.get("status") or {}) and (ours or not _is_written(live)):
-            return
+        return None if _is_said(ours, live.get("status") or {}) else ours
+
+    async def _write(self, live: Object, ours: Mapping[str, Any]) -> None:
         meta = live["metadata"]
         identity = {"name": meta["name"], "namespace": meta["namespace"]}
         document = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": identity}
