@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     this = part.Part("controller", options)
     with tempfile.TemporaryDirectory(prefix="bench-controller-") as logs:
         try:
-            sizes = {(options.services // part, options.routers // part) for part in (1, PART)}
+            sizes = {(options.services // one, options.routers // one) for one in (1, PART)}
             found = [
                 measured("envoy-ai-gateway-1.1", *size, Path(logs)) for size in sorted(sizes, reverse=True)
             ]

@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 
 async def _applied(flags: argparse.Namespace) -> int:
     loaded = read(flags)
-    api = KubernetesApi(os.environ, flag="target")
+    api = KubernetesApi(os.environ, flag="target", otherwise="compile files without one: epp compile")
     await api.open()
     try:
         return await _Apply(flags, Paper(sys.stdout, color=flags.color)).go(await compare(flags, loaded, api))

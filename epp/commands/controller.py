@@ -173,7 +173,7 @@ async def control(
     """Everything that lives as long as the process; the first failure stops the rest."""
     level = logging.DEBUG if flags.verbose else logging.INFO
     logs.configure(logs.LogSettings(level=level))
-    api = KubernetesApi(environment, flag="target")
+    api = KubernetesApi(environment, flag="target", otherwise="compile files without one: epp compile")
     controller = Controller()
     with ports.listen(flags.metrics_port, flag="metrics-port") as listener:
         await api.open()

@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
 
 async def _compared(flags: argparse.Namespace) -> Compared:
     loaded = read(flags)
-    api = KubernetesApi(os.environ, flag="target")
+    api = KubernetesApi(os.environ, flag="target", otherwise="compile files without one: epp compile")
     await api.open()
     try:
         return await compare(flags, loaded, api)

@@ -8,6 +8,7 @@ Rule:    a round begins from what there is, never from what an earlier one did, 
 """
 
 import asyncio
+import gc
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -189,6 +190,8 @@ class _Round:
             # 1,000 models take a second: leases are renewed meanwhile
             options = replace(self._parts.options, now=self._parts.wall_clock())
             compiled = await asyncio.to_thread(self._parts.compile, documents, options)
+            if state.compiled is None:
+                gc.freeze()  # to look through all that is known took 0.2 of 0.6 s of each later compilation
             state.documents, state.compiled = documents, compiled
             self._parts.metrics.compiled(compiled.objects, compiled.findings)
         return state.compiled

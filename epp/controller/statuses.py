@@ -67,7 +67,14 @@ def why_refused(key: Key, live: Object | None) -> str:
     conditions = [*(status.get("conditions") or ())]
     for parent in status.get("parents") or ():
         conditions += parent.get("conditions") or ()
-    accepted = [one for one in conditions if one.get("type") == "Accepted"]
+    # Envoy AI Gateway has NotAccepted for no
+    accepted = [
+        {**one, "status": "False"}
+        if one.get("type") == "NotAccepted" and one.get("status") == "True"
+        else one
+        for one in conditions
+        if one.get("type") in {"Accepted", "NotAccepted"}
+    ]
     if not accepted:
         return f"{title(key)}: no gateway has accepted it yet"
     bad = next((one for one in accepted if one.get("status") != "True"), None)

@@ -112,6 +112,10 @@ def test_what_the_gateway_says_of_a_route() -> None:
         why_refused(key, {"status": {"parents": [{"conditions": [yes, no]}]}}) == "HTTPRoute llm/chat: NoHost"
     )
     assert why_refused(key, {"status": {"conditions": [yes]}}) == ""
+    not_accepted = {"type": "NotAccepted", "status": "True", "message": "no such backend"}
+    assert (
+        why_refused(key, {"status": {"conditions": [not_accepted]}}) == "HTTPRoute llm/chat: no such backend"
+    )
 
 
 def test_an_event_is_said_once_and_again_when_it_could_not_be_said() -> None:
