@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bench.rig.kube import plural
+from epp.compiler.kinds import Role, kinds_of
 from epp.compiler.options import Target
-from epp.controller.kinds import Role, kinds_of
 
 FILE = "deploy/helm/fleet-epp/templates/controller/_rules.tpl"
 SEEN = ("list", "watch")
@@ -51,7 +51,7 @@ EVENTS = "what is wrong with somebody's object"
 WIDTH = 118
 
 HEADER = """\
-{{/* What the controller reads and writes: by tools/controller-rbac, from epp/controller/kinds.py. */}}
+{{/* What the controller reads and writes: by tools/controller-rbac, from epp/compiler/kinds.py. */}}
 """
 
 

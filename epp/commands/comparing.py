@@ -22,10 +22,11 @@ from epp.commands.target import Parser, add_target, options
 from epp.compiler.compile import Compiled, compile_documents
 from epp.compiler.documents import Document
 from epp.compiler.findings import Finding, Severity
+from epp.compiler.kinds import Kind, Role, kinds_of
 from epp.controller.cluster import Cluster
 from epp.controller.difference import Difference, Doubt, Key, Step, Verb, belongs, difference, title
-from epp.controller.fields import Object, ours_of
-from epp.controller.kinds import Discovery, Kind, Role, kinds_of
+from epp.controller.discovery import Discovery
+from epp.controller.fields import Object, ours_of, unstamped
 from epp.runtime.errors import StartError
 from epp.runtime.kubernetes.api import KubernetesApi
 from epp.runtime.kubernetes.store import ApiFault
@@ -172,7 +173,8 @@ def changes(step: Step) -> Iterator[str]:
     if step.wanted is None:
         return
     before = "" if step.live is None else text_of(ours_of(step.live, step.wanted))
-    lines = difflib.unified_diff(before.splitlines(), text_of(step.wanted).splitlines(), lineterm="", n=3)
+    after = text_of(unstamped(step.wanted))
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=3)
     yield from (line for line in lines if not line.startswith(("---", "+++")))
 
 

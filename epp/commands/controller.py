@@ -20,12 +20,13 @@ from epp.commands.files import load
 from epp.commands.target import Parser, add_target, options, parsed
 from epp.compiler.compile import compile_documents
 from epp.compiler.documents import Document
+from epp.compiler.kinds import kinds_of
 from epp.config.flags import UsageError
 from epp.controller import pages
 from epp.controller.cluster import Cluster
+from epp.controller.discovery import Discovery
 from epp.controller.events import Events
 from epp.controller.files import Files, Unreadable
-from epp.controller.kinds import Discovery, kinds_of
 from epp.controller.loop import Controller, Parts
 from epp.controller.metrics import ControllerMetrics
 from epp.controller.statuses import Statuses

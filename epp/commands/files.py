@@ -130,9 +130,11 @@ def _below(path: str) -> Iterator[tuple[str, bool]]:
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.endswith(ENDINGS) and not name.startswith("."):
+            file = Path(folder) / name
+            # a pipe would be waited for; one that is named may be meant
+            if name.endswith(ENDINGS) and not name.startswith(".") and (file.is_file() or file.is_symlink()):
                 found = True
-                yield str(Path(folder) / name), False
+                yield str(file), False
     if not found:
         raise UsageError(f"-f {path}: there is no file in it that ends with {', '.join(ENDINGS)}")
 

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from epp.compiler.attachment import reference
 from epp.compiler.documents import CLUSTER_WIDE, Document, Documents
-from epp.controller.kinds import KINDS, Api, Discovery, Kind
+from epp.compiler.kinds import KINDS, Kind
+from epp.controller.discovery import Api, Discovery
 from epp.lint.context import Context
-from epp.lint.view import View, reference
+from epp.lint.view import View
 from epp.runtime.kubernetes.api import Resource
 from epp.runtime.kubernetes.store import ApiFault
 

@@ -1,51 +1,117 @@
-"""Two objects that claim one model name at one gateway: the oldest has it, the other is told.
+"""Routers that name one model at one gateway: the oldest has it, the others are told.
 
 Place:   between inputs/ and targets/.
-Rule:    only names are claimed, by rules that ask for nothing but the model. What else overlaps is tried in
-         the routers' order, the oldest first, as gateways do it.
+Rule:    a name belongs to whoever named it first where the same requests come in, whatever else the rules ask
+         for: with more headers a younger rule would be tried first. Where that takes a guard away, or mixes
+         who may ask, the younger gets nothing new. What else overlaps depends on how a gateway sorts
+         (overlaps.py).
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
-from epp.compiler.findings import Finding, warning
-from epp.compiler.intent import Router, Rule, is_glob
+from epp.compiler.findings import Finding, error, warning
+from epp.compiler.intent import Router, Rule
+from epp.compiler.overlaps import said, same_requests
+from epp.compiler.patterns import literal
+
+_Place: TypeAlias = tuple[str, str, str]
+"""Namespace and name of a gateway, and a model."""
 
 
 def settle(routers: Iterable[Router]) -> tuple[tuple[Router, ...], tuple[Finding, ...]]:
     """The routers, the oldest first, each without the names that an older one has."""
-    owners: dict[tuple[object, ...], Router] = {}
+    owners: dict[_Place, list[_Owner]] = {}
     kept, findings = list[Router](), list[Finding]()
     for router in sorted(routers, key=lambda one: (one.origin.age, one.origin.kind)):
-        rules = []
-        for rule in router.rules:
-            left, told = _settled(rule, router, owners)
-            findings += told
-            if left is not None:
-                rules.append(left)
-        if rules:
-            kept.append(replace(router, rules=tuple(rules)))
+        taken = _taken(router, owners)
+        for rule in router.rules if taken else ():
+            findings += _told(rule, router, taken)
+        left = _without(router, taken)
+        if left.rules:
+            kept.append(left)
     return tuple(kept), tuple(findings)
 
 
-def _settled(
-    rule: Rule, router: Router, owners: dict[tuple[object, ...], Router]
-) -> tuple[Rule | None, list[Finding]]:
-    if rule.conditions or not rule.models:
-        return rule, []
-    models, findings = [], []
-    for model in rule.models:
-        where = (router.gateway, router.hostnames, model)
-        owner = router if is_glob(model) else owners.setdefault(where, router)
-        if owner is router or owner.origin.object == router.origin.object:
-            models.append(model)
+@dataclass(slots=True)
+class _Owner:
+    """A router that has a name. ``is_guarded``: some of the requests for it must go nowhere else."""
+
+    router: Router
+    is_guarded: bool = field(init=False)
+    model: str
+
+    def __post_init__(self) -> None:
+        rules = (rule for rule in self.router.rules if rule.is_guarded)
+        self.is_guarded = any(None in (names := _names(rule)) or self.model in names for rule in rules)
+
+
+def _names(rule: Rule) -> set[str | None]:
+    """Of its models; None: it is for others, too, as those of a glob are."""
+    return {literal(one) for one in rule.models} or {None}
+
+
+def _taken(router: Router, owners: dict[_Place, list[_Owner]]) -> dict[str, list[_Owner]]:
+    """Its names that older routers have; the others are its own from now on."""
+    taken: dict[str, list[_Owner]] = {}
+    for name in dict.fromkeys(one for rule in router.rules for one in map(literal, rule.models)):
+        if name is None:
             continue
-        findings.append(
-            warning(
-                "ModelNameTaken",
-                rule.origin,
-                f"model {model} is that of {owner.origin.object}, which is older: this rule never sees it",
-                f"give it another name here, or remove it from {owner.origin.object}",
-            )
-        )
-    return (replace(rule, models=tuple(models)) if models else None), findings
+        there = owners.setdefault((router.gateway.namespace, router.gateway.name, name), [])
+        older = [
+            one
+            for one in there
+            if one.router.origin.object != router.origin.object and same_requests(one.router, router)
+        ]
+        if older:
+            taken[name] = older
+        else:
+            there.append(_Owner(router, name))
+    return taken
+
+
+def _without(router: Router, taken: dict[str, list[_Owner]]) -> Router:
+    if not taken:
+        return router
+    rules = []
+    for rule in router.rules:
+        models = tuple(one for one in rule.models if literal(one) not in taken)
+        if models or not rule.models:
+            rules.append(rule if models == rule.models else replace(rule, models=models))
+    left = {"", *(one.name for one in rules)}
+    budgets = tuple(one for one in router.budgets if one.rule in left)
+    return replace(router, rules=tuple(rules), budgets=budgets)
+
+
+def _told(rule: Rule, router: Router, taken: dict[str, list[_Owner]]) -> Iterator[Finding]:
+    for name in dict.fromkeys(map(literal, rule.models)):
+        if name is None or name not in taken:
+            continue
+        owners = taken[name]
+        other = next((one for one in owners if said(one.router) != said(router)), None)
+        if other is not None:
+            yield _mixed(name, rule, other.router)
+            continue
+        owner = next((one for one in owners if one.is_guarded), owners[0])
+        fix = f"give it another name here, or remove it from {owner.router.origin.object}"
+        message = f"model {name} is that of {owner.router.origin.object}, which is older"
+        if owner.is_guarded:
+            why = f"{message}, and whose sensitive requests no other rule may take"
+            yield error("ModelNameTaken", rule.origin, why, fix)
+        elif rule.is_guarded:
+            why = f"{message}: this rule would never see it, and the sensitive requests that it is to keep"
+            yield error("ModelNameTaken", rule.origin, f"{why} would go where the other's go", fix)
+        else:
+            yield warning("ModelNameTaken", rule.origin, f"{message}: this rule never sees it", fix)
+
+
+def _mixed(name: str, rule: Rule, owner: Router) -> Finding:
+    return error(
+        "AccessNotSeparable",
+        rule.origin,
+        f"model {name} is that of {owner.origin.object}, which is older and lets others ask for it: a gateway"
+        " knows requests by their model",
+        f"give it another name here, or the same authentication as {owner.origin.object}; or give one of the"
+        " two a listener or a hostname of its own",
+    )

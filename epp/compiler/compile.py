@@ -2,19 +2,20 @@
 
 Rule:    an object with an error makes nothing new. What is in the cluster for it (``failed``) and not wanted
          now stays, and kinds in emission.FROZEN are not even changed. All others are compiled as if it were
-         not there.
+         not there. Of a part with an error the names stay: they are refused, since a pattern or a default of
+         the same object would have them else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from epp.compiler import claims, pools
+from epp.compiler import claims, pools, remains
 from epp.compiler.documents import CLUSTER_WIDE, Document, Documents
 from epp.compiler.emission import APPLY_ORDER, Emission, Emitted, made
 from epp.compiler.findings import Finding, Severity, error
 from epp.compiler.inputs import Reading, fleet, llmkube
-from epp.compiler.intent import Intent, Router
+from epp.compiler.intent import Intent
 from epp.compiler.marks import marked
 from epp.compiler.options import Options, Target
 from epp.compiler.targets import agentgateway, envoy_ai_gateway, gateway_api
@@ -64,9 +65,10 @@ def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -
     findings = [one for reading in readings for one in reading.findings]
     routers = [router for reading in readings for router in reading.routers]
     objectives = [one for reading in readings for one in reading.objectives]
-    while True:  # a target may refuse what the others were settled with; each turn has fewer routers
-        failed = _spread(_failed(findings), routers)
-        routers = [_without(failed, one) for one in routers if one.origin.object not in failed]
+    given_up = frozenset[str]()
+    while True:  # a target may refuse what the others were settled with; each turn serves less
+        failed = remains.spread(_failed(findings), routers)
+        routers = [remains.left(one, failed, given_up) for one in routers if one.origin.object not in failed]
         settled, told = claims.settle(routers)
         live = {one.origin.object for one in settled}
         wanted = (one for one in objectives if one.origin.object not in failed)
@@ -74,10 +76,13 @@ def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -
         emission = _TARGETS[options.target](intent, given, options)
         objects, clashes = _distinct([*emission.objects, *_objectives(intent)])
         new = [*told, *emission.findings, *clashes, *_notes(intent, objects)]
-        if _failed(new) <= failed:
+        stuck = _failed(new) & remains.refused(intent, failed)
+        if _failed(new) <= failed and not stuck:
             break
         findings += [one for one in new if one.is_error]
-    findings += new
+        findings += [told for one in routers for told in remains.exposed(one, stuck)]
+        given_up |= stuck
+    findings += [*new, *remains.notes(intent, failed)]
     owners = _owners(intent)
     return Compiled(
         tuple(marked(one, options, owners) for one in sorted(objects, key=_order)),
@@ -85,25 +90,6 @@ def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -
         failed | {one.origin.whole for one in findings if one.is_error},
         intent,
     )
-
-
-def _spread(failed: frozenset[str], routers: Sequence[Router]) -> frozenset[str]:
-    """With the rules' parts that go where a part with an error leads, as models do to backends of a fleet."""
-    rules = (rule for router in routers for rule in router.rules)
-    return failed | {
-        rule.origin.object
-        for rule in rules
-        if any(one.origin.part and one.origin.object in failed for one in rule.backends)
-    }
-
-
-def _without(failed: frozenset[str], router: Router) -> Router:
-    """The router without those of its parts that have an error of their own."""
-    rules = tuple(one for one in router.rules if one.origin.object not in failed)
-    if len(rules) == len(router.rules):
-        return router
-    left = {"", *(one.name for one in rules)}
-    return replace(router, rules=rules, budgets=tuple(one for one in router.budgets if one.rule in left))
 
 
 def _failed(findings: Sequence[Finding]) -> frozenset[str]:

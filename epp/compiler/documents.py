@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from epp.compiler.findings import Origin
+from epp.compiler.kinds import GROUP_OF, KINDS
 
-CLUSTER_WIDE = frozenset({"CustomResourceDefinition", "GatewayClass", "Namespace"})
+CLUSTER_WIDE = frozenset(
+    {"CustomResourceDefinition", "Namespace", *(one.name for one in KINDS if one.is_wide)}
+)
 """Kinds that are in no namespace, of those that anybody looks at here."""
 
 
@@ -90,27 +93,33 @@ def _texts(found: Any) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Documents:
-    """All of them, found by kind and by name."""
+    """All of them, found by kind and by name.
+
+    ``group``: of whose kind; None: the one in KINDS, else Kubernetes' own. Other projects have kinds of the
+    same names, and objects of the same names in them.
+    """
 
     documents: Sequence[Document]
-    _kinds: dict[str, dict[tuple[str, str], Document]] = field(init=False, repr=False, compare=False)
+    _kinds: dict[tuple[str, str], dict[tuple[str, str], Document]] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
-        kinds: dict[str, dict[tuple[str, str], Document]] = {}
+        kinds: dict[tuple[str, str], dict[tuple[str, str], Document]] = {}
         for one in self.documents:
-            kinds.setdefault(one.kind, {})[one.namespace, one.name] = one
+            kinds.setdefault((one.kind, one.group), {})[one.namespace, one.name] = one
         object.__setattr__(self, "_kinds", kinds)
 
     def of(self, kind: str, group: str | None = None) -> Iterator[Document]:
         """The oldest first."""
-        found = self._kinds.get(kind, {}).values()
-        return iter(
-            sorted((one for one in found if group in (None, one.group)), key=lambda one: one.origin.age)
-        )
+        return iter(sorted(self._named(kind, group).values(), key=lambda one: one.origin.age))
 
-    def find(self, kind: str, namespace: str, name: str) -> Document | None:
+    def find(self, kind: str, namespace: str, name: str, group: str | None = None) -> Document | None:
         """The one of this name."""
-        return self._kinds.get(kind, {}).get((namespace, name))
+        return self._named(kind, group).get((namespace, name))
+
+    def _named(self, kind: str, group: str | None) -> Mapping[tuple[str, str], Document]:
+        return self._kinds.get((kind, GROUP_OF.get(kind, "") if group is None else group), {})
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self.documents)

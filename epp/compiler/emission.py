@@ -9,37 +9,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from epp.compiler.findings import Finding, Origin
+from epp.compiler.kinds import KINDS, Role
 
 Object: TypeAlias = dict[str, Any]
 
-APPLY_ORDER = (
-    "ReferenceGrant",
-    "EnvoyProxy",
-    "Service",
-    "EndpointSlice",
-    "InferencePool",
-    "InferenceObjective",
-    "InferenceModelRewrite",
-    "Backend",
-    "AgentgatewayBackend",
-    "AIServiceBackend",
-    "BackendTLSPolicy",
-    "BackendSecurityPolicy",
-    "ClientTrafficPolicy",
-    "SecurityPolicy",
-    "AgentgatewayPolicy",
-    "BackendTrafficPolicy",
-    "AIGatewayRoute",
-    "HTTPRoute",
-)
+APPLY_ORDER = tuple(dict.fromkeys(one.name for one in KINDS if one.role is Role.MADE))
 """Kinds; policies before the route that they are for, so that no route is ever served without its policy."""
 
-FROZEN = frozenset(
-    {
-        *("SecurityPolicy", "AgentgatewayPolicy", "BackendTrafficPolicy", "HTTPRouteFilter"),
-        *("InferenceModelRewrite", "AIGatewayRoute", "HTTPRoute"),
-    }
-)
+FROZEN = frozenset(one.name for one in KINDS if one.is_frozen)
 """Kinds that nobody changes while one of their inputs has an error. Several inputs, or several models of a
 fleet, may share one: what stands of the one in error would be open to everyone, or without its guard."""
 ROUTES = frozenset({"AIGatewayRoute", "HTTPRoute"})

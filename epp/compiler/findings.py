@@ -8,6 +8,9 @@ Rule:    a finding names the object and the field, says what will happen, and ho
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+_LONGEST_VALUE = 64
+"""Of what a message repeats."""
+
 
 class Severity(StrEnum):
     """Of a finding. With an error nothing new is made of its object: what was made before stays."""
@@ -71,6 +74,13 @@ class Finding:
     def is_error(self) -> bool:
         """Whether nothing is made of the object."""
         return self.severity is Severity.ERROR
+
+
+def quoted(value: str) -> str:
+    """Somebody's value in a message, cut where it is long."""
+    if len(value) <= _LONGEST_VALUE:
+        return repr(value)
+    return f"{value[:_LONGEST_VALUE]!r}... ({len(value)} characters)"
 
 
 def error(code: str, origin: Origin, message: str, fix: str) -> Finding:

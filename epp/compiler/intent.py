@@ -149,6 +149,11 @@ class Rule:
     is_default: bool = False
     owner: str = ""
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether its requests must never be served by anything else."""
+        return self.sensitive or self.fail_closed
+
 
 def is_glob(model: str) -> bool:
     """Whether it stands for more than itself."""

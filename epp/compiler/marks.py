@@ -23,7 +23,7 @@ def marked(emitted: Emitted, options: Options, owners: Mapping[str, str]) -> Emi
     """The same object as ours. ``owners``: who answers for an input, by ``Origin.object``."""
     document = emitted.document
     meta = dict(document["metadata"])
-    meta["labels"] = {**meta.get("labels", {}), MANAGED_BY: MANAGER, INVENTORY: options.inventory}
+    meta["labels"] = {**meta.get("labels", {}), **labels(options)}
     sources = sorted({name for one in emitted.sources for name in (one.whole, one.object)})
     meta["annotations"] = {**meta.get("annotations", {}), SOURCE: ",".join(sources)}
     people = sorted({owners[name] for name in sources if name in owners})
@@ -33,6 +33,11 @@ def marked(emitted: Emitted, options: Options, owners: Mapping[str, str]) -> Emi
     if references:
         meta["ownerReferences"] = references
     return Emitted({**document, "metadata": meta}, emitted.sources)
+
+
+def labels(options: Options) -> dict[str, str]:
+    """Of everything that we make."""
+    return {MANAGED_BY: MANAGER, INVENTORY: options.inventory}
 
 
 def sources_of(document: Mapping[str, Any]) -> frozenset[str]:

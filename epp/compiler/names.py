@@ -20,5 +20,21 @@ def name_of(*parts: str) -> str:
         whole = f"m-{whole}"
     if (whole,) == parts and len(whole) <= LONGEST:
         return whole
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
+    return f"{whole[: LONGEST - _HASH - 1].strip('-')}-{_digest(parts)}"
+
+
+def numbered(name: str, number: int) -> str:
+    """One of several for the same thing, which by name stand in the order of their numbers.
+
+    The first is ``name`` itself, where there is room for a number behind it.
+    """
+    plain = name_of(name)
+    room = LONGEST - _HASH - len("-00-")
+    if plain == name and len(name) <= room:
+        return name_of(name, f"{number:02}") if number else name
+    return f"{plain[:room].strip('-')}-{number:02}-{_digest((name, str(number)))}"
+
+
+def _digest(parts: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
     return f"{whole[: LONGEST - _HASH - 1].strip('-')}-{digest}"

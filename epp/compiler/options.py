@@ -20,6 +20,10 @@ class Target(StrEnum):
         return self in {Target.ENVOY_AI_GATEWAY_0_7, Target.ENVOY_AI_GATEWAY_1_1}
 
 
+AI_MODEL_HEADER = "x-ai-eg-model"
+"""In which Envoy AI Gateway has the model, which it reads out of the body."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """``gateway``: of objects that name none. ``picker``: the label ``inferencepool`` of its pods, which run
@@ -44,6 +48,11 @@ class Options:
     model_header: str = "x-gateway-model-name"
     claim: bool = False
     now: float | None = None
+
+    @property
+    def routed_by(self) -> str:
+        """The header that a rule's models are compared with, in lower case."""
+        return AI_MODEL_HEADER if self.target.is_envoy_ai_gateway else self.model_header.lower()
 
     @property
     def picker_service(self) -> str:

@@ -1,27 +1,179 @@
 """Routers that take requests from each other: on one Gateway they are one list of rules.
 
-Place:   for all of targets/, before anything is made.
-Source:  epp.compiler.claims has settled who has a model that two name; this is about globs, defaults and
-         rules that ask for headers alone.
+Place:   for all of targets/, before anything is made; claims.py asks who meets whom.
+Rule:    claims.py has settled who has a name; this is about globs, defaults and rules that ask for headers
+         alone. Where they take sensitive requests, or those that somebody else may make, the younger router
+         gets nothing new; elsewhere it is told. To be refused is safe.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeAlias
 
 from epp.compiler import order
-from epp.compiler.findings import Finding, warning
-from epp.compiler.intent import Router
+from epp.compiler.findings import Finding, Origin, error, warning
+from epp.compiler.intent import Access, Router, Rule
 from epp.compiler.order import Match, Strength
 from epp.compiler.patterns import EXACT
 
+First: TypeAlias = Callable[[Router, Router], bool | None]
+"""Of two matches that are equally strong, whether the gateway tries the first router's first; None: nobody
+knows."""
+
+_HOSTS = "give each a hostname, or one of them a listener of its own"
+_FIX = f"{_HOSTS}, or let it name its models"
+
+
+class _Host(Enum):
+    """Whether a router's rules are tried before another's whatever they ask for: the longer hostname is."""
+
+    SOONER = "sooner"
+    ALIKE = "alike"
+    LATER = "later"
+
+
+def by_age(_one: Router, _other: Router) -> None:
+    """By the age of the routes, which is not that of what they are made for: routes come and go."""
+    return
+
 
 @dataclass(frozen=True, slots=True)
-class _Taking:
-    """What a router takes that it does not name, and what it names."""
+class _Placed:
+    """A match with its rule. ``is_wide``: it names no model."""
+
+    rule: Rule
+    match: Match
+    strength: tuple[int, ...]
+    is_wide: bool
+
+
+@dataclass(slots=True)
+class _Reach:
+    """What a router takes."""
 
     router: Router
-    wide: tuple[Match, ...]
-    named: tuple[Match, ...]
+    placed: list[_Placed]
+    by_model: dict[str, list[_Placed]] = field(default_factory=dict)
+    wide: list[_Placed] = field(default_factory=list)
+    guarded: list[_Placed] = field(default_factory=list)
+
+    def index(self, model: str) -> None:
+        """By the values of ``model``."""
+        for one in self.placed:
+            there = self.wide if one.is_wide else self.by_model.setdefault(one.match[model].value, [])
+            there.append(one)
+        self.guarded = [one for one in self.placed if one.rule.is_guarded]
+
+    def has(self, met: Match, model: str, strength: tuple[int, ...]) -> bool:
+        """Whether it has all requests of ``met`` by a match that is tried before one of ``strength``."""
+        value = met.get(model)
+        named = self.by_model.get(value.value, []) if value and value.kind == EXACT else []
+        return any(
+            one.strength > strength and order.covers(one.match, met)
+            for near in (named, self.wide)
+            for one in near
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Gateway:
+    """How it tries matches. ``names_kept``: see told()."""
+
+    model: str
+    strength: Strength
+    first: First
+    names_kept: bool
+
+    def reach(self, router: Router, rules: Sequence[Sequence[Match]]) -> _Reach:
+        placed = [
+            _Placed(rule, one, self.strength(one), not names(self.model, one))
+            for rule, matches in zip(router.rules, rules, strict=True)
+            for one in matches
+        ]
+        reach = _Reach(router, placed)
+        reach.index(self.model)
+        return reach
+
+    def taken(
+        self, taker: _Reach, takers: Iterable[_Placed], loser: _Reach, losers: Sequence[_Placed]
+    ) -> Iterator["_Taken"]:
+        """What matches of the one take of matches of the other; at least one of the two names no model."""
+        hosts = _by_hosts(taker.router, loser.router)
+        if hosts == {_Host.LATER}:
+            return
+        is_first = _Host.SOONER in hosts
+        tie = self.first(taker.router, loser.router)
+        for one in takers:
+            for other in losers:
+                if not (one.is_wide or other.is_wide):
+                    continue
+                is_tie = not is_first and one.strength == other.strength
+                if not is_first and (
+                    one.strength < other.strength
+                    or (is_tie and tie is False)
+                    or (self.names_kept and not other.is_wide)
+                ):
+                    continue
+                met = self._met(one, other, None if is_first else loser)
+                if met is not None:
+                    yield _Taken(taker.router, loser.router, one, other, met, is_tie and tie is None)
+
+    def _met(self, one: _Placed, other: _Placed, loser: _Reach | None) -> Match | None:
+        """What fits both, and ``loser`` has by nothing that is tried sooner."""
+        try:
+            for met in order.both(one.match, other.match):
+                if loser is None or not loser.has(met, self.model, one.strength):
+                    return met
+        except order.Unordered:
+            return other.match
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """``is_tie``: the other may have it as well."""
+
+    taker: Router
+    loser: Router
+    by: _Placed
+    of: _Placed
+    what: Match
+    is_tie: bool
+
+    @property
+    def is_natural(self) -> bool:
+        """What a default loses to whoever wants more than it does."""
+        return not self.of.match and bool(self.by.match)
+
+    def unsafe(self, younger: Router) -> Finding | None:
+        """The error, where sensitive requests or somebody else's are served."""
+        rule = self.by.rule if self.taker is younger else self.of.rule
+        if not self.by.rule.backends:
+            return None
+        if self.of.rule.is_guarded:
+            what = f"{self._said}; rule {self.of.rule.name} is to keep them, they are sensitive"
+            fix = _FIX if self.by.is_wide else f"{_HOSTS}, or let rule {self.of.rule.name} name its models"
+            return error("RequestsOfAnother", rule.origin, what, fix)
+        if said(self.taker) != said(self.loser) and not self.is_natural:
+            what = f"{self._said}, and not the same clients may ask them"
+            fix = "give one of them a listener of its own, or the same authentication to both"
+            return error("AccessNotSeparable", rule.origin, what, fix)
+        return None
+
+    def told(self, younger: Router) -> Finding:
+        return warning("RequestsOfAnother", younger.origin, self._said, _FIX)
+
+    @property
+    def _said(self) -> str:
+        taker, loser = self.taker.origin.object, self.loser.origin.object
+        if self.is_tie:
+            return (
+                f"{taker} and {loser} want the same requests on one Gateway, and whose route was made first"
+                f" has them: {_shown(self.what)}"
+            )
+        return f"{taker} takes requests of {loser} on the same Gateway: {_shown(self.what)}"
 
 
 def told(
@@ -30,60 +182,52 @@ def told(
     *,
     model: str,
     strength: Strength = order.by_headers,
+    first: First = by_age,
+    names_kept: bool = False,
 ) -> Iterator[Finding]:
-    """``found``: the matches of each rule of each router, the router that is tried first where two match
-    alike before the others. ``model``: the header that names it. One finding for a router.
+    """``routers``: the oldest first; ``found``: the matches of each rule of each. ``model``: the header that
+    names it. ``names_kept``: what names a model will lose nothing, the target sees to that.
+
+    For each younger router the errors, one for a rule; without any the first that is no error.
     """
-    before: list[_Taking] = []
+    gateway = _Gateway(model, strength, first, names_kept)
+    before: list[_Reach] = []
+    wide: list[_Reach] = []
     for router, rules in zip(routers, found, strict=True):
-        matches = [match for rule in rules for match in rule]
-        wide = tuple(one for one in matches if not _names(model, one))
-        taking = _Taking(router, wide, tuple(one for one in matches if _names(model, one)))
-        finding = next(
-            (one for older in before if (one := _between(older, taking, strength)) is not None), None
-        )
-        if finding:
-            yield finding
-        if matches:
-            before.append(taking)
+        younger = gateway.reach(router, rules)
+        near = [one for one in (before if younger.wide else wide) if same_requests(one.router, router)]
+        yield from _told(gateway, near, younger)
+        if younger.placed:
+            before.append(younger)
+        if younger.wide:
+            wide.append(younger)
 
 
-def _between(older: _Taking, younger: _Taking, strength: Strength) -> Finding | None:
-    if not (older.wide or younger.wide) or not same_requests(older.router, younger.router):
-        return None
-    taken = _first(older.wide, (*younger.wide, *younger.named), strength, ties=True)
-    if taken is not None:
-        who, whose = older.router, younger.router
-    else:
-        taken = _first(younger.wide, older.named, strength, ties=False)
-        if taken is None:
-            return None
-        who, whose = younger.router, older.router
-    return warning(
-        "RequestsOfAnother",
-        younger.router.origin,
-        f"{who.origin.object} takes requests of {whose.origin.object} on the same Gateway: {_shown(taken)}",
-        "give one of them a hostname or a listener of its own, or let it name its models",
-    )
+def _told(gateway: _Gateway, near: Sequence[_Reach], younger: _Reach) -> Iterator[Finding]:
+    errors: dict[Origin, Finding] = {}
+    first: Finding | None = None
+    for older in near:
+        for taken in _between(gateway, older, younger):
+            fault = taken.unsafe(younger.router)
+            if fault is not None:
+                errors.setdefault(fault.origin, fault)
+            elif first is None and not taken.is_natural:
+                first = taken.told(younger.router)
+    if errors:
+        yield from errors.values()
+    elif first is not None:
+        yield first
 
 
-def _first(
-    takers: Sequence[Match], losers: Sequence[Match], strength: Strength, *, ties: bool
-) -> Match | None:
-    """What the first of ``takers`` that comes sooner takes of ``losers``."""
-    for one in takers:
-        for other in losers:
-            if strength(one) > strength(other) or (ties and strength(one) == strength(other)):
-                try:
-                    found = next(order.both(one, other), None)
-                except order.Unordered:
-                    found = other
-                if found is not None:
-                    return found
-    return None
+def _between(gateway: _Gateway, older: _Reach, younger: _Reach) -> Iterator[_Taken]:
+    yield from gateway.taken(older, older.wide, younger, younger.placed)
+    yield from gateway.taken(younger, younger.wide, older, older.placed)
+    named = [one for one in younger.placed if not one.is_wide]  # a name wins over what is wide, and should
+    yield from gateway.taken(younger, named, older, [one for one in older.guarded if one.is_wide])
 
 
-def _names(model: str, match: Match) -> bool:
+def names(model: str, match: Match) -> bool:
+    """Whether it is for one model only."""
     value = match.get(model)
     return value is not None and value.kind == EXACT
 
@@ -95,11 +239,30 @@ def same_requests(one: Router, other: Router) -> bool:
         return False
     if not one.hostnames or not other.hostnames:
         return True
-    return any(_is_within(a, b) or _is_within(b, a) for a in one.hostnames for b in other.hostnames)
+    return bool(_by_hosts(one, other))
+
+
+def _by_hosts(one: Router, other: Router) -> set[_Host]:
+    """Of ``one``, at each hostname that both have."""
+    found = set()
+    for a, b in itertools.product(one.hostnames or ("",), other.hostnames or ("",)):
+        if not a or not b or _is_within(a, b) or _is_within(b, a):
+            own, others = _exactness(a), _exactness(b)
+            found.add(_Host.ALIKE if own == others else _Host.SOONER if own > others else _Host.LATER)
+    return found
+
+
+def _exactness(host: str) -> tuple[bool, int]:
+    return bool(host) and not host.startswith("*."), len(host)
 
 
 def _is_within(host: str, pattern: str) -> bool:
     return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]))
+
+
+def said(router: Router) -> Access | None:
+    """Who may ask, wherever that is written."""
+    return router.access and replace(router.access, origin=Origin("", "", ""))
 
 
 def _shown(match: Match) -> str:

@@ -14,8 +14,8 @@ import aiohttp
 import msgspec
 
 from epp.controller.difference import belongs, key_of, title, whose
+from epp.controller.discovery import Discovery
 from epp.controller.fields import FIELD_MANAGER, Object
-from epp.controller.kinds import Discovery
 from epp.runtime.kubernetes.store import ApiFault
 
 logger = logging.getLogger("epp.controller")

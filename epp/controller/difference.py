@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from epp.compiler.emission import APPLY_ORDER, FROZEN, ROUTES, Emitted
 from epp.compiler.marks import INVENTORY, sources_of
-from epp.controller.fields import Object, bare, is_as_wanted
+from epp.controller.fields import Object, bare, is_as_wanted, stamped
 
 Key: TypeAlias = tuple[str, str, str]
 """Kind, namespace, name."""
@@ -96,18 +96,18 @@ def difference(
     conflicts = []
     frozen = set[str]()
     for key, emitted in sorted(wanted.items(), key=lambda item: rank(item[0])):
-        there = live.get(key)
+        there, document = live.get(key), stamped(emitted.document)
         sources = frozenset(one.object for one in emitted.sources)
         if there is None:
-            applied.append(Step(Verb.CREATE, key, sources, emitted.document))
+            applied.append(Step(Verb.CREATE, key, sources, document))
         elif not belongs(there, inventory):
             conflicts.append(Conflict(key, sources, whose(there)))
-        elif _is_leaving(there) or _is_equal(emitted.document, there, settled.get(key)):
+        elif _is_leaving(there) or _is_equal(document, there, settled.get(key)):
             continue
         elif key[0] in FROZEN and doubt.about(sources_of(there)):
             frozen |= sources_of(there)
         else:
-            applied.append(Step(Verb.CHANGE, key, sources, emitted.document, there))
+            applied.append(Step(Verb.CHANGE, key, sources, document, there))
     applied = [step for step in applied if not _waits(step, frozen, doubt)]
     surplus = [key for key, there in live.items() if key not in wanted and belongs(there, inventory)]
     going, kept = list[Step](), list[Key]()

@@ -3,14 +3,18 @@
 Place:   asked by difference.py.
 Rule:    what others have added, or the API has filled in, is theirs. An object is as wanted when server-side
          apply would change nothing: the values are those wanted, and the fields that the API has noted as
-         ours (managedFields) are just those.
+         ours (managedFields) are just those. It notes nothing below a list that is one value, as rules of a
+         route are: what stands there too much shows in the hash of what was applied (``stamped``).
 Source:  Kubernetes API reference, FieldsV1: ``f:name`` is a field, ``k:{...}`` an item of a list with keys,
          ``v:...`` one of a set; nothing below: the whole value is one.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
+
+import msgspec
 
 FIELD_MANAGER = "fleet-epp-controller"
 
@@ -20,9 +24,31 @@ _IDENTITY = frozenset({"apiVersion", "kind", "metadata"})
 _SAID = ("labels", "annotations", "ownerReferences")
 """Of metadata: what we say; the rest is which object it is."""
 
+APPLIED = "fleet-epp.dev/applied"
+"""Annotation: a hash of the object as it was applied."""
+
+
+def stamped(wanted: Object) -> dict[str, Any]:
+    """``wanted`` with the hash of itself."""
+    digest = hashlib.sha256(msgspec.json.encode(wanted, order="deterministic")).hexdigest()[:16]
+    meta = wanted["metadata"]
+    return {
+        **wanted,
+        "metadata": {**meta, "annotations": {**meta.get("annotations", {}), APPLIED: digest}},
+    }
+
+
+def unstamped(document: Object) -> dict[str, Any]:
+    """The same for people, whom the hash tells nothing."""
+    meta = dict(document["metadata"])
+    meta["annotations"] = {key: one for key, one in meta.get("annotations", {}).items() if key != APPLIED}
+    if not meta["annotations"]:
+        del meta["annotations"]
+    return {**document, "metadata": meta}
+
 
 def is_as_wanted(wanted: Object, live: Object) -> bool:
-    """Whether applying ``wanted`` would leave ``live`` as it is."""
+    """Whether applying ``wanted``, which is stamped, would leave ``live`` as it is."""
     ours = owned(live)
     if ours is None:
         return False
@@ -50,28 +76,43 @@ def bare(live: Object) -> dict[str, Any]:
 
 
 def ours_of(live: Object, wanted: Object) -> dict[str, Any]:
-    """What of ``live`` stands where ``wanted`` has something, or is noted as ours: for people to compare."""
+    """What of ``live`` stands where ``wanted`` has something, or is noted as ours: for people to compare.
+
+    With what the API has filled in where that alone differs, since it may be a field that is to go.
+    """
+    wanted = unstamped(wanted)
+    seen = unstamped(_seen(live, wanted, is_whole=False))
+    return seen if seen != wanted else unstamped(_seen(live, wanted, is_whole=True))
+
+
+def _seen(live: Object, wanted: Object, *, is_whole: bool) -> dict[str, Any]:
     ours = owned(live) or {}
     meta = {key: live["metadata"][key] for key in ("name", "namespace") if key in live["metadata"]}
-    said = _shown(_said(live), _said(wanted), ours.get("f:metadata", {}))
+    said = _shown(_said(live), _said(wanted), ours.get("f:metadata", {}), is_whole=False)
     content = {key: value for key, value in live.items() if key not in {*_IDENTITY, "status"}}
-    other = _shown(content, {key: value for key, value in wanted.items() if key not in _IDENTITY}, ours)
+    plain = {key: value for key, value in wanted.items() if key not in _IDENTITY}
+    other = _shown(content, plain, ours, is_whole=is_whole)
     return {"apiVersion": wanted["apiVersion"], "kind": wanted["kind"], "metadata": {**meta, **said}, **other}
 
 
-def _shown(live: Any, wanted: Any, ours: Mapping[str, Any]) -> Any:
+def _shown(live: Any, wanted: Any, ours: Mapping[str, Any], *, is_whole: bool) -> Any:
+    """``is_whole``: of a list that is one value all, else what stands where something is wanted."""
     if isinstance(live, Mapping) and (isinstance(wanted, Mapping) or ours):
         wanted = wanted if isinstance(wanted, Mapping) else {}
         names = [*wanted, *(name[2:] for name in ours if name.startswith("f:") and name[2:] not in wanted)]
         return {
-            name: _shown(live[name], wanted.get(name), ours.get(f"f:{name}", {}))
+            name: _shown(live[name], wanted.get(name), ours.get(f"f:{name}", {}), is_whole=is_whole)
             for name in names
             if name in live
         }
-    if isinstance(live, list) and isinstance(wanted, list):
+    if isinstance(live, list) and isinstance(wanted, list) and not (is_whole and not ours):
         keys = [json.loads(name[2:]) for name in ours if name.startswith("k:")]
         items = [one for one in live if any(_is_part(key, one) for key in keys)] if keys else live
-        return [_shown(one, wanted[at] if at < len(wanted) else None, {}) for at, one in enumerate(items)]
+        wanting = [*wanted, *([None] * (len(items) - len(wanted)))]
+        return [
+            _shown(one, other, {}, is_whole=is_whole)
+            for one, other in zip(items, wanting[: len(items)], strict=True)
+        ]
     return live
 
 

@@ -3,11 +3,11 @@
 Place:   read by loop.py.
 Ignores: what the objects mean.
 Rule:    nothing is concluded from what has not been listed. A kind that the cluster does not have is followed
-         from when it comes; what was last told stays while the API is away.
+         from when it comes, and till it goes; what was last told stays while the API is away.
 """
 
 import asyncio
-import datetime as dt
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from epp.compiler.documents import Document
-from epp.compiler.inputs.llmkube.servers import HEARTBEAT, HEARTBEAT_TIMEOUT
 from epp.compiler.inputs.llmkube.status import CONDITION
+from epp.compiler.kinds import Kind, Role
+from epp.config.cluster.heartbeats import HEARTBEAT, is_late
 from epp.controller.difference import Key, belongs
+from epp.controller.discovery import Discovery
 from epp.controller.fields import Object
-from epp.controller.kinds import Discovery, Kind, Role
-from epp.runtime.kubernetes.api import KubernetesApi
+from epp.runtime.kubernetes.api import KubernetesApi, Resource
 from epp.runtime.kubernetes.following import Following
 from epp.runtime.kubernetes.store import ApiFault
 from epp.runtime.metrics import Family, Numbers, Values
 
-MISSING_SECONDS, KNOWN_SECONDS = 5.0, 60.0
-"""Between two looks at which kinds there are: while some are missing, and when none is."""
+logger = logging.getLogger("epp.controller")
+
+LOOK_SECONDS = 5.0
+"""Between two looks at whether a kind has come or gone; the API is asked only where one may have."""
 _OF_INPUT = frozenset({"InferencePool", "Service"})
 """Kinds of which what we have made ourselves counts: a pool keeps its port."""
 _KEEPS_STATUS = frozenset({"Gateway", "GatewayClass"})
@@ -42,6 +45,7 @@ class _Followed:
     kind: Kind
     namespace: str
     following: _Following
+    task: asyncio.Task[None]
 
     @property
     def is_vital(self) -> bool:
@@ -49,6 +53,11 @@ class _Followed:
         fault = self.following.fault
         is_refused = fault is not None and fault.status == 403
         return not (self.kind.is_wide and is_refused)
+
+    @property
+    def fault(self) -> ApiFault | None:
+        """What goes on being wrong."""
+        return self.following.fault if self.following.is_lasting else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +105,19 @@ class Watching:
         return self._is_discovered and all(one.following.is_listed for one in self._all() if one.is_vital)
 
     @property
+    def is_current(self) -> bool:
+        """Nothing that counts is kept from us now."""
+        return self._fault is None and not any(one.fault for one in self._all() if one.is_vital)
+
+    @property
     def absent(self) -> frozenset[str]:
-        """Kinds that people declare things with, and that the cluster does not have."""
+        """Kinds that people declare things with, and that the cluster does not have: their objects have gone
+        with them, which says nothing of what people want."""
         return frozenset(
-            kind.name for kind in self._kinds if kind.role is Role.DECLARED and kind not in self._followed
+            kind.name
+            for kind in self._kinds
+            if kind.role is Role.DECLARED
+            and (kind not in self._followed or self._discovery.find(kind) is None)
         )
 
     @property
@@ -113,9 +131,8 @@ class Watching:
         """What is wrong, for people: of each kind of refusal a line, which names verb and resource."""
         told = [] if self._fault is None else [f"Kubernetes API: {self._fault}"]
         for one in self._all():
-            fault = one.following.fault if one.following.is_lasting else None
-            if fault is not None and not (fault.status == 404 and one.following.is_listed):
-                told.append(f"Kubernetes API: {fault}")
+            if one.fault is not None and not (one.fault.status == 404 and one.following.is_listed):
+                told.append(f"Kubernetes API: {one.fault}")
             told += [
                 f"{one.kind.name} {name}: cannot be read: {why}"
                 for name, why in one.following.unreadable.items()
@@ -194,29 +211,53 @@ class Watching:
         async with asyncio.TaskGroup() as group:
             while True:
                 await self._discover(group)
-                is_all_there = self._is_discovered and len(self._followed) == len(self._kinds)
-                seconds = KNOWN_SECONDS if is_all_there else MISSING_SECONDS
-                await asyncio.sleep(seconds * self._chance.uniform(0.8, 1.0))
+                await asyncio.sleep(LOOK_SECONDS * self._chance.uniform(0.8, 1.0))
+
+    async def confirm(self) -> None:
+        """See whether kinds are there still, before anything is deleted since none of their objects asks for
+        it any more: with a CRD all its objects go, and the first that is seen is that. ApiFault."""
+        await self._discovery.look(kind for kind in self._kinds if kind.role is Role.DECLARED)
 
     async def _discover(self, group: asyncio.TaskGroup) -> None:
-        missing = [kind for kind in self._kinds if kind not in self._followed]
-        before = str(self._fault)
+        open_ones = [kind for kind in self._kinds if self._is_open(kind)]
+        before = self._news()
         try:
-            await self._discovery.look(missing)
-            self._fault, is_news = None, not self._is_discovered
-            self._is_discovered = True
+            await self._discovery.look(open_ones)
+            self._fault, self._is_discovered = None, True
         except ApiFault as fault:
             self.faults["discovery"] += 1
-            self._fault, is_news = fault, str(fault) != before
-        for kind in missing:
-            if self._discovery.find(kind) is not None:
-                self._follow(kind, group)
-        if is_news:
+            self._fault = fault
+        for kind in open_ones:
+            resource = self._discovery.find(kind)
+            followed = self._followed.get(kind)
+            if followed is not None and followed[0].following.resource != resource:
+                self._leave(kind)
+            if resource is not None and kind not in self._followed:
+                self._follow(kind, resource, group)
+        if self._news() != before:
             self._changed()
 
-    def _follow(self, kind: Kind, group: asyncio.TaskGroup) -> None:
-        resource = self._discovery.find(kind)
-        assert resource is not None
+    def _is_open(self, kind: Kind) -> bool:
+        """Whether it is there, in the version that is followed, has to be asked."""
+        is_lost = any(
+            one.fault is not None and one.fault.status == 404 for one in self._followed.get(kind, ())
+        )
+        return is_lost or kind not in self._followed or self._discovery.find(kind) is None
+
+    def _news(self) -> tuple[object, ...]:
+        return self._is_discovered, str(self._fault), self.absent, self.missing
+
+    def _leave(self, kind: Kind) -> None:
+        """It is not there any more, or in another version."""
+        followed = self._followed.pop(kind)
+        logger.warning(
+            "the cluster does not have a kind any more",
+            extra={"fields": {"resource": followed[0].following.resource.name}},
+        )
+        for one in followed:
+            one.task.cancel()
+
+    def _follow(self, kind: Kind, resource: Resource, group: asyncio.TaskGroup) -> None:
         followed = self._followed[kind] = []
         for namespace in ("",) if kind.is_wide else self._namespaces:
             following: _Following = Following(
@@ -227,8 +268,9 @@ class Watching:
             )
             self.faults.setdefault(resource.name, 0)
             following.select({"labelSelector": kind.selector} if kind.selector else {})
-            followed.append(_Followed(kind, namespace, following))
-            group.create_task(following.run(), name=f"kubernetes: {namespace or 'all'}: {resource.plural}")
+            name = f"kubernetes: {namespace or 'all'}: {resource.plural}"
+            task = group.create_task(following.run(), name=name)
+            followed.append(_Followed(kind, namespace, following, task))
 
     def _all(self) -> Iterator[_Followed]:
         for followed in self._followed.values():
@@ -243,7 +285,7 @@ class Watching:
         """The object for the compiler. Agents beat every 30 s: only that one does not any more is news."""
         meta = {key: value for key, value in document["metadata"].items() if key not in _COUNTED}
         beat = (meta.get("annotations") or {}).get(HEARTBEAT)
-        if beat is not None and not _is_late(beat, self._wall_clock()):
+        if beat is not None and not is_late(beat, self._wall_clock()):
             meta["annotations"] = {
                 key: value for key, value in meta["annotations"].items() if key != HEARTBEAT
             }
@@ -278,11 +320,3 @@ def _foreign(status: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("conditions"), list):
         kept["conditions"] = [one for one in kept["conditions"] if one.get("type") != CONDITION]
     return kept
-
-
-def _is_late(beat: str, now: float) -> bool:
-    try:
-        at = dt.datetime.fromisoformat(beat)
-        return at.tzinfo is not None and now - at.timestamp() >= HEARTBEAT_TIMEOUT
-    except (ValueError, OverflowError):
-        return False

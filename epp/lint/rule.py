@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from epp.compiler.findings import Finding, Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.view import Object, View
 
 

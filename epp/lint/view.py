@@ -6,35 +6,25 @@ Rule:    what is not given is not known: an answer is only about objects that ar
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
+from epp.compiler import attachment
+from epp.compiler.attachment import Reference, Thing, reference
 from epp.compiler.documents import CLUSTER_WIDE, Document, Documents
 from epp.compiler.findings import Origin
+from epp.compiler.kinds import GROUP_OF
+from epp.compiler.node import Node
 from epp.lint.context import Context
-from epp.lint.node import Node
 
 IGNORE = "fleet-epp.dev/lint-ignore"
 """Annotation: codes that are not told of this object, with commas between them."""
 ENVOY_GATEWAY = "gateway.envoyproxy.io/gatewayclass-controller"
-AI, EG, GATEWAY_API = "aigateway.envoyproxy.io", "gateway.envoyproxy.io", "gateway.networking.k8s.io"
+AI, EG = "aigateway.envoyproxy.io", "gateway.envoyproxy.io"
 INFERENCE = "inference.networking.k8s.io"
 GROUPS = {
-    **dict.fromkeys(
-        ("AIGatewayRoute", "AIServiceBackend", "BackendSecurityPolicy", "GatewayConfig", "QuotaPolicy"), AI
-    ),
-    **dict.fromkeys(
-        (
-            *("Backend", "BackendTrafficPolicy", "ClientTrafficPolicy", "EnvoyExtensionPolicy"),
-            *("EnvoyGateway", "EnvoyProxy", "SecurityPolicy"),
-        ),
-        EG,
-    ),
-    **dict.fromkeys(
-        ("BackendTLSPolicy", "Gateway", "GatewayClass", "HTTPRoute", "ReferenceGrant"), GATEWAY_API
-    ),
-    "InferencePool": INFERENCE,
-    **dict.fromkeys(("InferenceService", "ModelRouter"), "inference.llmkube.dev"),
-    **dict.fromkeys(("ConfigMap", "Secret", "Service"), ""),
+    **GROUP_OF,
+    **dict.fromkeys(("GatewayConfig", "QuotaPolicy"), AI),
+    **dict.fromkeys(("EnvoyExtensionPolicy", "EnvoyGateway"), EG),
+    **dict.fromkeys(("ConfigMap", "Secret"), ""),
     "Deployment": "apps",
     "CustomResourceDefinition": "apiextensions.k8s.io",
 }
@@ -68,6 +58,10 @@ class Object:
         return self["metadata"]["labels"]
 
     @property
+    def thing(self) -> Thing:
+        return Thing(self.kind, self.namespace, self.name, self.document.labels)
+
+    @property
     def annotations(self) -> Node:
         return self["metadata"]["annotations"]
 
@@ -84,26 +78,6 @@ class Object:
     def title(self) -> str:
         """For the middle of a sentence."""
         return f"{self.kind} {self.namespace}/{self.name}"
-
-
-class Reference(NamedTuple):
-    """To an object that is perhaps not given. ``at``: where it says so."""
-
-    kind: str
-    namespace: str
-    name: str
-    at: Node
-    section: str = ""
-
-    @property
-    def title(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}"
-
-
-def reference(node: Node, home: str, *, kind: str) -> Reference:
-    """What ``node`` refers to from namespace ``home``. ``kind``: where it names none."""
-    namespace = node["namespace"].text or home
-    return Reference(node["kind"].text or kind, namespace, node["name"].text, node, node["sectionName"].text)
 
 
 def is_pool(ref: Node) -> bool:
@@ -215,20 +189,12 @@ class View:
 
     def targets(self, policy: Object) -> list[Reference]:
         """What it is for, by name or by labels."""
-        spec = policy.spec
-        named = [spec["targetRef"]] if spec["targetRef"].is_there else []
-        refs = [reference(ref, policy.namespace, kind="") for ref in [*named, *spec["targetRefs"]]]
-        return [*refs, *self._selected(policy)]
+        return [*attachment.named(policy.spec, policy.namespace), *self._selected(policy)]
 
     def _selected(self, policy: Object) -> Iterator[Reference]:
         for selector in policy.spec["targetSelectors"]:
-            wanted = [(key, value.text) for key, value in selector["matchLabels"].entries()]
             for one in self.of(selector["kind"].text):
-                if (
-                    wanted
-                    and one.namespace == policy.namespace
-                    and all(one.labels[key].text == value for key, value in wanted)
-                ):
+                if attachment.selects(selector, policy.namespace, one.thing):
                     yield Reference(one.kind, one.namespace, one.name, selector)
 
     def policies(self, kind: str, *targets: tuple[str, str, str]) -> list[Object]:

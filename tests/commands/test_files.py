@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import string
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ def names(loaded: Loaded) -> list[str]:
 
 def told(loaded: Loaded) -> list[str]:
     return [f"{one.severity} {one.origin.place} {one.code}: {one.message}" for one in loaded.findings]
+
+
+def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path: Path) -> None:
+    folder = put(tmp_path, a_yaml=CONFIG_MAP % "a")
+    os.mkfifo(tmp_path / "b.yaml")
+    assert names(load([folder])) == ["a"]
 
 
 def test_a_directory_is_read_with_all_below_it_but_what_is_hidden(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from bench.rig.kube import plural
+from epp.compiler.kinds import KINDS, Role, kinds_of
 from epp.compiler.options import Target
-from epp.controller.kinds import KINDS, Role, kinds_of
 from tests.compiler.test_golden import CASES, compiled
 from tools.controller_access import MADE, SEEN, WHY, rules
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from epp.compiler.emission import APPLY_ORDER, Emitted
 from epp.controller.carrying import Fate, carry_out
 from epp.controller.difference import Difference, Doubt, Key, Verb, difference, rank
+from epp.controller.fields import stamped
 from tests.controller.model_api import ModelApi
 from tests.controller.objects import emitted, foreign
 
@@ -138,13 +139,24 @@ def test_a_value_that_the_api_respells_is_written_once() -> None:
     there = api.objects["Service", "models", "one"]
     there["spec"]["value"] = "1"
     assert steps(compared(api, wanted)) == [(CHANGE, "Service", "one")]
-    settled = {wanted.key: (wanted.document, _bare(there))}
+    settled = {wanted.key: (stamped(wanted.document), _bare(there))}
     again = difference([wanted], api.objects, inventory="test", settled=settled)
     assert steps(again) == []
     there["spec"]["value"] = "2"
     assert steps(difference([wanted], api.objects, inventory="test", settled=settled)) == [
         (CHANGE, "Service", "one")
     ]
+
+
+def test_what_is_not_wanted_any_more_goes_from_within_a_list_that_is_one_value() -> None:
+    api = written(ModelApi(), emitted("HTTPRoute", "one", many=[{"name": "a", "override": "b"}]))
+    less = emitted("HTTPRoute", "one", many=[{"name": "a"}])
+    assert steps(compared(api, less)) == [(CHANGE, "HTTPRoute", "one")]
+    written(api, less)
+    there = api.objects["HTTPRoute", "models", "one"]
+    assert there["spec"]["many"] == [{"name": "a"}]
+    there["spec"]["many"][0]["weight"] = 1  # the API's default
+    assert steps(compared(api, less)) == []
 
 
 def _bare(there: object) -> object:
@@ -163,7 +175,7 @@ objects = st.lists(
         names,
         st.sampled_from(["chat", "code"]),
         value=st.one_of(st.integers(0, 3), st.dictionaries(names, st.integers(0, 2), min_size=1)),
-        many=st.lists(st.integers(0, 2), max_size=2),
+        many=st.lists(st.one_of(st.integers(0, 2), st.dictionaries(names, st.integers(0, 1))), max_size=2),
     ),
     max_size=8,
     unique_by=lambda one: one.key,
@@ -199,7 +211,7 @@ def test_after_the_steps_it_is_as_wanted_and_nothing_is_left_to_do(
     is_blocked = any(one.key in theirs for one in wanted)
     if not is_blocked:
         assert ours(api) == {
-            key: (one["spec"], one["metadata"]["labels"], one["metadata"]["annotations"])
+            key: (one["spec"], one["metadata"]["labels"], stamped(one)["metadata"]["annotations"])
             for key, one in free.items()
         }
     assert {key: api.objects[key] for key in theirs} == theirs

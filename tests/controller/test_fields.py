@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from epp.controller.fields import FIELD_MANAGER, is_as_wanted, ours_of
+from epp.controller.fields import APPLIED, FIELD_MANAGER, is_as_wanted, ours_of, stamped, unstamped
 
 
 def live(spec: dict[str, Any], ours: dict[str, Any], **metadata: Any) -> dict[str, Any]:
@@ -110,3 +110,21 @@ def test_what_is_shown_of_an_object_is_ours() -> None:
     assert shown["spec"] == {"a": 1, "c": {"d": 1}}
     assert shown["metadata"] == {"name": "one", "namespace": "llm", "labels": {"app": "x"}}
     assert "status" not in shown
+
+
+def test_a_field_that_is_to_go_from_within_a_list_is_shown() -> None:
+    there = live({"rules": [{"name": "a", "override": "b", "weight": 1}]}, {"f:rules": {}})
+    less = stamped(wanted({"rules": [{"name": "a", "weight": 1}]}))
+    assert ours_of(there, less)["spec"] == {"rules": [{"name": "a", "override": "b", "weight": 1}]}
+
+
+def test_the_hash_is_not_shown() -> None:
+    one = wanted({"a": 1})
+    assert unstamped(stamped(one)) == one
+    assert "annotations" not in ours_of(live({"a": 2}, {"f:a": {}}), stamped(one))["metadata"]
+
+
+def test_the_hash_is_of_what_is_wanted_however_it_is_ordered() -> None:
+    one, same, other = ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1, "b": 3})
+    of = [stamped(wanted(spec))["metadata"]["annotations"][APPLIED] for spec in (one, same, other)]
+    assert of[0] == of[1] != of[2]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from epp.compiler.kinds import Kind, Role, kinds_of
 from epp.compiler.options import Target
-from epp.controller.kinds import Discovery, Kind, Role, kinds_of
+from epp.controller.discovery import Discovery
 from epp.controller.watching import Watching
 from epp.runtime.kubernetes.store import ApiFault
 from tests.runtime import virtual

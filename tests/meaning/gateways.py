@@ -94,7 +94,9 @@ class Gateway:
             yield from self._host(one["fqdn"]["hostname"] if "fqdn" in one else one["ip"]["address"])
 
     def _host(self, name: str) -> Iterator[str]:
-        """A Service of the cluster, or a host outside."""
+        """A Service of the cluster, or a host outside; a name that no DNS may know is nobody's [RFC 6761]."""
+        if name.endswith(".invalid"):
+            return
         if name.endswith(".svc.cluster.local"):
             yield from self._service(name.partition(".")[0])
         else:

@@ -11,6 +11,8 @@ from tests.meaning.request import Answer, Request
 
 CLASSIFICATION = "x-llmkube-classification"
 COMPLEXITY = "x-llmkube-task-complexity"
+SENSITIVE = ("pii", "phi")
+"""Where the router lists none."""
 
 
 def answer(router: Mapping[str, Any], request: Request) -> Answer:
@@ -77,7 +79,8 @@ def _dispatched(
     features: Mapping[str, Any],
 ) -> Answer:
     chosen = [backends[name] for name in rule["route"]["backends"]]
-    sensitive = router.get("policy", {}).get("classification", {}).get("sensitiveClassifications") or ()
+    policy = router.get("policy", {}).get("classification", {})
+    sensitive = policy.get("sensitiveClassifications") or SENSITIVE
     is_closed = rule.get("failClosed") and features["classification"] in sensitive
     if is_closed and any(one.get("tier", "local") != "local" for one in chosen):
         return Answer(because="fail closed")

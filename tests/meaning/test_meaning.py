@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from epp.compiler.compile import Compiled, compile_documents
 from epp.compiler.documents import Document
+from epp.compiler.intent import Rule
 from epp.compiler.options import Options, Target
 from tests.meaning import proxy
 from tests.meaning.gateways import Gateway, Order
-from tests.meaning.routers import MAC, objects, requests, routers
+from tests.meaning.routers import CLOUD, MAC, objects, requests, routers
 
 ENVOY = [Target.ENVOY_AI_GATEWAY_0_7, Target.ENVOY_AI_GATEWAY_1_1]
 ROUTES = {Target.AGENTGATEWAY: "HTTPRoute", Target.GATEWAY_API: "HTTPRoute"}
@@ -52,8 +53,12 @@ def gateway(result: Compiled, target: Target, order: Order) -> Gateway:
         route=ROUTES.get(target, "AIGatewayRoute"),
         model_header="x-ai-eg-model" if target in ENVOY else "x-gateway-model-name",
         order=order,
-        addresses={MAC: "metal"},
+        addresses={MAC: "metal", CLOUD: CLOUD},
     )
+
+
+def ruled(result: Compiled) -> list[Rule]:
+    return [rule for router in result.intent.routers for rule in router.rules]
 
 
 def differences(spec: dict[str, Any], of: Gateway) -> list[str]:
@@ -65,14 +70,17 @@ def differences(spec: dict[str, Any], of: Gateway) -> list[str]:
 
 
 @pytest.mark.parametrize("target, order", CASES, ids=lambda one: str(getattr(one, "name", one)).lower())
-@given(spec=st.booleans().flatmap(lambda cloud: routers(cloud=cloud)))
+@given(data=st.data(), cloud=st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_the_same_servers_or_the_same_refusal(target: Target, order: Order, spec: dict[str, Any]) -> None:
+def test_the_same_servers_or_the_same_refusal(
+    target: Target, order: Order, data: st.DataObject, cloud: bool
+) -> None:
+    spec = data.draw(routers(cloud=cloud, plain=target is Target.GATEWAY_API))
     result = compiled(spec, target, order)
     if result.failed:
         codes = Counter(one.code for one in result.findings if one.is_error)
         event(f"refused: {sorted(codes)}")
         assert not result.objects
         return
-    event("compiled")
+    event("compiled, with a gate" if any(not one.backends for one in ruled(result)) else "compiled")
     assert not differences(spec, gateway(result, target, order))

@@ -33,6 +33,17 @@ def test_a_class_is_compared_in_lower_case() -> None:
         assert asked("qwen", rule("a", "metal", dataClassification=["PII"]), headers=headers) == set()
 
 
+def test_a_rule_that_is_fail_closed_refuses_sensitive_requests_to_a_cloud() -> None:
+    closed = {**rule("a", "cuda", "cloud"), "failClosed": True}
+    for value, served in [("PII", set()), ("phi", set()), ("public", {"cuda", "api.example.com"})]:
+        headers = {"x-llmkube-classification": value}
+        assert asked("qwen", closed, defaultRoute="metal", headers=headers) == served
+        assert asked("qwen", rule("a", "cloud"), headers=headers) == {"api.example.com"}
+    policy = {"classification": {"sensitiveClassifications": ["public"]}}
+    public = {"x-llmkube-classification": "public"}
+    assert asked("qwen", closed, headers=public, policy=policy) == set()
+
+
 def test_one_able_backend_is_enough_for_all_of_the_rule() -> None:
     assert asked("qwen", rule("a", "cuda", "spare", requiredCapabilities=["vision"])) == {"cuda", "spare"}
     assert asked("qwen", rule("a", "metal", "spare", requiredCapabilities=["vision"])) == set()

@@ -11,8 +11,8 @@ from typing import Any
 
 from bench.rig.kube import ADMIN, plural
 from bench.rig.process import Process, answers_ok, free_port, http_get, wait_until
-from epp.controller.kinds import KINDS as ALL_KINDS
-from epp.controller.kinds import Role
+from epp.compiler.kinds import KINDS as ALL_KINDS
+from epp.compiler.kinds import Role
 from epp.runtime.kubernetes.api import Resource
 from tests.system.cluster import CRDS, LLMKUBE, NEW_KINDS, POOLS
 from tests.system.kube_plane import ControlPlane, path_of

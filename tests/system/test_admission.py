@@ -23,7 +23,7 @@ from bench.rig.process import wait_until
 from epp.lint.registry import BY_CODE
 from epp.lint.view import GROUPS
 from tests.lint.cases import CASES, Case, linted
-from tests.system.kube_plane import CLUSTER_WIDE, MISSING, ControlPlane, is_possible, path_of
+from tests.system.kube_plane import CLUSTER_WIDE, MISSING, ControlPlane, is_possible, mended, path_of
 
 if not is_possible():
     pytest.skip(MISSING, allow_module_level=True)
@@ -81,15 +81,6 @@ def definitions(kinds: set[str]) -> list[Path]:
     names = {f"{GROUPS.get(kind, 'llm-d.ai')}_{plural(kind)}.yaml" for kind in kinds}
     found = [ROOT / "tests/crds" / folder / name for folder in FOLDERS for name in names]
     return sorted(path for path in found if path.exists())
-
-
-def mended(crd: Path, folder: Path) -> Path:
-    """Limits can be applied with v1.8.2's BackendTrafficPolicy, not with v1.8.1's: see LimitsRefused."""
-    if "backendtrafficpolicies" not in crd.name:
-        return crd
-    path, whole = folder / crd.name, crd.read_text()
-    path.write_text(re.sub(r"format: int32(\n +maximum: 4294967295)", r"format: int64\1", whole))
-    return path
 
 
 def namespaces() -> set[str]:

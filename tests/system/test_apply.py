@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.system.cluster import CRDS
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible
+from tests.system.kube_plane import mended
 from tests.system.site import KINDS, ROOT, Site, made_for
-from tests.system.test_compiled_objects import mended
 
 pytestmark = [pytest.mark.timeout(900)]  # the first run builds the API server
 TARGET = "--target=gateway-api"
@@ -68,6 +69,29 @@ def test_a_plan_shows_what_apply_does_and_then_nothing_is_left(site: Site, file:
     assert again.returncode == 0 and "nothing to do" in again.stdout
     rest = site.epp("plan", "-f", str(file), TARGET, "--detailed-exitcode")
     assert (rest.returncode, site.versions()) == (0, versions)
+
+
+def test_what_is_not_said_any_more_goes_from_within_a_rule(site: Site, file: Path) -> None:
+    """The API notes no fields below a route's rules: they are one value to it."""
+    narrow = {"models": ["qwen"], "headers": {"x-team": "red"}}
+    router = site.router("chat", "qwen")
+    rule = router["spec"]["rules"][0]
+    file.write_text(yaml.safe_dump_all([*site.model("qwen"), {**router, "spec": _with(router, narrow)}]))
+    assert site.epp("apply", "-f", str(file), TARGET, "--yes").returncode == 0
+    assert "x-team" in str(site.live()["HTTPRoute", "chat"]["spec"])
+    file.write_text(
+        yaml.safe_dump_all([*site.model("qwen"), {**router, "spec": _with(router, rule["match"])}])
+    )
+    plan = site.epp("plan", "-f", str(file), TARGET)
+    assert "1 to change" in plan.stdout and "x-team" in plan.stdout
+    assert site.epp("apply", "-f", str(file), TARGET, "--yes").returncode == 0
+    assert "x-team" not in str(site.live()["HTTPRoute", "chat"]["spec"])
+    assert "nothing to do" in site.epp("plan", "-f", str(file), TARGET).stdout
+
+
+def _with(router: dict[str, Any], match: dict[str, Any]) -> dict[str, Any]:
+    spec = router["spec"]
+    return {**spec, "rules": [{**spec["rules"][0], "match": match}]}
 
 
 def test_a_change_is_shown_as_the_lines_that_change(site: Site, file: Path) -> None:

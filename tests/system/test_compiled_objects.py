@@ -6,7 +6,6 @@ names them, and tests/compiler/agentgateway/shape.py has what is known of them.
 """
 
 import json
-import re
 import urllib.error
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from epp.commands.files import load
 from epp.compiler.compile import compile_documents
 from epp.compiler.intent import GatewayRef
 from epp.compiler.options import Options, Target
-from tests.system.kube_plane import CLUSTER_WIDE, MISSING, ControlPlane, is_possible, path_of
+from tests.system.kube_plane import CLUSTER_WIDE, MISSING, ControlPlane, is_possible, mended, path_of
 
 if not is_possible():
     pytest.skip(MISSING, allow_module_level=True)
@@ -66,18 +65,6 @@ def target(request: pytest.FixtureRequest, plane: ControlPlane) -> Iterator[Targ
         plane.define(crd)
     yield request.param
     plane.undefine(*kinds)
-
-
-def mended(crd: Path, folder: Path) -> Path:
-    """As Envoy Gateway v1.8.2 has it: the API refuses every rate limit with v1.8.0 and v1.8.1
-    (envoyproxy/gateway#9186), since their largest number is no int32, and says so of nothing else."""
-    text = crd.read_text()
-    found = re.sub(r"format: int32(\n +maximum: 4294967295)", r"format: int64\1", text)
-    if found == text:
-        return crd
-    path = folder / crd.name
-    path.write_text(found)
-    return path
 
 
 def golden(target: Target) -> Iterator[tuple[str, Document]]:

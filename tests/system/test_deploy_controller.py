@@ -21,9 +21,9 @@ from bench.rig.kube import plural
 from bench.rig.llama import LlamaServer
 from bench.rig.process import Process, answers_ok, free_port, http_get, wait_until
 from epp.commands.controller import parser
+from epp.compiler.kinds import KINDS as EVERY_KIND
+from epp.compiler.kinds import Kind, Role, kinds_of
 from epp.compiler.options import Options, Target
-from epp.controller.kinds import KINDS as EVERY_KIND
-from epp.controller.kinds import Kind, Role, kinds_of
 from tests.system import helm
 from tests.system.chart import (
     CONTROLLER,
@@ -46,7 +46,6 @@ from tests.system.chart import (
 )
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible
 from tests.system.site import Site
-from tests.system.test_compiled_objects import mended
 
 for missing, possible in ((MISSING, is_possible), (helm.MISSING, helm.is_possible)):
     if not possible():

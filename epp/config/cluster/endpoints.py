@@ -9,11 +9,11 @@ Source:  upstream's datastore for pods and active ports; LLMKube's metal agent w
          each service that runs on a Mac, named as the service.
 """
 
-import datetime as dt
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from epp.config.cluster.heartbeats import HEARTBEAT, TIMEOUT, instant, is_late
 from epp.config.cluster.neighbourhood import findings
 from epp.config.cluster.objects import (
     LLMKUBE_OF_POD,
@@ -39,14 +39,10 @@ ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-por
 """Annotations of a pod, the first that is there counts: on which of the pool's ports it serves."""
 ENGINE = "fleet-epp.dev/engine"
 """Label or annotation of a pod or slice: its engine."""
-HEARTBEAT = "llmkube.ai/agent-heartbeat"
-"""Annotation of a slice: when its metal agent was last there, RFC 3339."""
 LLMKUBE_RUNTIME = "inference.llmkube.dev/runtime"
 RUNTIMES = {"llamacpp-router": "llamacpp"}
 """LLMKube's names for engines that we call otherwise."""
 
-HEARTBEAT_TIMEOUT = 180.0
-"""[s] LLMKube's own: the agent beats every 30 s."""
 PRESSURE_HOLDS = 600.0
 """[s] The agent never takes a warning back (it tells of Warning and above only): an old one says nothing."""
 LONGEST = 200
@@ -222,13 +218,13 @@ class _Work:
         written = (meta.annotations or {}).get(HEARTBEAT)
         if written is None:
             return ""
-        at = _unix(written)
+        at = instant(written)
         if at is None:
             self.findings.append(f"{where}: annotation {HEARTBEAT} is no time: {written[:LONGEST]!a}")
             return ""
-        if self._now - at >= HEARTBEAT_TIMEOUT:
+        if is_late(written, self._now):
             return f"no heartbeat of its agent since {written}"
-        self.due = min(self.due, at + HEARTBEAT_TIMEOUT)
+        self.due = min(self.due, at + TIMEOUT)
         return ""
 
     # --- what both have
@@ -245,7 +241,7 @@ class _Work:
             warns = condition.reason in {"Warning", "Critical"} and condition.status != "False"
             if condition.type != "MemoryPressure" or not warns:
                 continue
-            at = _unix(condition.last_transition_time or "")
+            at = instant(condition.last_transition_time or "")
             if at is not None and self._now - at < PRESSURE_HOLDS:
                 self.due = min(self.due, at + PRESSURE_HOLDS)
                 return f"memory pressure {condition.reason} since {condition.last_transition_time}"
@@ -399,15 +395,6 @@ def _joined(those: Sequence[_Found]) -> EndpointSpec:
 
 
 # --- words -------------------------------------------------------------------------------------------
-
-
-def _unix(written: str) -> float | None:
-    """A time of RFC 3339 [unix s]; None: it is none."""
-    try:
-        at = dt.datetime.fromisoformat(written)
-        return None if at.tzinfo is None else at.timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def _all_of(words: Iterable[str]) -> str:

@@ -4,10 +4,11 @@ import base64
 import binascii
 from collections.abc import Iterator
 
+from epp.compiler.attachment import reference
 from epp.compiler.findings import Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.rule import Admission, Trap, rule
-from epp.lint.view import Object, View, reference
+from epp.lint.view import Object, View
 
 
 @rule(Severity.ERROR, "a reference to another namespace that nobody allows")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from epp.compiler.findings import Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.rule import Trap, rule
 from epp.lint.view import INFERENCE, View
 

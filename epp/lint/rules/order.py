@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import TypeAlias
 
+from epp.compiler.attachment import reference
 from epp.compiler.findings import Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.rule import Trap, rule
-from epp.lint.view import Object, View, reference
+from epp.lint.view import Object, View
 
 Headers: TypeAlias = Mapping[str, tuple[str, str]]
 """Of a match: type and value by name in lower case."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
+from epp.compiler.attachment import Reference
 from epp.compiler.findings import Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.rule import Admission, Trap, rule
-from epp.lint.view import Object, Reference, View
+from epp.lint.view import Object, View
 
 AUTHENTICATION = ("apiKeyAuth", "basicAuth", "extAuth", "jwt", "oidc")
 """Done by filters that the first matched route must enable; authorization is not, it is looked at later."""

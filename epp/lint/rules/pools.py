@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator
 
+from epp.compiler.attachment import Reference
 from epp.compiler.findings import Severity
 from epp.lint.rule import Admission, Trap, rule
-from epp.lint.view import Object, Reference, View
+from epp.lint.view import Object, View
 
 PICKER_PORT = 9002
 """Where a pool names none."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from epp.compiler.findings import Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.rule import Admission, Trap, rule
 from epp.lint.rules.traffic import AI_METADATA
 from epp.lint.view import Object, View

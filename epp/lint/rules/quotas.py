@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
+from epp.compiler.attachment import reference
 from epp.compiler.findings import Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.rule import Admission, Trap, rule
-from epp.lint.view import Object, View, reference
+from epp.lint.view import Object, View
 
 _QUOTAS = "object.spec.?perModelQuotas.orValue([])"
 _INSTEAD = "a BackendTrafficPolicy with rateLimit.global and a response cost from io.envoy.ai_gateway"

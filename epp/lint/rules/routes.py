@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator
 
+from epp.compiler.attachment import Reference, reference
 from epp.compiler.findings import Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.rule import Admission, Trap, rule
-from epp.lint.view import EG, Object, Reference, View, is_pool, reference
+from epp.lint.view import EG, Object, View, is_pool
 
 MOST_RULES = 15
 MOST_MATCHES, MOST_OF_A_RULE = 127, 64

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
+from epp.compiler.attachment import Reference
 from epp.compiler.findings import Severity
-from epp.lint.node import Node
+from epp.compiler.node import Node
 from epp.lint.rule import Admission, Trap, rule
-from epp.lint.view import Object, Reference, View, is_pool
+from epp.lint.view import Object, View, is_pool
 
 MODEL = "x-ai-eg-model"
 AI_METADATA = "io.envoy.ai_gateway"

@@ -51,4 +51,4 @@ def line(one: Finding) -> str:
 
 def live(*parts: str) -> set[str]:
     """Names that clients can ask for."""
-    return {name for one in read(*parts).routers for rule in one.rules for name in rule.models}
+    return {name for one in read(*parts).routers for rule in one.rules if rule.backends for name in rule.models}

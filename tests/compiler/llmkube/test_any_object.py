@@ -102,7 +102,8 @@ def is_one_or_the_other(asked: Document, *others: Document) -> None:
     errors = [one for one in reading.findings if one.is_error and one.origin.object == asked.origin.object]
     assert bool(routers) != bool(errors)
     for one in routers:
-        assert one.rules and all(each.backends for each in one.rules)
+        gates = [each for each in one.rules if not each.backends]
+        assert len(gates) < len(one.rules) and all(each.sensitive and each.fail_closed for each in gates)
         assert len({each.name for each in one.rules}) == len(one.rules)
         assert [each.is_default for each in one.rules].count(True) <= 1
         for each in one.rules:

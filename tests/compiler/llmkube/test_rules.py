@@ -7,7 +7,17 @@ import pytest
 
 from epp.compiler.findings import Finding
 from epp.compiler.intent import Condition, Rule, Strategy
-from tests.compiler.llmkube.cluster import read_rules, refused, router, rule, to, told
+from epp.compiler.options import Target
+from tests.compiler.llmkube.cluster import (
+    outside,
+    read_router,
+    read_rules,
+    refused,
+    router,
+    rule,
+    to,
+    told,
+)
 
 CLASS = "x-llmkube-classification"
 
@@ -228,3 +238,121 @@ def test_a_router_may_list_what_is_sensitive_in_whatever_case(listed: list[str],
 def test_a_sensitive_rule_that_is_not_fail_closed_is_refused() -> None:
     finding = refused(router(rules=[rule("cuda", match={"dataClassification": ["phi"]})]))
     assert (finding.code, finding.origin.field) == ("UnsafeSensitiveRoute", "spec.rules[0].failClosed")
+
+
+@pytest.mark.parametrize("values", [["PII"], ["PII", "phi"], ["public", "Phi"]])
+def test_a_sensitive_value_in_capitals_is_refused_not_dropped(values: list[str]) -> None:
+    """Requests of that class would go on to rules that are not for them."""
+    match = {"dataClassification": values}
+    finding = refused(router(rules=[rule("cuda", match=match, failClosed=True)]))
+    assert (finding.code, finding.origin.field) == (
+        "UnsafeSensitiveRoute",
+        "spec.rules[0].match.dataClassification",
+    )
+    assert finding.fix in {"write 'pii'", "write 'phi'"}
+
+
+@pytest.mark.parametrize(
+    "never", [{"requiredCapabilities": ["vision"]}, {"models": ["qwen["]}, {"headers": {CLASS: "public"}}]
+)
+def test_a_sensitive_rule_that_can_never_match_is_refused_not_dropped(never: dict[str, Any]) -> None:
+    match = {"dataClassification": ["pii"], **never}
+    finding = refused(router(rules=[rule("cuda", match=match, failClosed=True)], defaultRoute="cuda"))
+    assert (finding.code, finding.origin.field) == ("UnsafeSensitiveRoute", "spec.rules[0].match")
+
+
+def test_a_sensitive_rule_after_one_that_takes_everything_is_refused() -> None:
+    pii = rule("cuda", name="pii", match={"dataClassification": ["pii"]}, failClosed=True)
+    finding = refused(router(rules=[rule("cuda", name="all"), pii]))
+    assert (finding.code, finding.origin.field) == ("UnsafeSensitiveRoute", "spec.rules[1]")
+    _, (remark,) = told(router(rules=[rule("cuda", name="all", failClosed=True), pii]))
+    assert remark.code == "RuleNeverReached"
+
+
+# --- the gate: sensitive requests and a rule that leads to a cloud
+
+CLOUD = outside("cloud", url="https://llm.example.com/v1", tier="cloud")
+
+
+def gated(*rules: dict[str, Any], **spec: Any) -> tuple[Rule, ...]:
+    return read_router(router(rules=list(rules), backends=[to("cuda"), CLOUD], **spec)).rules
+
+
+@pytest.mark.parametrize("backends", [["cloud"], ["cuda", "cloud"]])
+def test_a_rule_that_is_fail_closed_and_leads_to_a_cloud_refuses_what_is_sensitive(
+    backends: list[str],
+) -> None:
+    gate, found = gated(rule(*backends, match={"models": ["gpt"], "headers": {"x": "1"}}, failClosed=True))
+    assert (gate.backends, gate.models, gate.sensitive, gate.fail_closed) == ((), ("gpt",), True, True)
+    assert gate.conditions == (Condition("x", ("1",)), Condition(CLASS, ("pii", "phi"), ignore_case=True))
+    assert found.conditions == (Condition("x", ("1",)),) and names_of(found) == backends
+
+
+def test_the_gate_stands_right_before_its_rule_and_has_a_name_of_its_own() -> None:
+    first = rule("cuda", name="all-gate", match={"models": ["x"]})
+    assert names(gated(first, rule("cloud", name="all", failClosed=True))) == [
+        "all-gate",
+        "all-gate-x",
+        "all",
+    ]
+
+
+@pytest.mark.parametrize(
+    "open_to_all",
+    [
+        rule("cloud"),
+        rule("cuda", failClosed=True),
+        rule("cloud", match={"dataClassification": ["public"]}, failClosed=True),
+        rule("cloud", match={"headers": {CLASS: "public"}}, failClosed=True),
+    ],
+    ids=["not fail-closed", "local", "not sensitive", "not sensitive, by the header"],
+)
+def test_no_gate_where_nothing_is_to_be_refused(open_to_all: dict[str, Any]) -> None:
+    (found,) = gated(open_to_all)
+    assert found.backends
+
+
+def test_the_gate_knows_what_the_router_calls_sensitive_and_where_it_is_said() -> None:
+    policy = {"classification": {"headerKey": "X-Class", "sensitiveClassifications": ["Secret"]}}
+    gate, _ = gated(rule("cloud", failClosed=True), policy=policy)
+    assert gate.conditions == (Condition("x-class", ("secret",), ignore_case=True),)
+
+
+def test_a_rule_that_asks_for_nothing_but_what_its_gate_refuses_is_the_gate() -> None:
+    asked = rule("cloud", name="pii", match={"headers": {CLASS: "PII"}}, failClosed=True)
+    found, (remark,) = told(router(rules=[asked], backends=[CLOUD], defaultRoute="cloud"))
+    assert names(found.rules) == ["pii-gate", "default"]
+    assert remark.code == "RuleRefusesAll"
+
+
+def test_what_is_in_a_prompt_opens_no_gate() -> None:
+    policy = {"classification": {"mode": "detector"}}
+    finding = refused(router(rules=[rule("cloud", failClosed=True)], backends=[CLOUD], policy=policy))
+    assert (finding.code, finding.origin.field) == (
+        "UnsupportedMatchInGatewayMode",
+        "spec.rules[0].failClosed",
+    )
+
+
+# --- headers that are the gateway's own
+
+
+@pytest.mark.parametrize(
+    "target, own",
+    [(Target.ENVOY_AI_GATEWAY_1_1, "X-AI-EG-Model"), (Target.AGENTGATEWAY, "X-Gateway-Model-Name")],
+)
+def test_a_header_that_has_the_model_is_no_header_of_a_client(target: Target, own: str) -> None:
+    asked = router(rules=[rule("cuda", match={"headers": {own: "qwen"}})], defaultRoute="cuda")
+    finding = refused(asked, target=target)
+    assert (finding.code, finding.origin.field) == (
+        "UnsupportedMatchInGatewayMode",
+        f"spec.rules[0].match.headers.{own}",
+    )
+    policy = {"classification": {"headerKey": own}}
+    assert refused(router(policy=policy), target=target).origin.field.endswith(".headerKey")
+
+
+def test_the_header_of_another_gateway_is_any_header() -> None:
+    asked = router(rules=[rule("cuda", match={"headers": {"x-ai-eg-model": "qwen"}})])
+    (found,) = read_router(asked, target=Target.AGENTGATEWAY).rules
+    assert found.conditions == (Condition("x-ai-eg-model", ("qwen",)),)

@@ -64,7 +64,7 @@ def _read(document: Document, options: Options) -> Reading:
     access, budgets = policies.access(site), policies.budgets(site, made)
     complain(site)
     is_wrong = any(one.is_error and not one.origin.part for one in site.findings)
-    if gateway is None or is_wrong or not made:
+    if gateway is None or is_wrong or not any(rule.backends for rule in made):
         return Reading(findings=tuple(site.findings))
     router = Router(
         document.name,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from epp.compiler.findings import Origin
 from epp.compiler.inputs.fleet.file import ModelEntry, Servers, check_name
 from epp.compiler.inputs.fleet.servers import is_local, servers
-from epp.compiler.inputs.fleet.site import Model, Site
+from epp.compiler.inputs.fleet.site import Lost, Model, Site
 from epp.compiler.intent import Backend
 from epp.compiler.names import name_of
 from epp.config import decode
@@ -21,8 +21,8 @@ def declare(site: Site) -> None:
     """All of them."""
     for name, section in site.file.backends.items():
         _declare_backend(site, name, section)
-    for section in site.file.models:
-        _declare_model(site, section)
+    for place, section in enumerate(site.file.models):
+        _declare_model(site, section, place)
     if not site.file.models:
         site.error("SpecInvalid", site.origin.at("models"), "there are none", "write at least one")
 
@@ -53,7 +53,7 @@ def _declare_backend(site: Site, name: str, section: Section) -> None:
         site.broken[name] = field
 
 
-def _declare_model(site: Site, section: Section) -> None:
+def _declare_model(site: Site, section: Section, place: int) -> None:
     names = _names(section)
     taken = next((name for name in names if name in site.models), None)
     own = names[0] if names and taken is None else ""
@@ -70,6 +70,7 @@ def _declare_model(site: Site, section: Section) -> None:
                 f'"{taken}" is a name of {first} already',
                 "give one of the two another name",
             )
+            site.lost.append(Lost(tuple(names), origin, place))
             return
         if len(set(names)) < len(names):
             raise section.at("aliases").error("one is there twice")
@@ -77,8 +78,9 @@ def _declare_model(site: Site, section: Section) -> None:
     except ConfigError as wrong:
         site.invalid(origin, wrong)
         site.broken.update((name, field) for name in names if name not in site.models)
+        site.lost.append(Lost(tuple(names), origin, place))
         return
-    site.models.update(dict.fromkeys(names, Model(entry, origin, backend)))
+    site.models.update(dict.fromkeys(names, Model(entry, origin, place, backend)))
 
 
 def _names(section: Section) -> list[str]:

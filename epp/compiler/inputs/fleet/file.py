@@ -7,7 +7,7 @@ Rule:    every field has a text below it; what one record alone cannot be is ref
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -60,6 +60,12 @@ def _must(subject: str, text: str, pattern: str, words: str) -> None:
 def _may(subject: str, text: str, pattern: str, words: str) -> None:
     if text:
         _must(subject, text, pattern, words)
+
+
+def _not_empty(subject: str, listed: Sequence[object] | None, absent: str) -> None:
+    """What an empty list would mean nobody knows: none to the one, everything to the other."""
+    if listed is not None and not listed:
+        raise ValueError(f"{subject}: must not be empty; leave it out for {absent}")
 
 
 _A_LABEL = "lower-case letters, digits and -, at most 63"
@@ -260,7 +266,7 @@ class Sensitive:
     """Values of the header, in upper or lower case alike."""
     header: str = "x-data-class"
     """The header in which clients, or a gateway in front, name a request's class."""
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
     """The models that may serve them; else every model that has a local backend."""
 
     def __post_init__(self) -> None:
@@ -269,6 +275,7 @@ class Sensitive:
         for one in self.classes:
             _must("classes", one, r"[!-~]{1,200}", "one word of ASCII each")
         _must("header", self.header, HEADER, "the name of a header")
+        _not_empty("models", self.models, "every local one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +286,7 @@ class Auth:
     """``iss`` of the tokens."""
     jwks: str
     """URL of the issuer's keys."""
-    audiences: tuple[str, ...] = ()
+    audiences: tuple[str, ...] | None = None
     """``aud`` of the tokens; else any."""
     claim: str = "team"
     """The claim that names the team."""
@@ -290,6 +297,7 @@ class Auth:
     def __post_init__(self) -> None:
         _must("issuer", self.issuer, r"[!-~]{1,2048}", "one word")
         _must("jwks", self.jwks, r"https?://[!-~]{1,2048}", "a URL such as https://idp.example.com/jwks.json")
+        _not_empty("audiences", self.audiences, "any")
         _must("claim", self.claim, r"[!-~]{1,253}", "one word")
         _must("header", self.header, HEADER, "the name of a header")
 
@@ -300,10 +308,11 @@ class Team:
 
     name: str
     """As the claim has it."""
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
     """Models, by any of their names; else all."""
 
     def __post_init__(self) -> None:
+        _not_empty("models", self.models, "all; for none, leave the team out")
         _must("name", self.name, r"[^\s,]{1,253}", "one word")
 
 
@@ -363,7 +372,7 @@ class FleetFile:
     """Classes of requests that must not leave the house."""
     auth: Auth | None = None
     """Whose tokens are accepted."""
-    teams: tuple[Team, ...] = ()
+    teams: tuple[Team, ...] | None = None
     """Who may ask for what; needs ``auth``."""
     budgets: tuple[BudgetEntry, ...] = ()
     """How many tokens may be used."""
@@ -383,7 +392,8 @@ class FleetFile:
             _must("priorities", name, LABEL, _A_LABEL)
             if not -(1 << 31) <= value < 1 << 31:
                 raise ValueError(f"priorities: must be 32-bit numbers, got {value}")
-        teams = [team.name for team in self.teams]
+        _not_empty("teams", self.teams, "whoever has a valid token")
+        teams = [team.name for team in self.teams or ()]
         if len(set(teams)) < len(teams):
             raise ValueError("teams: one is there twice")
 

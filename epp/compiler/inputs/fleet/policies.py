@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from epp.compiler import pools
+from epp.compiler.findings import Origin
+from epp.compiler.inputs.fleet.file import BudgetEntry
 from epp.compiler.inputs.fleet.site import Site
 from epp.compiler.intent import Access, Allowance, Budget, Jwt, Objective, Pool, Rule, Scope
 from epp.compiler.names import name_of
@@ -17,7 +19,7 @@ def access(site: Site) -> Access | None:
     """None: everybody may ask for everything."""
     auth, teams = site.file.auth, site.file.teams
     if auth is None:
-        if teams:
+        if teams is not None:
             site.error(
                 "AuthorizationRequiresJWT",
                 site.origin.at("teams"),
@@ -25,8 +27,8 @@ def access(site: Site) -> Access | None:
                 'add "auth", or leave teams out',
             )
         return None
-    jwt = Jwt(auth.issuer, auth.jwks, auth.claim, auth.header.lower(), audiences=auth.audiences)
-    allowances = tuple(Allowance(team.name, tuple(_allowed(team.models, site))) for team in teams)
+    jwt = Jwt(auth.issuer, auth.jwks, auth.claim, auth.header.lower(), audiences=auth.audiences or ())
+    allowances = tuple(Allowance(team.name, tuple(_allowed(team.models or (), site))) for team in teams or ())
     return Access(jwt, site.origin.at("auth"), allowances)
 
 
@@ -49,6 +51,7 @@ def budgets(site: Site, rules: Sequence[Rule]) -> tuple[Budget, ...]:
         where = site.origin.at(f"budgets[{index}]")
         window = int(one.window)
         if one.model:
+            several = list(_of_model(one.model, site, rules))
             found += [
                 Budget(
                     name_of(rule.name, "budget", str(index)),
@@ -58,8 +61,10 @@ def budgets(site: Site, rules: Sequence[Rule]) -> tuple[Budget, ...]:
                     where,
                     rule=rule.name,
                 )
-                for rule in _of_model(one.model, site, rules)
+                for rule in several
             ]
+            if len(several) > 1:
+                _tell_sum(one, several, site, where)
             if one.model not in site.models and one.model not in site.broken:
                 fix = site.unknown(one.model)
                 site.error("InvalidBudget", where.at("+model"), f'there is no model "{one.model}"', fix)
@@ -74,6 +79,17 @@ def _of_model(name: str, site: Site, rules: Sequence[Rule]) -> Iterator[Rule]:
     if name in site.models:
         origin = site.models[name].origin
         yield from (rule for rule in rules if rule.origin.object == origin.object and rule.backends)
+
+
+def _tell_sum(budget: BudgetEntry, rules: Sequence[Rule], site: Site, where: Origin) -> None:
+    count = len(rules)
+    site.warning(
+        "BudgetCountsApart",
+        where,
+        f"requests for {budget.model} go by {count} rules, {', '.join(one.name for one in rules)}, and each"
+        f" counts by itself: {count * budget.tokens} tokens in all within the window",
+        f"write tokens: {max(1, budget.tokens // count)}, or a budget of the whole fleet",
+    )
 
 
 def _header(site: Site) -> str:

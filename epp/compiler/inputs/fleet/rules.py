@@ -2,15 +2,17 @@
 
 Place:   after choices.py; what it makes is the intent's Router.
 Rule:    names before patterns, patterns in the file's order, the default last. Requests of a sensitive class
-         meet a rule of their own wherever the model's rule could lead out of the house.
+         meet a rule of their own wherever the model's rule could lead out of the house. Names of a model with
+         an error are refused: no pattern and no default may have them.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from epp.compiler.inputs.fleet.choices import Choices, Resolver
-from epp.compiler.inputs.fleet.file import ANY_NAME
-from epp.compiler.inputs.fleet.site import Model, Site
+from epp.compiler.inputs.fleet.file import ANY_NAME, MODEL
+from epp.compiler.inputs.fleet.site import Lost, Model, Site
 from epp.compiler.intent import Backend, Condition, Pool, Rule, Strategy, is_glob
 from epp.compiler.names import name_of
 
@@ -25,12 +27,12 @@ class Served:
     @property
     def exact(self) -> tuple[str, ...]:
         """Its names that are no patterns."""
-        return tuple(name for name in self.model.names if not is_glob(name))
+        return _exact(self.model.names)
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """Its names that are."""
-        return tuple(name for name in self.model.names if is_glob(name))
+        return _patterns(self.model.names)
 
     @property
     def rule_name(self) -> str:
@@ -52,13 +54,47 @@ def rules(site: Site) -> tuple[Rule, ...]:
     ]
     guards = _Guards(site, served)
     together = _counted_together(site)
+    lost = _lost(site, served)
     made = [*guards.of_names()]
     for one in served:
         made += _name_rules(one, together=one.model.entry.name in together)
-    for one in served:
-        if one.patterns:
-            made += [*guards.of(one, one.patterns, "patterns"), _pattern_rule(one)]
+    for faulty in lost:
+        made += _in_error(faulty, _exact(faulty.names))
+    of_patterns = [(faulty.place, _in_error(faulty, _patterns(faulty.names))) for faulty in lost]
+    of_patterns += [
+        (one.model.place, [*guards.of(one, one.patterns, "patterns"), _pattern_rule(one)])
+        for one in served
+        if one.patterns
+    ]
+    for _, several in sorted(of_patterns, key=lambda each: each[0]):
+        made += several
     return (*made, *_default(site, served, guards))
+
+
+def _exact(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if not is_glob(name))
+
+
+def _patterns(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if is_glob(name))
+
+
+def _lost(site: Site, served: Sequence[Served]) -> list[Lost]:
+    """Models with an error, and those that lead to one, with the names that no other model has."""
+    usable = {one.model.place for one in served}
+    unusable = [Lost(one.names, one.origin, one.place) for one in site.entries if one.place not in usable]
+    taken = {name for one in served for name in one.model.names}
+    found = []
+    for one in sorted((*site.lost, *unusable), key=lambda each: each.place):
+        own = [name for name in dict.fromkeys(one.names) if name not in taken and re.fullmatch(MODEL, name)]
+        taken.update(own)
+        found.append(replace(one, names=tuple(own)))
+    return found
+
+
+def _in_error(one: Lost, names: tuple[str, ...]) -> list[Rule]:
+    """What refuses them, so that no pattern and no default serves them."""
+    return [Rule(name_of(names[0], "in", "error"), (), one.origin, models=names)] if names else []
 
 
 def _counted_together(site: Site) -> set[str]:
@@ -147,7 +183,7 @@ class _Guards:
     def _check(self) -> set[str]:
         """Names of the models that may serve such requests."""
         assert self._sensitive is not None
-        wanted, site = self._sensitive.models, self._site
+        wanted, site = self._sensitive.models or (), self._site
         for name in wanted:
             where = site.origin.at("sensitive.models")
             one = next((each for each in self._served if name in each.model.names), None)

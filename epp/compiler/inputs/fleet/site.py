@@ -19,16 +19,26 @@ REFERENCE = "docs/fleet-file.md says what each field may be"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One entry of ``models``. ``own``: its servers, where they stand in the entry itself."""
+    """One entry of ``models``, and its place in them. ``own``: its servers, where they stand in the entry."""
 
     entry: ModelEntry
     origin: Origin
+    place: int
     own: Backend | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """Under which clients ask for it."""
         return (self.entry.name, *self.entry.aliases)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An entry of ``models`` with an error. ``names``: that nothing else may have, as far as one can read."""
+
+    names: tuple[str, ...]
+    origin: Origin
+    place: int
 
 
 @dataclass(slots=True)
@@ -42,6 +52,7 @@ class Site:
     models: dict[str, Model] = field(default_factory=dict)
     """By each of their names."""
     broken: dict[str, str] = field(default_factory=dict)
+    lost: list[Lost] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     """Names of backends."""

@@ -24,7 +24,7 @@ __all__ = ["read"]
 
 def read(documents: Documents, options: Options) -> Reading:
     """All claimed objects that are to be reached at a gateway."""
-    known = Known(documents)
+    known = Known(documents, options)
     servers = Servers(known, options)
     routers = [*_exposed(known, servers, options), *_routers(known, servers, documents, options)]
     findings = dict.fromkeys(one for told in known.told for one in told.findings)

@@ -7,8 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias, TypeVar
 
 from epp.compiler.documents import Document, Documents
-from epp.compiler.inputs.llmkube.objects import GROUP, Model, ModelPool, Part, Slice, Unreadable, decode
+from epp.compiler.inputs.llmkube.objects import (
+    GROUP,
+    Model,
+    ModelPool,
+    Part,
+    Slice,
+    Unreadable,
+    Whole,
+    decode,
+)
 from epp.compiler.inputs.llmkube.told import INVALID, Told
+from epp.compiler.options import Options
 
 Key: TypeAlias = tuple[str, str]
 """Namespace and name."""
@@ -22,8 +32,9 @@ SLICE_LABEL = "llmkube.ai/inference-service"
 class Known:
     """All of LLMKube's objects in ``documents``. ``told``: what is wrong with some of them."""
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, options: Options) -> None:
         self.told: list[Told] = []
+        self._is_live = options.is_live
         self._of = {kind: self._by_name(documents, kind) for kind in KINDS}
         self._models: dict[Key, Model | None] = {}
         self._slices = self._read_slices(documents)
@@ -69,6 +80,7 @@ class Known:
                 told.error("DuplicateObject", "", f"it is there twice, in {places}", "remove one of the two")
             else:
                 found[key] = one
+                self.tell(one).unknown(Whole(), one.content, "")
         return found
 
     def _read_slices(self, documents: Documents) -> Mapping[Key, list[tuple[Document, Slice]]]:
@@ -77,8 +89,11 @@ class Known:
             service = one.labels.get(SLICE_LABEL)
             if one.kind != "EndpointSlice" or not service:
                 continue
-            read = self.read(Slice, one, one.content, "")
-            if read is not None:
+            try:
+                read = decode(Slice, one.content, "")
+            except Unreadable as fault:
+                self.tell(one).unreadable(fault)
+            else:
                 found.setdefault((one.namespace, service), []).append((one, read))
         return found
 
@@ -89,18 +104,19 @@ class Known:
                 if member.inference_service_ref is not None:
                     yield (one.namespace, member.inference_service_ref.name), one.name
 
-    def read(
-        self, kind: type[Kind], one: Document, content: object = None, field: str = "spec"
-    ) -> Kind | None:
-        """None: it is wrong, which is told."""
+    def read(self, kind: type[Kind], one: Document) -> Kind | None:
+        """Its spec; None: it is wrong, which is told."""
+        told = self.tell(one)
         try:
-            return decode(kind, one.content.get("spec") if content is None else content, field)
+            found = decode(kind, one.content.get("spec"), "spec")
         except Unreadable as fault:
-            self.tell(one).unreadable(fault)
+            told.unreadable(fault)
             return None
+        told.unknown(found, one.spec, "spec")
+        return None if told.has_failed else found
 
     def tell(self, one: Document) -> Told:
         """For what is to be said of it."""
-        told = Told(one.origin)
+        told = Told(one.origin, is_live=self._is_live)
         self.told.append(told)
         return told

@@ -1,13 +1,14 @@
 """LLMKube's objects, as far as a gateway needs them.
 
 Place:   made by the readers beside it out of documents.
-Rule:    fields that are not here are not looked at, so that a newer LLMKube is read as well. A null is an
-         absent field. What has the wrong type is Unreadable, with the field.
+Rule:    a null is an absent field. What has the wrong type is Unreadable, with the field. Fields that LLMKube
+         has and no gateway needs are only named (``unread``), so that what is misspelt can be told.
 Source:  CRDs of inference.llmkube.dev/v1alpha1 as of v0.9.19; discovery.k8s.io/v1.
 """
 
 import re
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -28,7 +29,20 @@ class Unreadable(ValueError):
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
-    """Some fields of an object."""
+    """Some fields of an object. ``unread``: the others."""
+
+    unread: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def known(cls) -> frozenset[str]:
+        """Every field that there is."""
+        return cls.unread.union(cls.__struct_encode_fields__)
+
+
+class Whole(Part, frozen=True):
+    """What every object has."""
+
+    unread = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 
 
 Kind = TypeVar("Kind", bound=Part)
@@ -42,6 +56,22 @@ def decode(kind: type[Kind], content: Any, field: str) -> Kind:
         message, _, path = str(fault).replace(" | null", "").partition(" - at ")
         below = re.sub(r"^(key in )?`\$|`$", "", path)
         raise Unreadable(f"{field}{below}".lstrip("."), message[:1].lower() + message[1:]) from None
+
+
+def unknown(
+    part: Part, content: Mapping[str, Any] | None, field: str
+) -> Iterator[tuple[type[Part], str, str]]:
+    """Fields in ``content``, of which ``part`` was read, that there are not: of what, where, and the name."""
+    given = content or {}
+    yield from ((type(part), field, str(name)) for name in given if name not in part.known())
+    for name, written in zip(part.__struct_fields__, part.__struct_encode_fields__, strict=True):
+        value, below = getattr(part, name), f"{field}.{written}"
+        if isinstance(value, Part):
+            yield from unknown(value, given[written], below)
+        elif isinstance(value, list):
+            for index, (one, raw) in enumerate(zip(value, given[written], strict=True)):
+                if isinstance(one, Part):
+                    yield from unknown(one, raw, f"{below}[{index}]")
 
 
 # --- InferenceService and Model ------------------------------------------------------------------------
@@ -65,25 +95,44 @@ class Exposure(Part, frozen=True):
 class Endpoint(Part, frozen=True):
     """Where a service is reached."""
 
+    unread = frozenset({"nodePort", "path", "type"})
     port: Port | None = None
     gateway: Exposure | None = None
 
 
 class _HttpGet(Part, frozen=True):
+    unread = frozenset({"host", "httpHeaders", "port", "scheme"})
     path: str | None = None
 
 
 class _Probe(Part, frozen=True):
+    unread = frozenset(
+        "exec failureThreshold grpc initialDelaySeconds periodSeconds successThreshold tcpSocket "
+        "terminationGracePeriodSeconds timeoutSeconds".split()
+    )
     http_get: _HttpGet | None = None
 
 
 class _Probes(Part, frozen=True):
+    unread = frozenset({"liveness", "startup"})
     readiness: _Probe | None = None
 
 
 class Service(Part, frozen=True):
     """The spec of an InferenceService."""
 
+    unread = frozenset(
+        "affinity args autoscaling batchSize bindAddress cacheTypeCustomK cacheTypeCustomV cacheTypeK "
+        "cacheTypeV command contextSize disruption env evictionProtection extraArgs extraVolumeMounts "
+        "extraVolumes flashAttention hotCacheMaxSize image imagePullSecrets jinja "
+        "maxPodLifetimeIdleTimeoutSeconds maxPodLifetimeSeconds metadataOverrides mode modelCache "
+        "moeCPULayers moeCPUOffload noKvOffload noWarmup nodeSelector pagedSSDCacheDir pagedSSDCacheMaxSize "
+        "parallelSlots personaPlexConfig podAnnotations podLabels podSecurityContext priority "
+        "priorityClassName reasoningBudget reasoningBudgetMessage replicas resources revisionHistoryLimit "
+        "rolloutPolicy ropeScaling runtimeClassName securityContext sglangConfig skipModelInit slo "
+        "speculativeDecoding suspend tensorOverrides tgiConfig tolerations "
+        "topologySpreadConstraints turboQuantBits uBatchSize vllmConfig".split()
+    )
     model_ref: str | None = None
     runtime: str | None = None
     endpoint: Endpoint | None = None
@@ -120,12 +169,17 @@ class ServiceStatus(Part, frozen=True):
 
 
 class _Hardware(Part, frozen=True):
+    unread = frozenset({"gpu", "memoryBudget", "memoryFraction"})
     accelerator: str | None = None
 
 
 class Model(Part, frozen=True):
     """The spec of a Model."""
 
+    unread = frozenset(
+        "files format mmproj prefetch prefetchTolerations quantization refreshPolicy resources sha256 source "
+        "sourceSecretRef".split()
+    )
     hardware: _Hardware | None = None
 
     @property
@@ -149,6 +203,7 @@ class _Member(Part, frozen=True):
 class ModelPool(Part, frozen=True):
     """The spec of a ModelPool."""
 
+    unread = frozenset({"default", "gpu", "nodeSelector", "swapBudget", "swapPolicy"})
     members: list[_Member] | None = None
 
 
@@ -204,12 +259,14 @@ class External(Part, frozen=True):
 
 
 class _HealthCheck(Part, frozen=True):
+    unread = frozenset({"intervalSeconds", "timeoutSeconds"})
     path: str | None = None
 
 
 class Backend(Part, frozen=True):
     """One choice of a router."""
 
+    unread = frozenset({"costPerMillionTokens"})
     name: Name
     display_name: str | None = None
     inference_service_ref: Ref | None = None
@@ -273,6 +330,7 @@ class Classification(Part, frozen=True):
 class AuditLog(Part, frozen=True):
     """Where a line for each request goes."""
 
+    unread = frozenset({"filePath"})
     sink: Literal["stdout", "file", "otlp"] | None = None
     include_request_body: bool | None = None
 
@@ -317,18 +375,27 @@ class _McpServer(Part, frozen=True):
 class RouterHead(Part, frozen=True):
     """Of a ModelRouter, what says whether the rest is read at all."""
 
+    unread = frozenset(
+        "backends defaultRoute defaultRouteStrategy endpoint gatewayRef mcpServer policy proxy rules".split()
+    )
+
     data_plane: str | None = None
 
 
 class Proxy(Part, frozen=True):
     """Of LLMKube's own proxy: what it says about requests, not about pods."""
 
+    unread = frozenset(
+        "image imagePullSecrets nodeSelector quarantineDuration replicas resources "
+        "revisionHistoryLimit".split()
+    )
     response_header_timeout: str | None = None
 
 
-class ModelRouter(Part, frozen=True):
+class ModelRouter(RouterHead, frozen=True):
     """The spec of a ModelRouter."""
 
+    unread = frozenset({"endpoint"})
     gateway_ref: GatewayRef | None = None
     backends: list[Backend] | None = None
     rules: list[Rule] | None = None

@@ -38,6 +38,7 @@ def is_for_gateway(document: Document, options: Options, told: Told) -> bool:
     except Unreadable as fault:
         told.unreadable(fault)
         return False
+    told.unknown(head, document.spec, "spec")
     plane = head.data_plane or "Proxy"
     if plane == "Proxy" and CLAIM in document.annotations:
         told.info(
@@ -67,9 +68,10 @@ def read_router(
     except Unreadable as fault:
         told.unreadable(fault)
         return
+    told.unknown(spec, document.spec, "spec")
     gateway = _gateway(spec.gateway_ref, "spec.gatewayRef", document, options, told)
     choices = Backends(document, servers, options, told).read(spec)
-    rules = Rules(spec, choices, told).read()
+    rules = Rules(spec, choices, options, told).read()
     policy = spec.policy or Policy()
     access = read_access(policy.auth, told)
     names = {one.name for one in spec.rules or ()}

@@ -2,23 +2,28 @@
 
 Rule:    a value or a pattern that LLMKube's proxy can never match is left out, with a warning; where none is
          left the whole rule is, since an empty list would mean every request. What no gateway can ask is an
-         error.
+         error, and whatever would let sensitive requests go on to rules that are not for them.
 Source:  LLMKube's router-proxy, internal/router/match.go.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from epp.compiler.inputs.llmkube import objects
 from epp.compiler.inputs.llmkube.backends import Choice, names_of, read_timeout
 from epp.compiler.inputs.llmkube.told import INVALID, UNSAFE, UNSUPPORTED, Told
 from epp.compiler.intent import Condition, Rule, Strategy
+from epp.compiler.options import Options
 from epp.compiler.patterns import BadPattern, escape, regex
 
 CLASSIFICATION = "x-llmkube-classification"
 COMPLEXITY = "x-llmkube-task-complexity"
 SENSITIVE = ("pii", "phi")
 """Where the router lists none of its own."""
+_ONLY_HEADERS = "a gateway sees headers, not what is in a prompt"
+_USE_HEADER = "write mode: header-only and let clients or a service before the gateway set the header"
+_UNCLASSIFIED = "an empty value means requests without a classification, which a gateway cannot ask for"
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 
 
@@ -29,24 +34,27 @@ class Never(Exception):
 class Rules:
     """The rules of one router, read one after the other."""
 
-    def __init__(self, spec: objects.ModelRouter, choices: Mapping[str, Choice], told: Told) -> None:
+    def __init__(
+        self, spec: objects.ModelRouter, choices: Mapping[str, Choice], options: Options, told: Told
+    ) -> None:
         self._spec = spec
         self._choices = choices
         self._told = told
+        self._model_header = options.routed_by
         self._names = {one.name for one in spec.backends or ()}
         said = (spec.policy and spec.policy.classification) or objects.Classification()
         self._mode = said.mode or "header-only"
         self._header = (said.header_key or "").strip().lower() or CLASSIFICATION
         sensitive = said.sensitive_classifications or SENSITIVE
-        self._sensitive = {one.lower() for one in sensitive}  # to write PII here must not switch the gate off
+        # to write PII here must not switch the gate off
+        self._sensitive = dict.fromkeys(one.strip().lower() for one in sensitive)
 
     def read(self) -> tuple[Rule, ...]:
         """In their order, the default last."""
         rules: list[Rule] = []
         seen = set[str]()
-        if not _HEADER.fullmatch(self._header):
-            field = "spec.policy.classification.headerKey"
-            self._told.error(INVALID, field, f"{self._header!r} is no name of a header", "correct it")
+        taken = {one.name for one in self._spec.rules or ()}
+        self._check_classification("spec.policy.classification")
         for index, one in enumerate(self._spec.rules or ()):
             field = f"spec.rules[{index}]"
             if one.name in seen:
@@ -54,8 +62,8 @@ class Rules:
             seen.add(one.name)
             rule = self._rule(one, field)
             if rule is not None and not self._is_late(rules, rule, field):
-                rules.append(rule)
-        rules += self._defaults(seen, is_reached=not any(map(_is_always, rules)))
+                rules += self._gated(rule, taken, field)
+        rules += self._defaults(taken, is_reached=not any(map(_is_always, rules)))
         if not rules and not self._told.has_failed:
             what = "no rule is left, and there is no defaultRoute: all requests would get 503"
             self._told.error(INVALID, "spec", what, "add a rule, or a defaultRoute")
@@ -63,7 +71,14 @@ class Rules:
 
     def _is_late(self, rules: Sequence[Rule], rule: Rule, field: str) -> bool:
         first = next(filter(_is_always, rules), None)
-        if first is not None:
+        if first is not None and rule.sensitive and not first.fail_closed:
+            self._told.error(
+                UNSAFE,
+                field,
+                f"rule {first.name} before it takes every request, those that {rule.name} is for as well",
+                f"move {rule.name} before {first.name}",
+            )
+        elif first is not None:
             self._told.warning(
                 "RuleNeverReached",
                 field,
@@ -71,6 +86,48 @@ class Rules:
                 f"move {rule.name} before {first.name}",
             )
         return first is not None
+
+    def _check_classification(self, field: str) -> None:
+        if not _HEADER.fullmatch(self._header):
+            what = f"{self._header!r} is no name of a header"
+            self._told.error(INVALID, f"{field}.headerKey", what, "correct it")
+        if self._header == self._model_header:
+            what = f"header {self._header} is the gateway's own, for the model"
+            self._told.error(UNSUPPORTED, f"{field}.headerKey", what, "let another say the classification")
+        if "" in self._sensitive:
+            self._told.error(UNSUPPORTED, f"{field}.sensitiveClassifications", _UNCLASSIFIED, "leave it out")
+
+    def _gated(self, rule: Rule, taken: set[str], field: str) -> list[Rule]:
+        """The rule; if it is failClosed and leads to a cloud, after one that refuses what is sensitive of its
+        requests, whatever it asks for. LLMKube's proxy does so once it has chosen the rule.
+        """
+        if not rule.fail_closed or all(one.local for one in rule.backends):
+            return [rule]
+        if self._mode != "header-only":
+            self._told.error(
+                UNSUPPORTED,
+                f"{field}.failClosed",
+                f"rule {rule.name} is failClosed and leads to a cloud, so that sensitive requests are to be "
+                f"refused; classification.mode is {self._mode}, and {_ONLY_HEADERS}",
+                f"{_USE_HEADER} {self._header}, or take the cloud out of the rule",
+            )
+        sensitive = Condition(self._header, tuple(self._sensitive), ignore_case=True)
+        try:
+            conditions = _joined([*rule.conditions, sensitive])
+        except Never:
+            return [rule]
+        name = _free(f"{rule.name}-gate", taken)
+        gate = replace(rule, name=name, backends=(), conditions=conditions, sensitive=True)
+        if conditions != rule.conditions:
+            return [gate, rule]
+        self._told.warning(
+            "RuleRefusesAll",
+            field,
+            f"rule {rule.name} is failClosed, for sensitive requests alone, and leads to a cloud: all of "
+            "them get 503",
+            "name backends that are local",
+        )
+        return [gate]
 
     # --- one rule
 
@@ -89,12 +146,7 @@ class Rules:
                 wanted = ", ".join(match.required_capabilities or ())
                 raise Never(f"none of its backends has all of the capabilities {wanted}")
         except Never as reason:
-            self._told.warning(
-                "RuleNeverMatches",
-                f"{field}.match",
-                f"rule {one.name} is left out: {reason}; requests that it was meant for go on to later rules",
-                "correct the rule, or remove it",
-            )
+            self._never(one, reason, f"{field}.match", is_sensitive=bool(sensitive))
             return None
         if not choices:
             return None
@@ -106,9 +158,25 @@ class Rules:
             conditions=conditions,
             strategy=self._strategy(one, choices, field),
             fail_closed=bool(one.fail_closed),
-            sensitive=bool(sensitive),
+            sensitive=self._asks_for_sensitive(conditions),
             timeout=timeout,
         )
+
+    def _never(self, one: objects.Rule, reason: Never, field: str, *, is_sensitive: bool) -> None:
+        what = f"{reason}; requests that it was meant for go on to later rules"
+        if is_sensitive:
+            self._told.error(UNSAFE, field, f"rule {one.name} can never match: {what}", "correct the rule")
+        else:
+            self._told.warning(
+                "RuleNeverMatches",
+                field,
+                f"rule {one.name} is left out: {what}",
+                "correct the rule, or remove it",
+            )
+
+    def _asks_for_sensitive(self, conditions: Iterable[Condition]) -> bool:
+        values = (value for one in conditions if one.header == self._header for value in one.values)
+        return any(value.lower() in self._sensitive for value in values)
 
     def _route(self, one: objects.Rule, field: str) -> list[Choice]:
         names = (one.route and one.route.backends) or ()
@@ -154,6 +222,15 @@ class Rules:
         self, one: objects.Rule, values: Sequence[str], choices: Sequence[Choice], field: str
     ) -> None:
         said = ", ".join(values)
+        for value in values:
+            if value != value.lower():
+                self._told.error(
+                    UNSAFE,
+                    f"{field}.match.dataClassification",
+                    f"value {value!r} can never match, since classifications of requests are compared in "
+                    "lower case: sensitive requests go on to later rules",
+                    f"write {value.lower()!r}",
+                )
         if not one.fail_closed:
             self._told.error(
                 UNSAFE,
@@ -186,7 +263,6 @@ class Rules:
         return tuple(kept)
 
     def _conditions(self, match: objects.Match, field: str) -> tuple[Condition, ...]:
-        """At most one for each header."""
         if match.latency_slo_ms is not None:
             self._told.warning(
                 "LatencySLOIgnored",
@@ -199,10 +275,7 @@ class Rules:
             *_complexity(match),
             *self._headers(match, f"{field}.headers"),
         ]
-        found: dict[str, Condition] = {}
-        for one in asked:
-            found[one.header] = _both(found[one.header], one) if one.header in found else one
-        return tuple(found.values())
+        return _joined(asked)
 
     def _classification(self, match: objects.Match, field: str) -> list[Condition]:
         values = match.data_classification
@@ -212,21 +285,22 @@ class Rules:
             self._told.error(
                 UNSUPPORTED,
                 field,
-                f"classification.mode is {self._mode}, and a gateway sees headers, not what is in a prompt",
-                "write mode: header-only and let clients or a service before the gateway set the header "
-                f"{self._header}",
+                f"classification.mode is {self._mode}, and {_ONLY_HEADERS}",
+                f"{_USE_HEADER} {self._header}",
             )
         kept = []
         if not all(map(str.strip, values)):
             self._told.error(
                 UNSUPPORTED,
                 field,
-                "an empty value means requests without a classification, which a gateway cannot ask for",
+                _UNCLASSIFIED,
                 "leave it out, and let a later rule or defaultRoute take these requests",
             )
             return []
         for value in dict.fromkeys(values):
-            if value != value.lower():
+            if value.lower() in self._sensitive:
+                kept.append(value.lower())
+            elif value != value.lower():
                 self._dropped(
                     field,
                     f"value {value!r}",
@@ -243,6 +317,13 @@ class Rules:
         for name, value in sorted((match.headers or {}).items()):
             if not _HEADER.fullmatch(name):
                 raise Never(f"{name!r} is no name of a header")
+            if name.lower() == self._model_header:
+                self._told.error(
+                    UNSUPPORTED,
+                    f"{field}.{name}",
+                    f"header {name} is the gateway's own: it has the model there, whatever the client wrote",
+                    "ask for the model with match.models, or for another header",
+                )
             if not value.strip():
                 self._told.error(
                     UNSUPPORTED,
@@ -283,6 +364,14 @@ class Rules:
 def _complexity(match: objects.Match) -> list[Condition]:
     wanted = match.task_complexity
     return [Condition(COMPLEXITY, (wanted,), ignore_case=True)] if wanted else []
+
+
+def _joined(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    """At most one for each header."""
+    found: dict[str, Condition] = {}
+    for one in conditions:
+        found[one.header] = _both(found[one.header], one) if one.header in found else one
+    return tuple(found.values())
 
 
 def _is_always(rule: Rule) -> bool:

@@ -6,7 +6,6 @@ Rule:    pods are found by LLMKube's label and asked at their container's port, 
 Source:  LLMKube's deployment builder, phases and metal agent (v0.9.19).
 """
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,11 +16,9 @@ from epp.compiler.inputs.llmkube.told import INVALID, Told
 from epp.compiler.intent import Pool
 from epp.compiler.names import LONGEST
 from epp.compiler.options import Options
+from epp.config.cluster.heartbeats import HEARTBEAT, is_late
 
 POD_LABEL = "inference.llmkube.dev/service"
-HEARTBEAT = "llmkube.ai/agent-heartbeat"
-HEARTBEAT_TIMEOUT = 180.0
-"""[s] LLMKube's own; the agent beats every 30 s."""
 METAL_SERVICE_PORT = 8080
 """Of the Service that a metal agent makes, whatever ``spec.endpoint.port`` says."""
 
@@ -170,15 +167,6 @@ def _down_agent(document: Document, one: Slice, now: float | None) -> str:
     if not one.is_ready:
         return "its metal agent says not ready"
     beat = document.annotations.get(HEARTBEAT, "")
-    at = _unix(beat)
-    if now is not None and at is not None and now - at >= HEARTBEAT_TIMEOUT:
+    if now is not None and is_late(beat, now):
         return f"no heartbeat of its metal agent since {beat}"
     return ""
-
-
-def _unix(written: str) -> float | None:
-    try:
-        at = dt.datetime.fromisoformat(written)
-        return None if at.tzinfo is None else at.timestamp()
-    except (ValueError, OverflowError):
-        return None

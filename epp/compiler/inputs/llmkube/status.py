@@ -62,7 +62,7 @@ def words(
     """``routers``: that were compiled. ``outcomes``: by ``Origin.object``; what is not there has not been
     applied yet. ``missing``: kinds that the gateway needs and the cluster does not know.
     """
-    known = Known(documents)
+    known = Known(documents, options)
     servers = Servers(known, options)
     compiled = {one.origin.object: one for one in routers}
     told: dict[str, list[Finding]] = {}
@@ -112,7 +112,8 @@ def _verdict(
 
 def _summary(router: Router) -> str:
     where = f"{router.gateway.namespace or router.namespace}/{router.gateway.name}"
-    parts = [f"compiled {len(router.rules)} rule(s) onto gateway {where}"]
+    rules = [one for one in router.rules if one.backends]
+    parts = [f"compiled {len(rules)} rule(s) onto gateway {where}"]
     if router.budgets:
         parts.append(f"enforced {len(router.budgets)} token budget(s)")
     if router.access is not None:

@@ -17,7 +17,7 @@ from epp.compiler.emission import Emission, Emitted, Object
 from epp.compiler.findings import Finding
 from epp.compiler.intent import Intent, Pool, Router
 from epp.compiler.options import Options
-from epp.compiler.targets.agentgateway import gateways, policies, servers
+from epp.compiler.targets.agentgateway import gateways, others, policies, servers
 from epp.compiler.targets.gateway_api import routes
 
 __all__ = ["emit"]
@@ -40,11 +40,18 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
             objects += emission.objects
             wanted += reached
             live.append((router, laid))
-    by_name = sorted(live, key=lambda one: (one[0].namespace, one[0].name))  # it compares no ages
-    findings += routes.overlapping(by_name, options.model_header)
+    findings += routes.overlapping(live, options.model_header, first=_by_name)
     made, faults = pools.objects(wanted, documents, options)
     shared = gateways.policies([router for router, _ in live], documents, options)
     return Emission((*made, *shared, *objects), (*findings, *faults))
+
+
+def _by_name(one: Router, other: Router) -> bool | None:
+    """It compares no ages. None: one name begins the other, and what counts are the numbers behind them."""
+    names = [f"{each.namespace}/{routes.stem(each)}" for each in (one, other)]
+    if names[0].startswith(names[1]) or names[1].startswith(names[0]):
+        return None
+    return names[0] < names[1]
 
 
 def _router(
@@ -57,6 +64,7 @@ def _router(
         *(finding for one in ways for finding in one.findings),
         *gateways.refused(router, documents, options),
         *policies.refused(router, laid),
+        *others.told(router, laid, documents, options),
     ]
     if any(one.is_error for one in findings):
         return Emission((), routes.blamed(router, findings)), []

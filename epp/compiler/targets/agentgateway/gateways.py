@@ -4,15 +4,18 @@ Rule:    of two policies with a transformation before routing only one counts. W
          and does not say the model, no router of that Gateway is made.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from epp.compiler import attachment
+from epp.compiler.attachment import Thing
 from epp.compiler.documents import Document, Documents
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, error
 from epp.compiler.intent import GatewayRef, Router
 from epp.compiler.marks import MANAGED_BY, MANAGER
 from epp.compiler.names import name_of
+from epp.compiler.node import Node
 from epp.compiler.options import Options
 from epp.compiler.targets.agentgateway.servers import API, GROUP
 from epp.compiler.targets.gateway_api.routes import GATEWAY_API
@@ -32,7 +35,7 @@ def policies(routers: Sequence[Router], documents: Documents, options: Options) 
     models = [
         _model(gateway, here, options)
         for gateway, here in listeners.items()
-        if not any(_says_model(one, options) for one in _others(gateway, documents))
+        if not any(_says_model(one, options) for one in _transforming(gateway, documents))
     ]
     return [*models, *(_log(*gateway, here, options) for gateway, here in audited.items())]
 
@@ -48,7 +51,7 @@ def refused(router: Router, documents: Documents, options: Options) -> list[Find
             " and transforms requests before routing; of two of them one would count for nothing",
             f"add to it: set: [{{name: {options.model_header}, value: '{MODEL}'}}]; or remove it",
         )
-        for one in _others(gateway, documents)
+        for one in _transforming(gateway, documents)
         if not _says_model(one, options)
     ]
 
@@ -103,30 +106,30 @@ def _target(name: str, section: str = "") -> Object:
 # --- what others have there --------------------------------------------------------------------------------
 
 
-def _others(gateway: GatewayRef, documents: Documents) -> list[Document]:
-    """Policies that are not ours and transform the requests of ``gateway`` before routing."""
-    return [
-        one
-        for one in documents.of("AgentgatewayPolicy", GROUP)
-        if one.namespace == gateway.namespace
-        and one.labels.get(MANAGED_BY) != MANAGER
-        and _transforms(one)
-        and any(_is_for(gateway, target) for target in one.spec.get("targetRefs") or ())
-    ]
+def theirs(documents: Documents) -> Iterator[Document]:
+    """Policies that are not ours, the oldest first."""
+    return (one for one in documents.of("AgentgatewayPolicy", GROUP) if one.labels.get(MANAGED_BY) != MANAGER)
+
+
+def others(gateway: GatewayRef, documents: Documents) -> Iterator[Document]:
+    """Those of them that are for ``gateway``, or for a listener of it that routes of it come in by."""
+    found = documents.find("Gateway", gateway.namespace, gateway.name)
+    thing = Thing("Gateway", gateway.namespace, gateway.name, found.labels if found else {})
+    for one in theirs(documents):
+        sections = attachment.sections(one, [thing])
+        if sections & {"", gateway.section} or (sections and not gateway.section):
+            yield one
+
+
+def _transforming(gateway: GatewayRef, documents: Documents) -> list[Document]:
+    return [one for one in others(gateway, documents) if _transforms(one)]
 
 
 def _transforms(policy: Document) -> bool:
-    traffic = policy.spec.get("traffic") or {}
-    return traffic.get("phase") == "PreRouting" and "transformation" in traffic
-
-
-def _is_for(gateway: GatewayRef, target: Mapping[str, Any]) -> bool:
-    if target.get("kind") != "Gateway" or target.get("name") != gateway.name:
-        return False
-    return target.get("sectionName", "") in {"", gateway.section} or not gateway.section
+    traffic = Node(policy.content)["spec"]["traffic"]
+    return traffic["phase"].text == "PreRouting" and traffic["transformation"].is_there
 
 
 def _says_model(policy: Document, options: Options) -> bool:
-    request = (policy.spec["traffic"]["transformation"] or {}).get("request") or {}
-    headers = [*(request.get("set") or ())]
-    return any(str(one.get("name", "")).lower() == options.model_header for one in headers)
+    headers = Node(policy.content)["spec"]["traffic"]["transformation"]["request"]["set"]
+    return any(one["name"].text.lower() == options.model_header for one in headers)

@@ -6,14 +6,15 @@ Rule:    policies do not add up: of two that say the same field the narrower one
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from epp.compiler.emission import Emitted, Object, made
-from epp.compiler.findings import Finding, Origin, error, warning
-from epp.compiler.intent import Access, Budget, Jwt, Router, Scope
+from epp.compiler.findings import Finding, Origin, error, quoted, warning
+from epp.compiler.intent import Access, Allowance, Budget, Jwt, Router, Scope
 from epp.compiler.names import name_of
 from epp.compiler.options import Options
+from epp.compiler.patterns import EXACT, BadPattern, of_model
 from epp.compiler.targets.agentgateway.servers import API, GROUP, Way
 from epp.compiler.targets.gateway_api.routes import GATEWAY_API, Section, called, label
 
@@ -93,7 +94,16 @@ def _allowed(jwt: Jwt, team: str, models: Sequence[str], options: Options) -> st
     is_team = f"{_claim(jwt)} == {_text(team)}"
     if not models:
         return is_team
-    return f"{is_team} && {_header(options.model_header)} in [{', '.join(map(_text, models))}]"
+    return f"{is_team} && {_is_one_of(_header(options.model_header), models)}"
+
+
+def _is_one_of(header: str, models: Sequence[str]) -> str:
+    """In CEL; a regular expression is looked for anywhere in a text, and these begin and end with it."""
+    matchers = [of_model(one) for one in models]
+    names = [_text(one.value) for one in matchers if one.kind == EXACT]
+    found = [f"{header} in [{', '.join(names)}]"] if names else []
+    found += [f"{header}.matches({_text(one.regex)})" for one in matchers if one.kind != EXACT]
+    return found[0] if len(found) == 1 else f"({' || '.join(found)})"
 
 
 def _claim(jwt: Jwt) -> str:
@@ -105,8 +115,8 @@ def _header(name: str) -> str:
 
 
 def _text(value: str) -> str:
-    """In CEL, as in JSON."""
-    return json.dumps(value)
+    """In CEL, as in JSON, but that it knows no characters written as two halves."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _limit(budget: Budget) -> Object:
@@ -234,6 +244,25 @@ def _is_address(url: str) -> bool:
     return at.scheme in {"http", "https"} and bool(at.hostname and at.path.strip("/")) and 0 < port < 65536
 
 
+def _matchless(access: Access) -> Iterator[tuple[Allowance, str]]:
+    """Patterns that match no model."""
+    for allowance in access.allowances:
+        for one in allowance.models:
+            try:
+                of_model(one).regex  # noqa: B018
+            except BadPattern:
+                yield allowance, one
+
+
+def _never(access: Access, team: str, pattern: str) -> Finding:
+    return error(
+        "InvalidAuthorization",
+        access.origin,
+        f"team {team} may ask for {quoted(pattern)}, which is no pattern that matches anything",
+        "name the model, or write a pattern as in qwen-*",
+    )
+
+
 def _refused_access(access: Access, router: Router) -> list[Finding]:
     jwt, found = access.jwt, []
     if not _is_address(jwt.jwks):
@@ -257,6 +286,7 @@ def _refused_access(access: Access, router: Router) -> list[Finding]:
                 "make several routers",
             )
         )
+    found += [_never(access, allowance.team, one) for allowance, one in _matchless(access)]
     spoofable = [
         rule for rule in router.rules for one in rule.conditions if one.header == jwt.team_header.lower()
     ]

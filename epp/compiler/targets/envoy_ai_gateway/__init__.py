@@ -16,8 +16,8 @@ from epp.compiler.findings import Finding
 from epp.compiler.intent import GatewayRef, Intent, Pool, Router
 from epp.compiler.options import Options
 from epp.compiler.order import Match
-from epp.compiler.targets.envoy_ai_gateway import access, budgets, gateways, matches, overlaps, routes
-from epp.compiler.targets.envoy_ai_gateway.backends import Planner
+from epp.compiler.targets.envoy_ai_gateway import access, budgets, gateways, matches, others, overlaps, routes
+from epp.compiler.targets.envoy_ai_gateway.backends import Planner, beside_others
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 from epp.compiler.targets.envoy_ai_gateway.surroundings import Gateway, Surroundings
 
@@ -62,16 +62,20 @@ def _router(
             refusals.append(refused.finding)
     if refusals:
         return [], refusals, []
+    plans = beside_others(plans)
     try:
         limits, told = budgets.limits(router, plans)
         packed = routes.packed(router, plans, found, limits, in_order=gateway.keeps_order)
     except Refused as refused:
         return [], [refused.finding], []
+    theirs = others.told(router, [one.name for one in packed], gateway, around.options)
+    if any(one.is_error for one in theirs):
+        return [], theirs, []
     plans = [plan for plan, reached in zip(plans, found, strict=True) if reached]
     emitted = [one for plan in plans for one in plan.objects]
     emitted += routes.objects(router, packed, limits, around.options)
     told += [one for plan in plans for one in plan.findings]
-    told += [*matches.unreached(router, found), *budgets.told(router, around.documents)]
+    told += [*matches.unreached(router, found), *budgets.told(router, around.documents), *theirs]
     return emitted, told, [plan.pool for plan in plans if plan.pool]
 
 

@@ -9,12 +9,14 @@ whoever has none gets these models only.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from epp.compiler.emission import Emitted, Object, made
-from epp.compiler.findings import Finding, Origin, info
-from epp.compiler.intent import Access, Jwt, Router, is_glob
+from epp.compiler.findings import Finding, Origin, error, info
+from epp.compiler.intent import Jwt, Router, is_glob
 from epp.compiler.names import name_of
+from epp.compiler.overlaps import said
+from epp.compiler.patterns import literal
 from epp.compiler.targets.envoy_ai_gateway.gateways import API, target
 from epp.compiler.targets.envoy_ai_gateway.matches import MODEL
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
@@ -33,8 +35,12 @@ def objects(gateway: Gateway, routers: Sequence[Router]) -> tuple[list[Emitted],
     theirs = next(gateway.others("SecurityPolicy"), None)
     if theirs is not None:
         return [], [_taken(one, gateway, theirs.name) for one in secured]
-    emitted, findings = [], list(_lists_models(secured))
+    emitted, findings = list[Emitted](), list(_lists_models(secured))
     for section, here in _scopes(routers):
+        contested = list(_contested(here))
+        findings += contested
+        if contested:
+            continue
         try:
             emitted.append(_policy(gateway, section, here))
         except Refused as refused:
@@ -75,6 +81,26 @@ def _scopes(routers: Sequence[Router]) -> Iterator[tuple[str, list[Router]]]:
         return
     for section in sections:
         yield section, [one for one in routers if one.gateway.section in {"", section}]
+
+
+def _contested(routers: Sequence[Router]) -> Iterator[Finding]:
+    """Of the younger of two that list one model, at whatever hostname, and let not the same clients ask for
+    it: a rule of the policy knows no hostname, so the one would open or close the other's."""
+    owners: dict[str, Router] = {}
+    for router in sorted(routers, key=_age):
+        for model in dict.fromkeys(one for rule in router.rules for one in map(literal, rule.models)):
+            older = router if model is None else owners.setdefault(model, router)
+            if said(older) == said(router):
+                continue
+            yield error(
+                "AccessNotSeparable",
+                _origin(router),
+                f"model {model} is that of {older.origin.object}, too, which is older and lets others ask for"
+                " it; a Gateway has one policy, which knows requests by their model",
+                "give one of them a listener (section) or a Gateway of its own, or the same authentication to"
+                " both, or the model another name",
+            )
+            break
 
 
 def _policy(gateway: Gateway, section: str, routers: Sequence[Router]) -> Emitted:
@@ -137,7 +163,7 @@ def _providers(routers: Sequence[Router]) -> dict[Jwt, _Provider]:
 
 def _rules(routers: Sequence[Router], providers: dict[Jwt, _Provider]) -> Iterator[Object]:
     """None: a valid token is enough for everything."""
-    accesses = {_said(one.access) for one in routers if one.access}
+    accesses = {said(one) for one in routers if one.access}
     opened = [one for one in routers if not one.access]
     first = next(one.access for one in routers if one.access)
     if len(accesses) == 1 and not opened and not first.allowances:
@@ -148,18 +174,12 @@ def _rules(routers: Sequence[Router], providers: dict[Jwt, _Provider]) -> Iterat
             named = _listed(router, routers, "stays open to everybody")
             yield from _allow(name_of("open", router.namespace, router.name), {}, named)
             continue
-        said = _said(router.access)
         is_alone = len(accesses) == 1
-        if is_alone and said in seen:
+        if is_alone and said(router) in seen:
             continue
-        seen.add(said)
+        seen.add(said(router))
         models = None if is_alone else _listed(router, routers, "has tokens or teams of its own")
         yield from _of_router(router, providers[router.access.jwt], models)
-
-
-def _said(access: Access) -> Access:
-    """What it says, wherever it says it."""
-    return replace(access, origin=Origin("", "", ""))
 
 
 def _of_router(router: Router, provider: _Provider, models: Sequence[str] | None) -> Iterator[Object]:
@@ -208,11 +228,7 @@ def _listed(router: Router, routers: Sequence[Router], why: str) -> tuple[str, .
     """Its models by name. Refused: it takes others, too, which cannot be told from those of the others."""
     if all(rule.models and not any(map(is_glob, rule.models)) for rule in router.rules):
         return tuple(dict.fromkeys(model for rule in router.rules for model in rule.models))
-    others = [
-        one
-        for one in routers
-        if one.access and (router.access is None or _said(one.access) != _said(router.access))
-    ]
+    others = [one for one in routers if one.access and said(one) != said(router)]
     blamed, beside = max([router, *others], key=_age), others[0]
     raise Refused(
         "AccessNotSeparable",

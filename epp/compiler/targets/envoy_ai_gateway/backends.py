@@ -10,7 +10,7 @@ without a cluster IP, whose name DNS knows. Behind a cluster IP a server's death
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TypeGuard
@@ -215,6 +215,15 @@ class Planner:
             " known",
             "give it a Service, or name no backend in this rule that keeps it from being an InferencePool",
         )
+
+
+def beside_others(plans: Sequence[Plan]) -> list[Plan]:
+    """A rule without backends is tried like the one after it: it needs no route of its own."""
+    settled: list[Plan] = []
+    for plan in reversed(plans):
+        like = plan if plan.rule.backends or not settled else settled[-1]
+        settled.append(replace(plan, traffic=like.traffic))
+    return settled[::-1]
 
 
 def _wants_service(servers: Servers) -> TypeGuard[Pool]:

@@ -8,6 +8,7 @@ Rule:    a Gateway has one policy of a kind: of two the younger counts for nothi
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from epp.compiler.documents import Document
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, info, warning
 from epp.compiler.intent import Router
@@ -49,8 +50,9 @@ def team_headers(routers: Sequence[Router]) -> list[str]:
 
 def _client_traffic(gateway: Gateway, routers: Sequence[Router]) -> tuple[list[Emitted], list[Finding]]:
     headers = [*_WRITTEN_BY_US, *team_headers(routers)]
-    theirs = next(gateway.others("ClientTrafficPolicy"), None)
-    if theirs is None:
+    emitted, findings = list[Emitted](), list[Finding]()
+    theirs = list(gateway.others("ClientTrafficPolicy"))
+    if not any("" in gateway.sections(one) for one in theirs):
         spec = {
             "targetRefs": [target(gateway)],
             "connection": {"bufferLimit": BUFFER},
@@ -58,7 +60,16 @@ def _client_traffic(gateway: Gateway, routers: Sequence[Router]) -> tuple[list[E
         }
         name = name_of(gateway.name, "clients")
         sources = [one.origin.at("") for one in routers]
-        return [made(API, "ClientTrafficPolicy", gateway.namespace, name, *sources, spec=spec)], []
+        emitted.append(made(API, "ClientTrafficPolicy", gateway.namespace, name, *sources, spec=spec))
+    sections = {one.gateway.section for one in routers}
+    for one in theirs:
+        if "" in sections or sections & gateway.sections(one) or "" in gateway.sections(one):
+            findings += _lacking(one, headers)
+    return emitted, findings
+
+
+def _lacking(theirs: Document, headers: Sequence[str]) -> list[Finding]:
+    """What somebody else's policy does not say, of what ours would."""
     early = (theirs.spec.get("headers") or {}).get("earlyRequestHeaders") or {}
     missing = [one for one in headers if one not in (early.get("remove") or [])]
     findings = []
@@ -80,7 +91,7 @@ def _client_traffic(gateway: Gateway, routers: Sequence[Router]) -> tuple[list[E
                 f"add to it: connection: {{bufferLimit: {BUFFER}}}",
             )
         )
-    return [], findings
+    return findings
 
 
 def _taken(routers: Sequence[Router]) -> Iterator[Finding]:

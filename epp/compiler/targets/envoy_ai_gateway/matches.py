@@ -14,14 +14,14 @@ from typing import TypeAlias
 
 from epp.compiler import order
 from epp.compiler.emission import Object
-from epp.compiler.findings import Finding, warning
+from epp.compiler.findings import Finding, quoted, warning
 from epp.compiler.intent import Router, Rule
+from epp.compiler.options import AI_MODEL_HEADER
 from epp.compiler.order import Match
 from epp.compiler.patterns import EXACT, Matcher
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 
-MODEL = "x-ai-eg-model"
-"""Written by the gateway, from the body."""
+MODEL = AI_MODEL_HEADER
 
 MOST_HEADERS, LONGEST_VALUE = 16, 4096
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,256}", re.ASCII)
@@ -40,6 +40,7 @@ def of_rules(router: Router, *, in_order: bool) -> list[list[Match]]:
     """
     try:
         plain = [order.alternatives(rule, MODEL) for rule in router.rules]
+        _check_own(router, plain)
         found = plain if in_order else order.closure(plain, strength=strength, pivot=MODEL)
     except order.Unordered as fault:
         raise refusal(router, str(fault), in_order=in_order) from fault
@@ -52,6 +53,20 @@ def of_rules(router: Router, *, in_order: bool) -> list[list[Match]]:
     return found
 
 
+def _check_own(router: Router, plain: Sequence[Sequence[Match]]) -> None:
+    """Refused: a rule by itself asks for too much, whatever the others do."""
+    for rule, matches in zip(router.rules, plain, strict=True):
+        own = max((strength(match)[0] for match in matches), default=0)
+        if own > MOST_HEADERS:
+            raise Refused(
+                "TooManyHeaders",
+                rule.origin,
+                f"rule {rule.name} asks for {own} headers, the model's among them, and a match has"
+                f" {MOST_HEADERS} at most",
+                "ask for fewer headers",
+            )
+
+
 def _check(rule: Rule, matches: Sequence[Match]) -> None:
     """Refused: a name or a value is none that an HTTPRoute, which is made of the AIGatewayRoute, can have."""
     for header in (header for match in matches for header in written(match)["headers"]):
@@ -60,15 +75,15 @@ def _check(rule: Rule, matches: Sequence[Match]) -> None:
             raise Refused(
                 "UnsupportedMatchInGatewayMode",
                 rule.origin,
-                f"header {name[:64]!r} with {value[:64]!r} is none that an HTTPRoute can name",
+                f"header {quoted(name)} with {quoted(value)} is none that an HTTPRoute can name",
                 "rename it, or choose by another header",
             )
 
 
 def unreached(router: Router, found: Sequence[Sequence[Match]]) -> Iterator[Finding]:
-    """Of rules without matches."""
+    """Of rules without matches; one that only refuses is of no use then, and nobody's fault."""
     for rule, matches in zip(router.rules, found, strict=True):
-        if not matches:
+        if rule.backends and not matches:
             yield warning(
                 "RuleNeverReached",
                 rule.origin,

@@ -16,7 +16,7 @@ from epp.compiler import order
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Origin
 from epp.compiler.intent import Router
-from epp.compiler.names import name_of
+from epp.compiler.names import name_of, numbered
 from epp.compiler.options import Options, Target
 from epp.compiler.order import Match
 from epp.compiler.patterns import EXACT
@@ -141,8 +141,9 @@ class _Packer:
         return max(places, default=0)
 
     def _name(self, part: str, count: int) -> str:
-        parts = [self._router.name, *([part] if part else []), *([f"{count:02}"] if count else [])]
-        return name_of(*parts)
+        if not part:
+            return numbered(self._router.name, count)
+        return name_of(self._router.name, part, *([f"{count:02}"] if count else []))
 
 
 class _Tied:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from epp.compiler import marks, pools
+from epp.compiler import attachment, marks, pools
+from epp.compiler.attachment import Thing
 from epp.compiler.documents import Document, Documents
 from epp.compiler.intent import GatewayRef
 from epp.compiler.options import Options
@@ -93,10 +94,26 @@ class Gateway:
         """Of the Gateway at hand."""
         return list(self.document.spec.get("listeners") or []) if self.document else []
 
-    def others(self, kind: str) -> Iterator[Document]:
-        """Policies of Envoy Gateway for all of it, or a listener, that are not ours."""
-        for one in self.documents.of(kind, ENVOY):
-            if one.namespace == self.namespace and one.labels.get(marks.MANAGED_BY) != marks.MANAGER:
-                targets = [one.spec.get("targetRef") or {}, *(one.spec.get("targetRefs") or [])]
-                if any(ref.get("kind") == "Gateway" and ref.get("name") == self.name for ref in targets):
-                    yield one
+    def others(self, kind: str, section: str = "") -> Iterator[Document]:
+        """Policies of Envoy Gateway that are not ours, for all of it or a listener.
+
+        ``section``: only those that hold for this listener.
+        """
+        for one in theirs(self.documents, kind):
+            sections = self.sections(one)
+            if sections & {"", section} or (sections and not section):
+                yield one
+
+    def sections(self, policy: Document) -> frozenset[str]:
+        """The listeners that a policy is for, one of them empty: all. None: it is for another Gateway."""
+        return attachment.sections(policy, [self.thing])
+
+    @property
+    def thing(self) -> Thing:
+        """As policies name and choose it."""
+        return Thing("Gateway", self.namespace, self.name, self.document.labels if self.document else {})
+
+
+def theirs(documents: Documents, kind: str) -> Iterator[Document]:
+    """Policies of a kind that are not ours, the oldest first."""
+    return (one for one in documents.of(kind, ENVOY) if one.labels.get(marks.MANAGED_BY) != marks.MANAGER)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from epp.compiler import order, overlaps
 from epp.compiler.emission import Emitted, Object, made
-from epp.compiler.findings import Finding, error, warning
+from epp.compiler.findings import Finding, error, quoted, warning
 from epp.compiler.intent import DEFAULT_TIMEOUT, Backend, Router, Rule, Strategy
 from epp.compiler.names import name_of
 from epp.compiler.patterns import EXACT, Matcher
@@ -44,6 +44,11 @@ def sections(router: Router, header: str, most_rules: int = MOST_RULES) -> tuple
     """The HTTPRoutes of ``router``, or errors."""
     try:
         wanted = [order.alternatives(rule, header) for rule in router.rules]
+        own = [
+            fault for rule, found in zip(router.rules, wanted, strict=True) for fault in _too_many(rule, found)
+        ]
+        if own:
+            return [], own
         matches = order.closure(wanted, pivot=header)
     except order.Unordered as fault:
         return [], [
@@ -63,16 +68,21 @@ def sections(router: Router, header: str, most_rules: int = MOST_RULES) -> tuple
         matches, rules_per_route=most_rules, matches_per_rule=MOST_MATCHES, matches_per_route=MOST_IN_ROUTE
     )
     return _named(router, shares), [
-        _never(rule) for rule, found in zip(router.rules, matches, strict=True) if not found
+        _never(rule)
+        for rule, found in zip(router.rules, matches, strict=True)
+        if rule.backends and not found  # one that only refuses is of no use then, and nobody's fault
     ]
+
+
+def stem(router: Router) -> str:
+    """What the names of its HTTPRoutes begin with."""
+    return name_of(router.name)[:60]
 
 
 def _named(router: Router, shares: Sequence[Sequence[order.Share[order.Match]]]) -> list[list[Section]]:
     routes = []
     for number, route in enumerate(shares):
-        whole = (
-            name_of(router.name) if len(shares) == 1 else name_of(f"{name_of(router.name)[:60]}-{number:02}")
-        )
+        whole = name_of(router.name) if len(shares) == 1 else name_of(f"{stem(router)}-{number:02}")
         seen: dict[str, int] = {}
         found = []
         for share in route:
@@ -87,25 +97,28 @@ def _named(router: Router, shares: Sequence[Sequence[order.Share[order.Match]]])
 def _faults(rule: Rule, matches: Sequence[order.Match]) -> list[Finding]:
     """What no HTTPRoute can say, once for each text."""
     texts = dict.fromkeys(
-        f"header {name}: {written['value']!r} is no value that an HTTPRoute can name"
+        f"header {quoted(name)}: {quoted(written['value'])} is no value that an HTTPRoute can name"
         for match in matches
         for name, matcher in match.items()
         for written in [_written(name, matcher)]
         if len(written["value"]) > 4096 or not _VALUE.fullmatch(written["value"])
     )
     found = [error("UnsupportedMatchInGatewayMode", rule.origin, text, _SAME_WAY) for text in texts]
+    return found + _too_many(rule, matches, "with the later rules that it goes before ")
+
+
+def _too_many(rule: Rule, matches: Sequence[order.Match], why: str = "") -> list[Finding]:
     most = max(map(len, matches), default=0)
-    if most > MOST_HEADERS:
-        found.append(
-            error(
-                "TooManyHeaders",
-                rule.origin,
-                f"with the rules that it goes before it asks for {most} headers, and a match has"
-                f" {MOST_HEADERS} at most",
-                "ask for fewer headers",
-            )
+    if most <= MOST_HEADERS:
+        return []
+    return [
+        error(
+            "TooManyHeaders",
+            rule.origin,
+            f"{why}rule {rule.name} asks for {most} headers, and a match has {MOST_HEADERS} at most",
+            "ask for fewer headers" + (", here or in the later rules" if why else ""),
         )
-    return found
+    ]
 
 
 def _never(rule: Rule) -> Finding:
@@ -117,8 +130,11 @@ def _never(rule: Rule) -> Finding:
     )
 
 
-def overlapping(routers: Sequence[tuple[Router, Routes]], header: str) -> list[Finding]:
-    """What routers of one Gateway take from each other; first who has the say where two match alike."""
+def overlapping(
+    routers: Sequence[tuple[Router, Routes]], header: str, *, first: overlaps.First = overlaps.by_age
+) -> list[Finding]:
+    """What routers of one Gateway take from each other, the oldest first. ``first``: of two that match alike
+    which is tried first."""
     gateways: dict[tuple[str, str], list[tuple[Router, Routes]]] = {}
     for router, routes in routers:
         gateways.setdefault((router.gateway.namespace, router.gateway.name), []).append((router, routes))
@@ -127,10 +143,18 @@ def overlapping(routers: Sequence[tuple[Router, Routes]], header: str) -> list[F
         for here in gateways.values()
         for told in overlaps.told(
             [router for router, _ in here],
-            [[section.matches for route in routes for section in route] for _, routes in here],
+            [_by_rule(router, routes) for router, routes in here],
             model=header,
+            first=first,
         )
     ]
+
+
+def _by_rule(router: Router, routes: Routes) -> list[list[order.Match]]:
+    found: list[list[order.Match]] = [[] for _ in router.rules]
+    for section in (section for route in routes for section in route):
+        found[section.rule] += section.matches
+    return found
 
 
 def regular_expressions(routes: Sequence[Sequence[Section]]) -> bool:

@@ -1,4 +1,4 @@
-{{/* What the controller reads and writes: by tools/controller-rbac, from epp/controller/kinds.py. */}}
+{{/* What the controller reads and writes: by tools/controller-rbac, from epp/compiler/kinds.py. */}}
 {{- define "fleet-epp.controllerRules" }}
 {{- if has .Values.controller.target (list "envoy-ai-gateway-0.7" "envoy-ai-gateway-1.1") }}
 # What serves which model, for whom; whether it is there yet; which model requests are for; names of several models.
