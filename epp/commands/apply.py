@@ -6,7 +6,6 @@ Rule:    what is to be done is shown first, and done when somebody agrees or has
 
 import argparse
 import asyncio
-import os
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from epp.commands.comparing import (
+    UNREAD,
     Compared,
     Paper,
     add_files,
@@ -25,13 +25,14 @@ from epp.commands.comparing import (
     summary,
     without_deletions,
 )
+from epp.commands.listing import api_of
 from epp.commands.target import Parser, parsed
+from epp.compiler.emission import ROUTES
 from epp.config.flags import UsageError
 from epp.controller.carrying import Ended, Fate, Report, carry_out
 from epp.controller.difference import Step
-from epp.controller.statuses import ROUTES, why_refused
+from epp.controller.statuses import why_refused
 from epp.runtime.errors import StartError
-from epp.runtime.kubernetes.api import KubernetesApi
 from epp.runtime.kubernetes.store import ApiFault
 
 LOOK_SECONDS = 0.5
@@ -48,7 +49,9 @@ def parser() -> Parser:
         ),
     )
     add_files(made)
-    made.add_argument("--prune", action="store_true", help="delete what is ours and not wanted any more")
+    made.add_argument(
+        "--prune", action="store_true", help="delete what was made for these files and is not wanted any more"
+    )
     made.add_argument("--yes", action="store_true", help="do not ask")
     made.add_argument(
         "--partial",
@@ -79,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
 
 async def _applied(flags: argparse.Namespace) -> int:
     loaded = read(flags)
-    api = KubernetesApi(os.environ, flag="target", otherwise="compile files without one: epp compile")
+    api = api_of(flags)
     await api.open()
     try:
         return await _Apply(flags, Paper(sys.stdout, color=flags.color)).go(await compare(flags, loaded, api))
@@ -93,17 +96,20 @@ class _Apply:
 
     async def go(self, compared: Compared) -> int:
         show(compared, self._paper)
-        found = compared.difference if self._flags.prune else without_deletions(compared.difference)
+        prunes = self._flags.prune or self._flags.prune_all
+        found = compared.difference if prunes else without_deletions(compared.difference)
         left = len(compared.difference.steps) - len(found.steps)
         if left:
             self._paper.line(f"{left} not deleted: give --prune")
         if compared.has_errors and not self._flags.partial:
             return fault("apply", "nothing was done: mend the errors, or give --partial to apply the rest", 1)
-        if found.steps and not self._flags.yes and not self._agreed(found.steps):
+        if found.steps and not self._flags.yes and not (self._agreed(found.steps) and self._paper.is_read):
             return fault("apply", "nothing was done", 1)
         report = await self._carried_out(compared, found.steps)
         is_accepted = not report.is_whole or await self._accepted(compared)
-        return 0 if report.is_whole and is_accepted and not compared.has_errors else 1
+        if not (report.is_whole and is_accepted and not compared.has_errors):
+            return 1
+        return 0 if self._paper.is_read else UNREAD
 
     def _agreed(self, steps: Sequence[Step]) -> bool:
         self._paper.line(f"do it ({summary(steps)})? only yes is yes:")

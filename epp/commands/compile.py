@@ -15,6 +15,7 @@ from epp.commands import files, manifests, told
 from epp.commands.target import Parser, add_target, options, parsed
 from epp.compiler.compile import Compiled, compile_documents
 from epp.compiler.findings import Finding
+from epp.compiler.options import Options
 from epp.config.flags import UsageError
 
 ABOUT = """\
@@ -63,13 +64,20 @@ def run(arguments: Sequence[str]) -> int:
     try:
         flags = parsed(parser(), arguments)
         loaded = files.load(flags.files)
-        compiled = compile_documents(loaded.documents, options(flags, namespace=flags.namespace))
+        settings = options(flags, namespace=flags.namespace)
+        compiled = compile_documents(loaded.documents, settings)
+        wrote = ""
+        if flags.out is not None:
+            compiled, wrote = _written(loaded, compiled, settings, flags.out)
         findings = loaded.findings_with(compiled.findings)
-        wrote = _write(loaded, compiled, flags)
     except UsageError as fault:
         return _fault(fault, 2)
-    except (manifests.NotOursError, OSError) as fault:
+    except manifests.NotOursError as fault:
         return _fault(fault, 1)
+    except OSError as fault:
+        return _fault(
+            f"--out {fault.filename or flags.out}: {fault.strerror}: name a directory to write to", 1
+        )
     try:
         _print(compiled, findings, wrote, flags)
     except BrokenPipeError:  # whoever read has enough, as ``head`` has
@@ -92,23 +100,26 @@ def _print(compiled: Compiled, findings: Sequence[Finding], wrote: str, flags: a
     sys.stdout.flush()
 
 
-def _fault(fault: Exception, status: int) -> int:
+def _fault(fault: object, status: int) -> int:
     sys.stderr.write(f"epp compile: {fault}\n")
     return status
 
 
-def _write(loaded: files.Loaded, compiled: Compiled, flags: argparse.Namespace) -> str:
-    """What was done in the directory, for people."""
-    if flags.out is None:
-        return ""
+def _written(loaded: files.Loaded, compiled: Compiled, settings: Options, out: Path) -> tuple[Compiled, str]:
+    """What was compiled, and for people what was done in the directory.
+
+    Where pools in it stay because of an error, it is compiled again with them: like those of a cluster they
+    have their ports, which the picker's Service has to go on having, and no new pool may get.
+    """
     is_whole = not any(one.is_error for one in loaded.findings)
-    written, removed = manifests.write_all(
-        compiled.objects,
-        flags.out,
-        inventory=flags.inventory,
-        failed=compiled.failed if is_whole else None,
-    )
-    return f", {written} files written and {removed} removed in {flags.out}"
+    failed = compiled.failed if is_whole else None
+    folder = manifests.opened(out, inventory=settings.inventory)
+    given = {(one.kind, one.namespace or settings.namespace, one.name) for one in loaded.documents}
+    staying = [one for one in folder.pools(failed) if (one.kind, one.namespace, one.name) not in given]
+    if staying:
+        compiled = compile_documents([*loaded.documents, *staying], settings)
+    written, removed = manifests.write_all(compiled.objects, folder, failed=failed)
+    return compiled, f", {written} files written and {removed} removed in {out}"
 
 
 def _summary(compiled: Compiled, findings: Sequence[Finding], wrote: str) -> str:

@@ -17,7 +17,9 @@ from functools import partial
 from typing import Any
 
 from epp.commands.files import load
+from epp.commands.listing import add_cluster, api_of
 from epp.commands.target import Parser, add_target, options, parsed
+from epp.compiler import marks
 from epp.compiler.compile import compile_documents
 from epp.compiler.documents import Document
 from epp.compiler.kinds import kinds_of
@@ -40,11 +42,15 @@ from epp.runtime.supervise import forever, told_to_stop
 
 logger = logging.getLogger("epp.controller")
 
+WRITE_SECONDS = 6.0
+"""A write is given up after 5."""
+
 
 def parser() -> Parser:
     """What the command takes."""
     made = Parser("controller", "Keep a gateway's routes and pools as the models in the cluster want them.")
     add_target(made, inventory="controller")
+    add_cluster(made)
     made.add_argument(
         "--fleet",
         action="append",
@@ -143,12 +149,15 @@ def _parts(
 ) -> Parts:
     settings = options(flags, is_live=True, claim=flags.claim)
     discovery = Discovery(api)
-    cluster = Cluster(api, discovery, settings.inventory)
+    leader = _leadership(api, lease)
+    inventory, may_write = marks.inventory(settings), lambda: leader is None or leader.is_leader
+    cluster = Cluster(api, discovery, inventory, may_write=may_write)
+    paced: dict[str, Any] = {"today": _today, "clock": time.monotonic, "chance": random.Random()}
     return Parts(
         watching=Watching(
             *(api, discovery, kinds_of(settings.target)),
             namespaces=flags.namespace,
-            inventory=settings.inventory,
+            inventory=inventory,
             changed=changed,
             clock=time.monotonic,
             wall_clock=_wall_clock,
@@ -157,10 +166,10 @@ def _parts(
         files=Files(partial(_fleet, flags.fleet) if flags.fleet else None, changed),
         cluster=cluster,
         compile=compile_documents,
-        statuses=Statuses(cluster, settings, today=_today),
-        events=Events(cluster, today=_today),
+        statuses=Statuses(cluster, settings, **paced),
+        events=Events(cluster, **paced),
         metrics=ControllerMetrics(cluster.writes),
-        leader=_leadership(api, lease),
+        leader=leader,
         options=settings,
         clock=time.monotonic,
         wall_clock=_wall_clock,
@@ -174,7 +183,7 @@ async def control(
     """Everything that lives as long as the process; the first failure stops the rest."""
     level = logging.DEBUG if flags.verbose else logging.INFO
     logs.configure(logs.LogSettings(level=level))
-    api = KubernetesApi(environment, flag="target", otherwise="compile files without one: epp compile")
+    api = api_of(flags, environment)
     controller = Controller()
     with ports.listen(flags.metrics_port, flag="metrics-port") as listener:
         await api.open()
@@ -199,7 +208,7 @@ async def control(
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(forever(work, name), name=name) for name, work in works.items()]
                 told: signal.Signals = await told_to_stop()
-                running[0].cancel()  # no write begins any more
+                await _written_out(parts.cluster)  # before the next one leads
                 if isinstance(leader, Leadership):
                     await leader.release()
                 logger.info("stopped", extra={"fields": {"signal": told.name}})
@@ -207,6 +216,15 @@ async def control(
                     task.cancel()
         finally:
             await api.close()
+
+
+async def _written_out(cluster: Cluster) -> None:
+    """No write begins any more; those that are on their way end."""
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await cluster.end()
+    except TimeoutError:
+        logger.warning("a write is still on its way", extra={"fields": {"seconds": WRITE_SECONDS}})
 
 
 def _details(controller: Controller, leader: object) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from importlib.metadata import version
 
 from epp.commands import linted, told
 from epp.commands.files import Loaded, load
+from epp.commands.listing import add_cluster, api_of
 from epp.commands.sarif import sarif
 from epp.commands.target import Parser, parsed
 from epp.compiler.documents import Document, Documents
@@ -28,7 +29,6 @@ from epp.lint import lint
 from epp.lint.context import LATEST, Context
 from epp.lint.registry import BY_CODE, RULES
 from epp.runtime.errors import StartError
-from epp.runtime.kubernetes.api import KubernetesApi
 from epp.runtime.kubernetes.store import ApiFault
 
 STATUS = """\
@@ -56,7 +56,8 @@ def parser() -> Parser:
         help="objects, and Helm values: a file, a directory with all below it, or - for standard input;"
         " several add up",
     )
-    made.add_argument("--cluster", action="store_true", help="the objects of the cluster (KUBECONFIG)")
+    made.add_argument("--cluster", action="store_true", help="the objects of the cluster")
+    add_cluster(made)
     made.add_argument(
         "--namespace",
         action="append",
@@ -192,7 +193,7 @@ def _within(document: Document) -> Iterable[Document]:
 
 
 def _of_cluster(flags: argparse.Namespace) -> list[Finding]:
-    found = asyncio.run(_ask(flags.namespace))
+    found = asyncio.run(_ask(flags))
     for kind, reason in found.unread.items():
         sys.stderr.write(f"epp lint: {kind} could not be read, rules about it say nothing: {reason}\n")
     context = Context(
@@ -204,11 +205,11 @@ def _of_cluster(flags: argparse.Namespace) -> list[Finding]:
     return lint(Documents(unfolded(found.documents)), context)
 
 
-async def _ask(namespaces: Sequence[str]) -> linted.Found:
-    api = KubernetesApi(os.environ, flag="cluster", otherwise="give files with -f")
+async def _ask(flags: argparse.Namespace) -> linted.Found:
+    api = api_of(flags, flag="cluster", otherwise="-f takes files")
     await api.open()
     try:
-        return await linted.read(api, namespaces)
+        return await linted.read(api, flags.namespace)
     finally:
         await api.close()
 

@@ -7,10 +7,12 @@ Rule:    it only reads, and no more than it needs: of ConfigMaps that of Envoy G
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
+from epp.commands.listing import listed, patiently
 from epp.compiler.attachment import reference
 from epp.compiler.documents import CLUSTER_WIDE, Document, Documents
 from epp.compiler.kinds import KINDS, Kind
@@ -43,14 +45,10 @@ class Found:
     unread: dict[str, str] = field(default_factory=dict)
 
 
-class _Listed(msgspec.Struct):
-    items: list[dict[str, Any]] = []
-
-
 async def read(api: Api, namespaces: Sequence[str]) -> Found:
     """All of them; ``namespaces`` empty: everywhere. ApiFault: the API is not there."""
     discovery, found = Discovery(api), Found()
-    await discovery.look(READ)
+    await patiently(partial(discovery.look, READ))
     for kind in READ:
         resource = discovery.find(kind)
         if resource is None:
@@ -84,8 +82,7 @@ async def _objects(
     query = {"fieldSelector": f"metadata.name={CONFIG}"} if kind.name == "ConfigMap" else {}
     version = f"{resource.group}/{resource.version}" if resource.group else resource.version
     for namespace in [""] if kind.name in CLUSTER_WIDE else namespaces or [""]:
-        body = await api.fetch(resource.path(namespace), query)
-        for one in _decoded(body, _Listed).items:
+        for one in await listed(api, resource, namespace, query):
             yield Document({"apiVersion": version, "kind": kind.name, **one})
 
 
@@ -98,7 +95,8 @@ async def _add_secrets(api: Api, found: Found) -> None:
     }
     for namespace, name in sorted(wanted):
         try:
-            body = await api.fetch(f"/api/v1/namespaces/{namespace}/secrets/{name}", {})
+            path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
+            body = await patiently(partial(api.fetch, path, {}))
         except ApiFault as fault:
             _may_be_closed(fault)
             if fault.status == 403:

@@ -6,14 +6,16 @@ Rule:    kubectl applies a directory by name, so names begin with the place in t
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
+from epp.compiler.documents import Document
 from epp.compiler.emission import APPLY_ORDER, FROZEN, ROUTES, Emitted
-from epp.compiler.marks import sources_of
+from epp.compiler.marks import lacking, sources_of
 from epp.config import decode
 from epp.config.decode import ConfigError
 
@@ -52,16 +54,41 @@ def print_all(objects: Iterable[Emitted], stream: TextIO) -> None:
     stream.writelines(f"---\n{text_of(one.document)}" for one in objects)
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A directory as it was found. ``texts``: of the files that are ours."""
+
+    path: Path
+    mark: str
+    texts: Mapping[str, str]
+
+    def pools(self, failed: Collection[str] | None) -> list[Document]:
+        """InferencePools of inputs that ``failed``, of which the files stay: their ports are theirs."""
+        names = [name for name in self.texts if name.partition(".")[0].endswith("-inferencepool")]
+        return [
+            Document(_document(name, self.texts[name]))
+            for name in names
+            if _doubtful(name, self.texts[name], failed)
+        ]
+
+
+def opened(path: Path, *, inventory: str) -> Folder:
+    """What stands in it; it is made where it is not there."""
+    mark = MARK.format(inventory)
+    path.mkdir(parents=True, exist_ok=True)
+    ours = (one for one in path.iterdir() if _OURS.fullmatch(one.name) and _first_line(one) == mark)
+    return Folder(path, mark, {one.name: one.read_text(encoding="utf-8") for one in sorted(ours)})
+
+
 def write_all(
-    objects: Sequence[Emitted], folder: Path, *, inventory: str, failed: Collection[str] | None
+    objects: Sequence[Emitted], given: Folder, *, failed: Collection[str] | None
 ) -> tuple[int, int]:
     """A file for each; how many were written, and removed.
 
     ``failed``: inputs with an error; None: it is not known which, as something could not be read. What was
     made of them before stays.
     """
-    mark = MARK.format(inventory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, mark, before = given.path, given.mark, given.texts
     wanted = {name_of_file(one): one for one in objects}
     texts = {name: f"{mark}\n{text_of(one.document)}" for name, one in wanted.items()}
     for name in sorted(wanted):
@@ -69,12 +96,10 @@ def write_all(
             raise NotOursError(
                 f"{folder / name}: is not of this command and inventory: remove it, or give another --out"
             )
-    ours = (path for path in folder.iterdir() if _OURS.fullmatch(path.name) and _first_line(path) == mark)
-    before = {path.name: path.read_text(encoding="utf-8") for path in sorted(ours)}
     doubtful = {name: found for name, text in before.items() if (found := _doubtful(name, text, failed))}
     differ = {name for name in doubtful if name in wanted and texts[name] != before[name]}
     frozen = {name for name in differ if wanted[name].key[0] in FROZEN}
-    stuck = frozenset[str]().union(*(doubtful[name] for name in frozen))
+    stuck = frozenset[str]().union(*(_lacking(wanted[name], doubtful[name], failed) for name in frozen))
     left = frozen | {name for name, one in wanted.items() if name not in before and _waits(one, stuck)}
     written = [name for name in wanted if name not in left and texts[name] != before.get(name)]
     removed = before.keys() - wanted.keys() - doubtful.keys()
@@ -96,16 +121,24 @@ def _waits(one: Emitted, stuck: frozenset[str]) -> bool:
     return one.key[0] in ROUTES and not sources_of(one.document).isdisjoint(stuck)
 
 
+def _lacking(one: Emitted, doubtful: frozenset[str], failed: Collection[str] | None) -> frozenset[str]:
+    return doubtful if failed is None else lacking(doubtful | sources_of(one.document), failed) & set(failed)
+
+
 def _doubtful(name: str, text: str, failed: Collection[str] | None) -> frozenset[str]:
     """Inputs of a file of ours that have an error, or may have one."""
     if failed is not None and not failed:
         return frozenset()
+    sources = sources_of(_document(name, text))
+    return sources if failed is None else sources & set(failed)
+
+
+def _document(name: str, text: str) -> dict[str, Any]:
     try:
         document = decode.plain(decode.parse(text, name))
     except ConfigError as fault:
         raise NotOursError(f"{fault}; it was changed by somebody: remove it") from None
-    sources = sources_of(document) if isinstance(document, dict) else frozenset()
-    return sources if failed is None else sources & set(failed)
+    return document if isinstance(document, dict) else {}
 
 
 def _first_line(path: Path) -> str:

@@ -5,15 +5,14 @@ Rule:    writes nothing.
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Sequence
 
-from epp.commands.comparing import Compared, Paper, add_files, compare, fault, read, show
+from epp.commands.comparing import UNREAD, Compared, Paper, add_files, compare, fault, read, show
+from epp.commands.listing import api_of
 from epp.commands.target import Parser, parsed
 from epp.config.flags import UsageError
 from epp.runtime.errors import StartError
-from epp.runtime.kubernetes.api import KubernetesApi
 
 CHANGES = 3
 """Exit status with --detailed-exitcode; 2 is a mistake on the command line, as of every command of epp."""
@@ -45,15 +44,18 @@ def run(arguments: Sequence[str]) -> int:
         return fault("plan", wrong, 2)
     except StartError as wrong:
         return fault("plan", wrong, 1)
-    show(compared, Paper(sys.stdout, color=flags.color))
+    paper = Paper(sys.stdout, color=flags.color)
+    show(compared, paper)
     if compared.has_errors:
         return 1
+    if not paper.is_read:
+        return UNREAD
     return CHANGES if flags.detailed_exitcode and compared.difference.steps else 0
 
 
 async def _compared(flags: argparse.Namespace) -> Compared:
     loaded = read(flags)
-    api = KubernetesApi(os.environ, flag="target", otherwise="compile files without one: epp compile")
+    api = api_of(flags)
     await api.open()
     try:
         return await compare(flags, loaded, api)

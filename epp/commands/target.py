@@ -46,12 +46,14 @@ def add_target(parser: argparse.ArgumentParser, *, inventory: str) -> None:
     )
     parser.add_argument(
         "--inventory",
+        type=_read(_label),
         default=inventory,
         metavar="NAME",
         help="ours are objects with the label fleet-epp.dev/inventory=NAME (default: %(default)s)",
     )
     parser.add_argument(
         "--picker",
+        type=_read(_picker),
         default="fleet-epp",
         metavar="NAME",
         help="label inferencepool of the picker's pods (default: %(default)s)",
@@ -99,6 +101,18 @@ def _target(text: str) -> Target:
     if text not in set(Target):
         raise ValueError(f'"{text}" is none of {TARGETS}')
     return Target(text)
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", text, re.ASCII):
+        raise ValueError(f'"{text}" is no value of a label: write as in site-1, 63 characters at most')
+    return text
+
+
+def _picker(text: str) -> str:
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,55}[a-z0-9])?", text, re.ASCII):
+        raise ValueError(f'"{text}" is no name of a Service: write as in fleet-epp, 57 characters at most')
+    return text  # its Service is named so with -pools, which makes 63
 
 
 def _header(text: str) -> str:

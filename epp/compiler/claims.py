@@ -97,7 +97,7 @@ def _told(rule: Rule, router: Router, taken: dict[str, list[_Owner]]) -> Iterato
         fix = f"give it another name here, or remove it from {owner.router.origin.object}"
         message = f"model {name} is that of {owner.router.origin.object}, which is older"
         if owner.is_guarded:
-            why = f"{message}, and whose sensitive requests no other rule may take"
+            why = f"{message} and keeps sensitive requests for it: no other rule may take them"
             yield error("ModelNameTaken", rule.origin, why, fix)
         elif rule.is_guarded:
             why = f"{message}: this rule would never see it, and the sensitive requests that it is to keep"
@@ -113,5 +113,5 @@ def _mixed(name: str, rule: Rule, owner: Router) -> Finding:
         f"model {name} is that of {owner.origin.object}, which is older and lets others ask for it: a gateway"
         " knows requests by their model",
         f"give it another name here, or the same authentication as {owner.origin.object}; or give one of the"
-        " two a listener or a hostname of its own",
+        " two a listener of its own",
     )

@@ -50,7 +50,7 @@ def compile_documents(documents: Sequence[Document], options: Options) -> Compil
     """Everything in ``documents`` that is an input, for ``options.target``; the rest tells what is there."""
     given = Documents([_placed(one, options.namespace) for one in documents])
     readings = [read(given, options) for read in _READERS]
-    return _compiled(readings, given, options)
+    return compile_readings(readings, given, options)
 
 
 def _placed(document: Document, namespace: str) -> Document:
@@ -61,7 +61,8 @@ def _placed(document: Document, namespace: str) -> Document:
     return replace(document, content={**document.content, "metadata": meta})
 
 
-def _compiled(readings: Sequence[Reading], given: Documents, options: Options) -> Compiled:
+def compile_readings(readings: Sequence[Reading], given: Documents, options: Options) -> Compiled:
+    """What was understood of ``given``, for ``options.target``."""
     findings = [one for reading in readings for one in reading.findings]
     routers = [router for reading in readings for router in reading.routers]
     objectives = [one for reading in readings for one in reading.objectives]

@@ -1,10 +1,11 @@
 """How we know again what we made, and for whom.
 
-Rule:    a label finds all of it (``inventory``), an annotation says which inputs it is for, owner references
+Rule:    labels find all of it (``Inventory``), an annotation says which inputs it is for, owner references
          let Kubernetes delete it with them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from epp.compiler.emission import Emitted
@@ -13,10 +14,28 @@ from epp.compiler.options import Options
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "fleet-epp"
 INVENTORY = "fleet-epp.dev/inventory"
+TARGET = "fleet-epp.dev/target"
+"""For which gateway (``Target.product``): who makes objects for another one leaves it alone."""
 SOURCE = "fleet-epp.dev/source"
 """``ModelRouter/llm/qwen``, several with a comma between them."""
 OWNER = "fleet-epp.dev/owner"
 """Who answers for it, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Which objects are ours: with the label of this name, and made for the gateway ``product``.
+
+    Empty: for whichever. What says of no gateway is of each: so people hand it over.
+    """
+
+    name: str
+    product: str = ""
+
+
+def inventory(options: Options) -> Inventory:
+    """Of one who sees to a gateway for ever, beside whom another may see to another gateway."""
+    return Inventory(options.inventory, options.target.product)
 
 
 def marked(emitted: Emitted, options: Options, owners: Mapping[str, str]) -> Emitted:
@@ -37,13 +56,21 @@ def marked(emitted: Emitted, options: Options, owners: Mapping[str, str]) -> Emi
 
 def labels(options: Options) -> dict[str, str]:
     """Of everything that we make."""
-    return {MANAGED_BY: MANAGER, INVENTORY: options.inventory}
+    return {MANAGED_BY: MANAGER, INVENTORY: options.inventory, TARGET: options.target.product}
 
 
 def sources_of(document: Mapping[str, Any]) -> frozenset[str]:
     """``Origin.object`` of the inputs that an object of ours is for."""
     said = (document.get("metadata", {}).get("annotations") or {}).get(SOURCE, "")
     return frozenset(part for part in said.split(",") if part)
+
+
+def lacking(sources: frozenset[str], failed: Collection[str]) -> frozenset[str]:
+    """Inputs that would be without something while an object that is for ``sources`` stays as it is: only its
+    own where it is for nothing but parts with an error, as a refusal of their names.
+    """
+    parts = frozenset(one for one in sources if one.count("/") > 2)
+    return parts if parts and parts <= set(failed) else sources
 
 
 def _references(emitted: Emitted) -> list[dict[str, Any]]:

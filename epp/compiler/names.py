@@ -37,4 +37,3 @@ def numbered(name: str, number: int) -> str:
 
 def _digest(parts: tuple[str, ...]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
-    return f"{whole[: LONGEST - _HASH - 1].strip('-')}-{digest}"

@@ -19,6 +19,11 @@ class Target(StrEnum):
         """Whichever version."""
         return self in {Target.ENVOY_AI_GATEWAY_0_7, Target.ENVOY_AI_GATEWAY_1_1}
 
+    @property
+    def product(self) -> str:
+        """Without the version: who upgrades a gateway goes on with what is there."""
+        return "envoy-ai-gateway" if self.is_envoy_ai_gateway else self.value
+
 
 AI_MODEL_HEADER = "x-ai-eg-model"
 """In which Envoy AI Gateway has the model, which it reads out of the body."""
@@ -31,10 +36,11 @@ class Options:
 
     ``first_port``: each pool's port is one of the ``ports`` from there on. ``inventory``: which of several
     compilers of one cluster made an object. ``namespace``: of objects in files that name none.
-    ``is_live``: objects are of a cluster, so that what is not there is missing. ``model_header``: in which a
-    gateway is told the model; agentgateway sets it from the body, before others a body-based router does, or
-    the client. Envoy AI Gateway has its own. ``claim``: LLMKube's objects in a cluster are ours even without
-    the annotation. ``now`` [unix s]: None where heartbeats are not to be judged, as in files.
+    ``is_live``: objects are of a cluster, so that what is not there is missing. ``sees_gateways``: Gateways
+    at least are all there. ``model_header``: in which a gateway is told the model; agentgateway sets it from
+    the body, before others a body-based router does, or the client. Envoy AI Gateway has its own. ``claim``:
+    LLMKube's objects in a cluster are ours even without the annotation. ``now`` [unix s]: None where
+    heartbeats are not to be judged, as in files.
     """
 
     target: Target
@@ -45,6 +51,7 @@ class Options:
     inventory: str = "default"
     namespace: str = "default"
     is_live: bool = False
+    sees_gateways: bool = False
     model_header: str = "x-gateway-model-name"
     claim: bool = False
     now: float | None = None

@@ -1,7 +1,7 @@
 """What turns the objects that there are into those that are to be, step by step in the safe order.
 
 Place:   asked by loop.py after each compilation, and by ``epp plan`` and ``epp apply``.
-Rule:    only what carries the label of our inventory is changed or deleted. What is of an input with an
+Rule:    only what carries the labels of our inventory is changed or deleted. What is of an input with an
          error, or of one that nobody knows now, stays. Everything is there before what names it, and goes
          after it.
 """
@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from epp.compiler.emission import APPLY_ORDER, FROZEN, ROUTES, Emitted
-from epp.compiler.marks import INVENTORY, sources_of
+from epp.compiler.marks import INVENTORY, TARGET, Inventory, lacking, sources_of
 from epp.controller.fields import Object, bare, is_as_wanted, stamped
 
 Key: TypeAlias = tuple[str, str, str]
@@ -45,20 +45,28 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An object that we would make, and that somebody else has made. ``why``: whose it is."""
+    """An object that we would make, and that somebody else has made.
+
+    ``why``: whose it is. ``inventory``: which has it; empty: none.
+    """
 
     key: Key
     sources: frozenset[str]
     why: str
+    inventory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``steps``: in order. ``kept``: not wanted, and not deleted, because one of their inputs is in doubt."""
+    """``steps``: in order. ``kept``: not wanted, and not deleted, because one of their inputs is in doubt.
+
+    ``left``: of our name, made for the gateway that each names and not wanted for ours.
+    """
 
     steps: tuple[Step, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     kept: tuple[Key, ...] = ()
+    left: tuple[tuple[str, Key], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ def difference(
     desired: Iterable[Emitted],
     live: Mapping[Key, Object],
     *,
-    inventory: str,
+    inventory: Inventory,
     doubt: Doubt | None = None,
     settled: Settled | None = None,
 ) -> Difference:
@@ -101,11 +109,11 @@ def difference(
         if there is None:
             applied.append(Step(Verb.CREATE, key, sources, document))
         elif not belongs(there, inventory):
-            conflicts.append(Conflict(key, sources, whose(there)))
+            conflicts.append(Conflict(key, sources, whose(there), inventory_of(there)))
         elif _is_leaving(there) or _is_equal(document, there, settled.get(key)):
             continue
         elif key[0] in FROZEN and doubt.about(sources_of(there)):
-            frozen |= sources_of(there)
+            frozen |= lacking(sources_of(there) | sources_of(document), doubt.failed)
         else:
             applied.append(Step(Verb.CHANGE, key, sources, document, there))
     applied = [step for step in applied if not _waits(step, frozen, doubt)]
@@ -118,8 +126,10 @@ def difference(
         if doubt.about(sources):
             kept.append(key)
         else:
-            going.append(Step(Verb.DELETE, key, _parts(sources), live=live[key]))
-    return Difference((*applied, *going), tuple(conflicts), tuple(kept))
+            going.append(Step(Verb.DELETE, key, parts_of(sources), live=live[key]))
+    others = ((_other_gateway(live[key], inventory), key) for key in sorted(live.keys() - wanted.keys()))
+    left = tuple((gateway, key) for gateway, key in others if gateway)
+    return Difference((*applied, *going), tuple(conflicts), tuple(kept), left)
 
 
 def _waits(step: Step, frozen: Collection[str], doubt: Doubt) -> bool:
@@ -129,21 +139,34 @@ def _waits(step: Step, frozen: Collection[str], doubt: Doubt) -> bool:
     return doubt.about(sources_of(step.wanted) & set(frozen))
 
 
-def _parts(sources: frozenset[str]) -> frozenset[str]:
+def parts_of(sources: frozenset[str]) -> frozenset[str]:
     """Without the wholes of which a part is named: another part's trouble is not this object's."""
     return frozenset(one for one in sources if not any(other.startswith(f"{one}/") for other in sources))
 
 
-def belongs(live: Object, inventory: str) -> bool:
+def belongs(live: Object, inventory: Inventory) -> bool:
     """The object is one of our inventory."""
-    return bool(_labels(live).get(INVENTORY) == inventory)
+    return inventory_of(live) == inventory.name and not _other_gateway(live, inventory)
+
+
+def _other_gateway(live: Object, inventory: Inventory) -> str:
+    """For which it was made under our name; empty: for ours."""
+    gateway = str(_labels(live).get(TARGET, ""))
+    is_other = bool(inventory.product) and gateway != inventory.product
+    return gateway if is_other and inventory_of(live) == inventory.name else ""
+
+
+def inventory_of(live: Object) -> str:
+    """The one that has it; empty: none."""
+    return str(_labels(live).get(INVENTORY, ""))
 
 
 def whose(live: Object) -> str:
     """Who has made it, as far as it says."""
-    other = _labels(live).get(INVENTORY)
+    other = inventory_of(live)
     if other:
-        return f"it is of the inventory {other}"
+        gateway = _labels(live).get(TARGET)
+        return f"it is of the inventory {other}{f', made for {gateway}' if gateway else ''}"
     managers = [entry.get("manager", "") for entry in live.get("metadata", {}).get("managedFields") or ()]
     by = f" by {', '.join(dict.fromkeys(filter(None, managers)))}" if any(managers) else ""
     return f"it was made{by} and has no label {INVENTORY}"

@@ -11,17 +11,19 @@ import asyncio
 import gc
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from epp.compiler import marks
 from epp.compiler.compile import Compiled
 from epp.compiler.documents import Document
 from epp.compiler.findings import Finding, Origin, error, warning
 from epp.compiler.options import Options
+from epp.controller import leftovers
 from epp.controller.carrying import Ended, Fate, Report, carry_out
 from epp.controller.cluster import Cluster
-from epp.controller.difference import Difference, Doubt, Key, Verb, difference, key_of, title
+from epp.controller.difference import Difference, Doubt, Key, Verb, difference, key_of, parts_of, title
 from epp.controller.events import Events
 from epp.controller.fields import Object, bare
 from epp.controller.files import Files
@@ -29,6 +31,7 @@ from epp.controller.metrics import ControllerMetrics
 from epp.controller.pace import Pace
 from epp.controller.statuses import Statuses, wanted_statuses
 from epp.controller.watching import Watching
+from epp.runtime.kubernetes.store import ApiFault
 
 logger = logging.getLogger("epp.controller")
 
@@ -38,9 +41,6 @@ RESYNC = 60.0
 """[s] A round without a reason: heartbeats have not come, or an event was missed."""
 LOOK = 1.0
 """[s] Between two looks at whether we lead by now."""
-
-STATUS_RETRY = 10.0
-"""[s] Until a status is tried again that was refused."""
 
 
 class Leader(Protocol):
@@ -108,7 +108,7 @@ class Controller:
             try:
                 await _Round(parts, self._state, pace, self._tell).go(self)
             except Exception as fault:
-                defect = f"defect: {type(fault).__name__}: {fault}"
+                defect = _defect(fault)
                 if defect not in self.trouble:
                     logger.exception("defect in a round: tried again")
                 parts.metrics.failures += 1
@@ -153,6 +153,8 @@ class _Round:
         parts = self._parts
         began = parts.clock()
         faults = [*parts.watching.faults_told(), *filter(None, [parts.files.fault])]
+        is_current = parts.watching.is_current and not parts.files.fault
+        parts.metrics.is_leading = self._leads()
         controller.is_synced = controller.is_synced or parts.watching.is_complete
         if not parts.watching.is_complete or not self._leads():
             self._tell(tuple(faults))
@@ -160,11 +162,20 @@ class _Round:
             return
         documents = (*parts.watching.documents(), *parts.files.documents)
         compiled = await self._compiled(documents)
-        found = self._difference(compiled)
+        try:
+            found = await self._confirmed(compiled)
+        except ApiFault as fault:
+            parts.metrics.failures += 1
+            self._tell((*faults, f"Kubernetes API: {fault}"))
+            controller.again_at(parts.clock() + LOOK)
+            return
         report = await self._carried_out(found)
         findings = [*compiled.findings, *_conflicts(found, report, compiled), *self._outside(compiled)]
+        findings += leftovers.told(found.left, marks.inventory(parts.options))
+        findings += parts.statuses.findings
         if not report.stopped:
             await self._report(compiled, documents, findings, _errors(found, report))
+        self._forget({one.key for one in compiled.objects} | {step.key for step in found.steps})
         unfinished = [one for one in report.ended if one.fate is not Fate.DONE]
         parts.metrics.waiting = len(unfinished)
         parts.metrics.conflicts = len(found.conflicts) + len(report.of(Fate.TAKEN))
@@ -172,14 +183,13 @@ class _Round:
         faults += [_line(one) for one in report.of(Fate.FAILED)]
         faults += filter(None, [report.stopped, parts.statuses.fault])
         self._tell(tuple(dict.fromkeys(faults)))
-        if not unfinished and not found.conflicts and not parts.statuses.fault:
+        now = parts.clock()
+        controller.again_at(min(parts.statuses.next(now), parts.events.next(now)))
+        if is_current and not unfinished and not found.conflicts and not parts.statuses.fault:
             parts.metrics.last_success = parts.wall_clock()
             return
         parts.metrics.failures += 1
-        now = parts.clock()
         controller.again_at(now + LOOK if report.stopped else self._pace.next(now))
-        if parts.statuses.fault:
-            controller.again_at(now + STATUS_RETRY)
 
     def _leads(self) -> bool:
         return self._parts.leader is None or self._parts.leader.is_leader
@@ -196,6 +206,13 @@ class _Round:
             self._parts.metrics.compiled(compiled.objects, compiled.findings)
         return state.compiled
 
+    async def _confirmed(self, compiled: Compiled) -> Difference:
+        """Where something would go, as it is when the API has said once more what kinds there are."""
+        found, absent = self._difference(compiled), self._parts.watching.absent
+        if any(step.verb is Verb.DELETE for step in found.steps):
+            await self._parts.watching.confirm()
+        return found if self._parts.watching.absent == absent else self._difference(compiled)
+
     def _difference(self, compiled: Compiled) -> Difference:
         parts = self._parts
         kinds = set(parts.watching.absent)
@@ -204,7 +221,7 @@ class _Round:
         return difference(
             [one for one in compiled.objects if parts.watching.covers(one.key)],
             parts.watching.live(),
-            inventory=parts.options.inventory,
+            inventory=marks.inventory(parts.options),
             doubt=Doubt(failed=compiled.failed, kinds=kinds),
             settled=self._state.settled,
         )
@@ -212,23 +229,18 @@ class _Round:
     async def _carried_out(self, found: Difference) -> Report:
         now = self._parts.clock()
         due = [(step, self._pace.due(step) <= now) for step in found.steps]
-        held = [step for step, is_due in due if not is_due]
-        blocked = {source for conflict in found.conflicts for source in conflict.sources}
-        blocked |= {source for step in held for source in step.sources}
-        report = await carry_out(
+        return await carry_out(
             [step for step, is_due in due if is_due],
             self._parts.cluster,
-            blocked=blocked,
+            blocked={source for conflict in found.conflicts for source in parts_of(conflict.sources)},
+            held=[self._pace.held(step) for step, is_due in due if not is_due],
             on_end=self._ended,
-            may_write=self._leads,
         )
-        report.ended += [Ended(step, Fate.SKIPPED, "it is tried again later") for step in held]
-        return report
 
     def _ended(self, ended: Ended) -> None:
         step, now, settled = ended.step, self._parts.clock(), self._state.settled
-        if ended.fate in {Fate.FAILED, Fate.TAKEN}:
-            self._pace.failed(step, now)
+        if ended.fate in {Fate.FAILED, Fate.TAKEN} and not ended.is_away:
+            self._pace.failed(step, now, ended.why, ended.fate)
         if ended.fate is not Fate.DONE:
             return
         known = settled.pop(step.key, None)
@@ -244,6 +256,12 @@ class _Round:
         else:
             self._pace.done(step)
             logger.info("written", extra={"fields": fields})
+
+    def _forget(self, known: Collection[Key]) -> None:
+        """All but what is wanted or still to go: names come and go for as long as the process lives."""
+        self._pace.keep(known)
+        for key in [key for key in self._state.settled if key not in known]:
+            del self._state.settled[key]
 
     def _outside(self, compiled: Compiled) -> Iterator[Finding]:
         for one in compiled.objects:
@@ -269,7 +287,6 @@ class _Round:
                 logger.log(level, "finding", extra={"fields": _fields(one)})
         state.told = frozenset(findings)
         if self._leads():
-            await parts.events.tell(one for one in findings if one.is_error)
             declared = {key_of(one): one for one in parts.watching.declared()}  # with our own word in them
             around = [one for one in documents if (one.kind, one.namespace, one.name) not in declared]
             wanted = wanted_statuses(
@@ -280,7 +297,15 @@ class _Round:
                 errors=errors,
                 missing=parts.watching.missing,
             )
-            await parts.statuses.tell(wanted, declared.values(), may_write=self._leads)
+            await parts.statuses.tell(wanted, declared.values())
+            await parts.events.tell(one for one in findings if one.is_error)
+
+
+def _defect(fault: Exception) -> str:
+    """The one inside where several tasks had to end for it."""
+    while isinstance(fault, ExceptionGroup):
+        fault = fault.exceptions[0]
+    return f"defect: {type(fault).__name__}: {fault}"
 
 
 def _errors(found: Difference, report: Report) -> dict[str, str]:
@@ -306,7 +331,8 @@ def _conflicts(found: Difference, report: Report, compiled: Compiled) -> Iterato
                 "ObjectTaken",
                 origin,
                 f"{title(key)} is not written: {why}",
-                "delete it, or give it the label fleet-epp.dev/inventory of this controller",
+                "delete it, or give it the label fleet-epp.dev/inventory of this controller and take away the"
+                " label fleet-epp.dev/target",
             )
     for key in found.kept:
         yield warning(

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from epp.compiler.documents import Document
 from epp.compiler.inputs.llmkube.status import CONDITION
 from epp.compiler.kinds import Kind, Role
+from epp.compiler.marks import Inventory
 from epp.config.cluster.heartbeats import HEARTBEAT, is_late
 from epp.controller.difference import Key, belongs
 from epp.controller.discovery import Discovery
@@ -79,7 +80,7 @@ class Watching:
         kinds: Sequence[Kind],
         *,
         namespaces: Sequence[str],
-        inventory: str,
+        inventory: Inventory,
         changed: Callable[[], None],
         clock: Callable[[], float],
         wall_clock: Callable[[], float],

@@ -4,7 +4,7 @@ Rule:    what is not given is not known: an answer is only about objects that ar
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from epp.compiler import attachment
@@ -193,9 +193,16 @@ class View:
 
     def _selected(self, policy: Object) -> Iterator[Reference]:
         for selector in policy.spec["targetSelectors"]:
-            for one in self.of(selector["kind"].text):
-                if attachment.selects(selector, policy.namespace, one.thing):
+            for one in self._things(selector["kind"].text):
+                if attachment.selects(selector, policy.namespace, one):
                     yield Reference(one.kind, one.namespace, one.name, selector)
+
+    def _things(self, kind: str) -> Iterator[Thing]:
+        """All of a kind; of HTTPRoutes also those that AIGatewayRoutes become, names and labels the same."""
+        found = {(one.namespace, one.name): one.thing for one in self.of(kind)}
+        for one in self.of("AIGatewayRoute") if kind == "HTTPRoute" else ():
+            found.setdefault((one.namespace, one.name), replace(one.thing, kind=kind))
+        yield from found.values()
 
     def policies(self, kind: str, *targets: tuple[str, str, str]) -> list[Object]:
         """Those of a kind that are for one of ``targets``: kind, namespace, name."""

@@ -221,6 +221,39 @@ class TestDirectory:
         )
         assert pool["spec"]["selector"] == {"matchLabels": {"app": "qwen-2"}}
 
+    def test_its_pool_keeps_its_port_of_the_picker(self, fleet: Path) -> None:
+        """The route still stands, and the pool is asked for at that port; no new pool may get it."""
+        _, folder = self.compile(fleet)
+        phi = next(one for one in self.content(folder).values() if one["metadata"]["name"] == "phi")
+        number = phi["spec"]["endpointPickerRef"]["port"]["number"]
+        fleet.write_text(f"{BROKEN}- {{name: new, pods: {{app: new}}}}\n", encoding="utf-8")
+        self.compile(fleet)
+        after = list(self.content(folder).values())
+        assert phi in after
+        service = next(one for one in after if one["metadata"]["name"] == "fleet-epp-pools")
+        pools = {one["metadata"]["name"]: one for one in after if one["kind"] == "InferencePool"}
+        asked = [one["spec"]["endpointPickerRef"]["port"]["number"] for one in pools.values()]
+        assert set(pools) == {"qwen", "phi", "new"}
+        assert sorted(asked) == sorted(one["port"] for one in service["spec"]["ports"])
+        assert number in asked and len(set(asked)) == 3
+
+    def test_the_port_of_a_pool_that_is_not_wanted_any_more_goes_with_it(self, fleet: Path) -> None:
+        _, folder = self.compile(fleet)
+        fleet.write_text(FLEET.replace("- {name: phi, pods: {app: phi}}\n", ""), encoding="utf-8")
+        self.compile(fleet)
+        after = self.content(folder)
+        service = next(one for one in after.values() if one["metadata"]["name"] == "fleet-epp-pools")
+        assert len(service["spec"]["ports"]) == 1
+        self.compile(fleet)
+        assert self.content(folder) == after
+
+    def test_what_is_no_directory_is_told(self, fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        taken = fleet.parent / "out"
+        taken.write_text("", encoding="utf-8")
+        assert self.compile(fleet)[0] == 1
+        told = f"epp compile: --out {taken}: File exists: name a directory to write to\n"
+        assert capsys.readouterr().err == told
+
     @pytest.mark.parametrize("text", ["models: [", ""], ids=["no YAML", "no object"])
     def test_a_file_that_cannot_be_read_removes_nothing(self, text: str, fleet: Path) -> None:
         """A slip of the pen in it would be the end of everything that it asks for."""
@@ -276,6 +309,19 @@ sensitive: {{classes: [pii]}}
         status, _ = self.compile(fleet)
         assert status == 0
         assert any("aigatewayroute.llm.site-o3" in name for name in self.content(folder))
+
+    def test_but_not_for_what_is_of_a_model_in_error_alone(self, fleet: Path) -> None:
+        """phi's own route stays as it is, and nothing of the new model's would have stood there."""
+        _, folder = self.compile(fleet)
+        before = self.content(folder)
+        fleet.write_text(BROKEN + "\n- {name: new, pods: {app: new}}\n", encoding="utf-8")
+        status, _ = self.compile(fleet)
+        after = self.content(folder)
+        assert status == 1
+        assert any("aigatewayroute.llm.site-new" in name for name in after)
+        assert {name: after[name] for name in before if "route" in name} == {
+            name: one for name, one in before.items() if "route" in name
+        }
 
     def test_a_file_of_ours_that_somebody_has_broken_is_told(
         self, fleet: Path, capsys: pytest.CaptureFixture[str]

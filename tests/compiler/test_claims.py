@@ -1,9 +1,12 @@
 """Two routers want one model name."""
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from epp.compiler import claims
-from epp.compiler.intent import Condition, GatewayRef, Router
+from epp.compiler.intent import Access, Budget, Condition, GatewayRef, Jwt, Router, Scope
 from tests.compiler.makers import backend, origin, pool, router, rule
 
 QWEN = backend(pool("qwen"))
@@ -50,17 +53,131 @@ def test_at_another_gateway_it_is_another_name() -> None:
     assert len(kept) == 2 and not told
 
 
-def test_two_hostnames_are_two_places() -> None:
-    one = asking_for("a", OLD, "qwen", hostnames=("a.example.com",))
-    other = asking_for("b", YOUNG, "qwen", hostnames=("b.example.com",))
-    assert len(claims.settle([one, other])[0]) == 2
+@pytest.mark.parametrize(
+    "one, other, is_taken",
+    [
+        pytest.param(("a.example.com",), ("b.example.com",), False, id="two"),
+        pytest.param((), ("b.example.com",), True, id="one-has-none"),
+        pytest.param(("*.example.com",), ("b.example.com",), True, id="one-has-a-star"),
+        pytest.param(("*.example.com",), ("b.example.org",), False, id="a-star-elsewhere"),
+        pytest.param(("a.example.com", "b.example.com"), ("b.example.com",), True, id="one-of-two"),
+    ],
+)
+def test_where_hostnames_meet_it_is_one_place(
+    one: tuple[str, ...], other: tuple[str, ...], is_taken: bool
+) -> None:
+    for first, second in ((one, other), (other, one)):
+        older = asking_for("a", OLD, "qwen", hostnames=first)
+        kept, told = claims.settle([older, asking_for("b", YOUNG, "qwen", hostnames=second)])
+        assert (len(kept), len(told)) == ((1, 1) if is_taken else (2, 0))
 
 
-def test_a_pattern_or_a_condition_claims_nothing() -> None:
+@pytest.mark.parametrize(
+    "one, other, is_taken",
+    [("", "inside", True), ("inside", "", True), ("inside", "inside", True), ("inside", "outside", False)],
+)
+def test_a_listener_is_a_place_and_all_of_them_are(one: str, other: str, is_taken: bool) -> None:
+    older, younger = (
+        replace(asking_for(name, created, "qwen"), gateway=GatewayRef("ai", "edge", section))
+        for name, created, section in (("a", OLD, one), ("b", YOUNG, other))
+    )
+    assert len(claims.settle([older, younger])[0]) == (1 if is_taken else 2)
+
+
+TEAM = (Condition("x-team", ("red",)),)
+
+
+def test_with_conditions_it_is_the_same_name() -> None:
+    """Of two matches for a model that with more headers is tried first."""
+    narrow = router("a", rule(QWEN, models=("qwen",), conditions=TEAM), created=OLD)
+    wanting = rule(QWEN, of=origin("b", YOUNG), models=("qwen", "phi"), conditions=TEAM)
+    for older, younger in (
+        (narrow, router("b", wanting, created=YOUNG)),
+        (asking_for("a", OLD, "qwen"), router("b", wanting, created=YOUNG)),
+        (narrow, asking_for("b", YOUNG, "qwen", "phi")),
+    ):
+        kept, (told,) = claims.settle([younger, older])
+        assert names(kept)["b"] == ("phi",) and told.code == "ModelNameTaken" and not told.is_error
+
+
+def test_a_pattern_claims_nothing() -> None:
     pattern = asking_for("a", OLD, "qw*")
-    narrow = router("n", rule(QWEN, models=("qwen",), conditions=(Condition("x", ("y",)),)), created=OLD)
-    kept, told = claims.settle([pattern, narrow, asking_for("c", YOUNG, "qwen", "qw*")])
-    assert names(kept)["c"] == ("qwen", "qw*") and not told
+    kept, told = claims.settle([pattern, asking_for("b", YOUNG, "qwen", "qw*")])
+    assert names(kept)["b"] == ("qwen", "qw*") and not told
+
+
+def test_a_name_with_signs_of_a_pattern_is_a_name() -> None:
+    kept, (told,) = claims.settle([asking_for("a", OLD, r"q\*"), asking_for("b", YOUNG, r"q\*", "phi")])
+    assert names(kept)["b"] == ("phi",) and "model q* is" in told.message
+
+
+PII: dict[str, Any] = {"conditions": (Condition("x-class", ("pii",), ignore_case=True),), "sensitive": True}
+
+
+@pytest.mark.parametrize(
+    "guarded",
+    [
+        pytest.param({"models": ("qwen",), **PII}, id="the-name"),
+        pytest.param({"models": ("qw*",), **PII}, id="a-pattern"),
+        pytest.param(PII, id="any-model"),
+        pytest.param({"models": ("qwen",), "fail_closed": True}, id="closed"),
+    ],
+)
+def test_a_name_whose_requests_are_guarded_is_refused_to_others(guarded: dict[str, Any]) -> None:
+    """Of the younger nothing new is made, and what is there stays."""
+    older = router("a", rule(QWEN, **guarded), rule(QWEN, models=("qwen",)), created=OLD)
+    (told,) = claims.settle([older, asking_for("b", YOUNG, "qwen", "phi")])[1]
+    assert told.is_error and (told.code, told.origin.name) == ("ModelNameTaken", "b")
+
+
+def test_a_guard_is_not_lost_in_silence() -> None:
+    guard = rule(QWEN, of=origin("b", YOUNG), models=("qwen",), **PII)
+    younger = router("b", guard, rule(QWEN, models=("phi",)), created=YOUNG)
+    (told,) = claims.settle([asking_for("a", OLD, "qwen"), younger])[1]
+    assert told.is_error and (told.code, told.origin.name) == ("ModelNameTaken", "b")
+
+
+def test_another_guarded_model_of_the_older_does_not_matter() -> None:
+    older = router("a", rule(QWEN, models=("phi",), **PII), rule(QWEN, models=("qwen", "phi")), created=OLD)
+    (told,) = claims.settle([older, asking_for("b", YOUNG, "qwen", "gpt")])[1]
+    assert not told.is_error
+
+
+IDP = Jwt("https://idp.example.com", "https://idp.example.com/jwks", "team", "x-team")
+
+
+@pytest.mark.parametrize(
+    "older, younger", [(IDP, None), (None, IDP), (IDP, replace(IDP, issuer="https://other.example.com"))]
+)
+def test_a_name_is_for_the_same_clients_everywhere(older: Jwt | None, younger: Jwt | None) -> None:
+    one, other = (
+        asking_for(name, created, "qwen", access=Access(jwt, origin(name)) if jwt else None)
+        for name, created, jwt in (("a", OLD, older), ("b", YOUNG, younger))
+    )
+    (told,) = claims.settle([one, other])[1]
+    assert told.is_error and (told.code, told.origin.name) == ("AccessNotSeparable", "b")
+
+
+def test_with_the_same_tokens_a_name_is_only_taken() -> None:
+    one, other = (
+        asking_for(name, created, "qwen", access=Access(IDP, origin(name)))
+        for name, created in (("a", OLD), ("b", YOUNG))
+    )
+    (told,) = claims.settle([one, other])[1]
+    assert not told.is_error and told.code == "ModelNameTaken"
+
+
+def test_a_rule_that_is_gone_has_no_budget() -> None:
+    budgets = tuple(Budget(name, Scope.RULE, 10, 60, origin("b"), rule=name) for name in ("one", "two"))
+    younger = router(
+        "b",
+        rule(QWEN, name="one", models=("qwen",)),
+        rule(QWEN, name="two", models=("phi",)),
+        created=YOUNG,
+        budgets=budgets,
+    )
+    kept, _ = claims.settle([asking_for("a", OLD, "qwen"), younger])
+    assert kept[1].budgets == budgets[1:]
 
 
 def test_a_router_may_say_a_name_twice() -> None:

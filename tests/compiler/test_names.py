@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.compiler.names import LONGEST, name_of
+from epp.compiler.names import LONGEST, name_of, numbered
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 PART = st.text(st.characters(codec="ascii"), max_size=80)
@@ -36,3 +36,16 @@ def test_it_is_a_label_of_dns(parts: list[str]) -> None:
 @given(st.lists(PART, min_size=1, max_size=3), st.lists(PART, min_size=1, max_size=3))
 def test_other_parts_make_another_name(one: list[str], other: list[str]) -> None:
     assert (name_of(*one) == name_of(*other)) == (one == other)
+
+
+@given(PART.filter(bool), st.integers(0, 98))
+def test_names_of_several_stand_in_the_order_of_their_numbers(name: str, number: int) -> None:
+    first, second = numbered(name, number), numbered(name, number + 1)
+    assert first < second
+    assert all(LABEL.fullmatch(one) and len(one) <= LONGEST for one in (first, second))
+
+
+def test_a_name_with_room_for_a_number_is_the_first_of_several() -> None:
+    assert numbered("site", 0) == "site"
+    assert numbered("x" * 63, 0).startswith("x" * 53 + "-00-")
+    assert numbered("x" * 63, 1) != numbered("x" * 64, 1)

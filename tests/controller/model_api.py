@@ -9,9 +9,10 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from epp.controller.cluster import Taken
+from epp.controller.cluster import Deposed, Taken
 from epp.controller.difference import Key, belongs, key_of, whose
 from epp.controller.fields import FIELD_MANAGER, Object
+from tests.controller.objects import INVENTORY
 
 Fields = dict[str, Any]
 
@@ -52,7 +53,7 @@ def _merged(document: Any, applied: Mapping[str, Any]) -> None:
 
 
 class ModelApi:
-    """Objects by key. ``writes``: how many there were; ``limit``: after so many the process is killed."""
+    """Objects by key. ``writes``: how many there were; ``limit``: after so many another one leads."""
 
     def __init__(self) -> None:
         self.objects: dict[Key, dict[str, Any]] = {}
@@ -64,11 +65,11 @@ class ModelApi:
 
     async def create(self, document: Object) -> Object:
         there = self.objects.get(key_of(document))
-        if there is not None and not belongs(there, "test"):
+        if there is not None and not belongs(there, INVENTORY):
             raise Taken(whose(there))
         return self._apply(document)
 
-    async def change(self, document: Object) -> Object:
+    async def change(self, document: Object, live: Object) -> Object:
         return self._apply(document)
 
     async def delete(self, live: Object) -> None:
@@ -96,7 +97,7 @@ class ModelApi:
 
     def _write(self) -> None:
         if self.limit is not None and self.writes >= self.limit:
-            raise KeyboardInterrupt
+            raise Deposed
         self.writes += 1
 
     # --- as others do

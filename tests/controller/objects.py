@@ -4,10 +4,11 @@ from typing import Any
 
 from epp.compiler.emission import Emitted
 from epp.compiler.findings import Origin
-from epp.compiler.marks import marked
+from epp.compiler.marks import inventory, marked
 from epp.compiler.options import Options, Target
 
 OPTIONS = Options(Target.GATEWAY_API, inventory="test")
+INVENTORY = inventory(OPTIONS)
 
 
 def origin(name: str, kind: str = "ModelRouter") -> Origin:

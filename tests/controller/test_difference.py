@@ -9,18 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.compiler.emission import APPLY_ORDER, Emitted
+from epp.compiler.marks import lacking
 from epp.controller.carrying import Fate, carry_out
 from epp.controller.difference import Difference, Doubt, Key, Verb, difference, rank
 from epp.controller.fields import stamped
 from tests.controller.model_api import ModelApi
-from tests.controller.objects import emitted, foreign
+from tests.controller.objects import INVENTORY, emitted, foreign
 
 CREATE, CHANGE, DELETE = Verb.CREATE, Verb.CHANGE, Verb.DELETE
 KINDS = ("Service", "InferencePool", "SecurityPolicy", "BackendTrafficPolicy", "HTTPRoute")
 
 
 def compared(api: ModelApi, *wanted: Emitted, doubt: Doubt | None = None) -> Difference:
-    return difference(wanted, api.objects, inventory="test", doubt=doubt)
+    return difference(wanted, api.objects, inventory=INVENTORY, doubt=doubt)
 
 
 def written(api: ModelApi, *wanted: Emitted) -> ModelApi:
@@ -125,6 +126,15 @@ def test_a_new_route_waits_for_a_policy_that_is_not_changed() -> None:
     ]
 
 
+def test_but_not_for_what_is_of_a_model_in_error_alone() -> None:
+    """Whose names are refused now: what stands of it stays, and nobody else lacks anything."""
+    site, bad, good = "Fleet/models/site", "Fleet/models/site/bad", "Fleet/models/site/good"
+    doubt = Doubt(failed={site, bad})
+    assert lacking(frozenset({site, bad}), doubt.failed) == {bad}
+    assert lacking(frozenset({site, bad, good}), doubt.failed) == {site, bad, good}
+    assert lacking(frozenset({site}), doubt.failed) == {site}
+
+
 def test_what_is_being_deleted_is_waited_for() -> None:
     wanted = emitted("Service", "one", value=1)
     api = written(ModelApi(), wanted)
@@ -140,10 +150,10 @@ def test_a_value_that_the_api_respells_is_written_once() -> None:
     there["spec"]["value"] = "1"
     assert steps(compared(api, wanted)) == [(CHANGE, "Service", "one")]
     settled = {wanted.key: (stamped(wanted.document), _bare(there))}
-    again = difference([wanted], api.objects, inventory="test", settled=settled)
+    again = difference([wanted], api.objects, inventory=INVENTORY, settled=settled)
     assert steps(again) == []
     there["spec"]["value"] = "2"
-    assert steps(difference([wanted], api.objects, inventory="test", settled=settled)) == [
+    assert steps(difference([wanted], api.objects, inventory=INVENTORY, settled=settled)) == [
         (CHANGE, "Service", "one")
     ]
 
@@ -235,11 +245,7 @@ def test_a_round_that_is_killed_is_ended_by_the_next(
 
 async def _killed(api: ModelApi, found: Difference) -> None:
     blocked = {source for one in found.conflicts for source in one.sources}
-
-    def may_write() -> bool:
-        return api.limit is None or api.writes < api.limit
-
-    report = await carry_out(found.steps, api, blocked=blocked, may_write=may_write, at_once=1)
+    report = await carry_out(found.steps, api, blocked=blocked)
     assert all(one.fate is not Fate.FAILED for one in report.ended)
 
 

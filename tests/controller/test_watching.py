@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from epp.compiler.kinds import Kind, Role, kinds_of
+from epp.compiler.marks import Inventory
 from epp.compiler.options import Target
 from epp.controller.discovery import Discovery
 from epp.controller.watching import Watching
@@ -30,31 +31,53 @@ class Api:
     def __init__(self, *kinds: Kind) -> None:
         self.kinds = list(kinds)
         self.objects: dict[str, list[dict[str, Any]]] = {}
+        self.going: list[Kind] = []
         self.refused: set[str] = set()
+        self.away = False
         self.version = 10
         self.lines: dict[str, asyncio.Queue[bytes]] = {}
 
+    def _asked(self, path: str) -> list[Kind]:
+        """Kinds of the group that ``path`` is of, which is one of them or their list."""
+        if self.away:
+            raise ApiFault(0, "no answer")
+        plural = path.rpartition("/")[2]
+        of = [kind for kind in self.kinds if f"{kind.group}/{kind.versions[0]}".lstrip("/") == _group(path)]
+        if not any(plural in {kind.versions[0], _plural(kind)} for kind in of):
+            raise ApiFault(404, "the server could not find the requested resource")
+        return of
+
     async def fetch(self, path: str, query: Mapping[str, str], *, timeout: Any = None) -> bytes:
         await asyncio.sleep(0.01)
-        plural = path.rpartition("/")[2]
+        plural, of = path.rpartition("/")[2], self._asked(path)
         if plural in self.refused:
             raise ApiFault(403, f'cannot list resource "{plural}"')
-        of = [kind for kind in self.kinds if f"{kind.group}/{kind.versions[0]}".lstrip("/") == _group(path)]
         if plural.startswith("v1"):
-            if not of:
-                raise ApiFault(404, "not found")
-            return json.dumps({"resources": [{"name": _plural(k), "kind": k.name} for k in of]}).encode()
+            return json.dumps({"resources": [_served(k, is_going=k in self.going) for k in of]}).encode()
         items = self.objects.get(plural, [])
         return json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": items}).encode()
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[list[bytes], None]:
+        self._asked(path)
         queue = self.lines.setdefault(path.rpartition("/")[2], asyncio.Queue())
         yield []
         while True:
-            yield [await queue.get()]
+            line = await queue.get()
+            if line == b"end":
+                return
+            yield [line]
+
+    def end(self, plural: str) -> None:
+        """Of the watch."""
+        self.lines[plural].put_nowait(b"end")
 
     def tell(self, plural: str, what: str, document: dict[str, Any]) -> None:
         self.lines[plural].put_nowait(json.dumps({"type": what, "object": document}).encode())
+
+
+def _served(kind: Kind, *, is_going: bool) -> dict[str, Any]:
+    verbs = ["delete", "get", "list", "watch"]
+    return {"name": _plural(kind), "kind": kind.name, "verbs": verbs if is_going else [*verbs, "create"]}
 
 
 def _group(path: str) -> str:
@@ -70,7 +93,7 @@ def watching(api: Api, *kinds: Kind, wall_clock: float = 0.0) -> Watching:
     return Watching(
         *(api, Discovery(api), kinds),  # type: ignore[arg-type]
         namespaces=(),
-        inventory="test",
+        inventory=Inventory("test"),
         changed=lambda: None,
         clock=virtual.now,
         wall_clock=lambda: wall_clock,
@@ -111,6 +134,79 @@ def test_nothing_is_complete_before_all_is_listed_and_a_kind_may_come_later() ->
             api.kinds += [ROUTE, ROUTER]
             await until(lambda: not watch.missing and not watch.absent, within=6.0)
             await until(lambda: watch.is_complete)
+            task.cancel()
+
+    virtual.run(story())
+
+
+def test_with_a_kind_that_goes_its_objects_go_which_says_nothing() -> None:
+    """First the API takes its objects away, then its lists are not found."""
+
+    async def story() -> None:
+        api = Api(SERVICE, ROUTER)
+        api.objects = {"modelrouters": [made("chat", 1)]}
+        watch = watching(api, SERVICE, ROUTER)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            await watch.confirm()
+            assert (watch.absent, len(watch.documents())) == (set(), 1)
+            api.going = [ROUTER]
+            api.tell("modelrouters", "DELETED", made("chat", 2))
+            await until(lambda: not watch.documents())
+            await watch.confirm()
+            assert watch.absent == {"ModelRouter"}
+            api.kinds, api.going, api.objects = [SERVICE], [], {}
+            api.end("modelrouters")
+            await until(lambda: not watch.is_current)
+            await until(lambda: watch.is_current)
+            assert (watch.is_complete, watch.absent) == (True, {"ModelRouter"})
+            api.kinds, api.objects = [SERVICE, ROUTER], {"modelrouters": [made("code", 3)]}
+            await until(lambda: bool(watch.documents()), within=6.0)
+            assert (watch.absent, watch.documents()[0].name) == (set(), "code")
+            task.cancel()
+
+    virtual.run(story())
+
+
+def test_a_version_that_is_not_served_any_more_is_left_for_the_one_that_is() -> None:
+    async def story() -> None:
+        both = Kind("ModelRouter", "inference.llmkube.dev", ("v1", "v1alpha1"), Role.DECLARED)
+        old, new = (Kind(both.name, both.group, (one,), both.role) for one in ("v1alpha1", "v1"))
+        api = Api(SERVICE, old)
+        api.objects = {"modelrouters": [made("chat", 1)]}
+        watch = watching(api, SERVICE, both)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            api.kinds, api.objects = [SERVICE, new], {"modelrouters": [made("code", 2)]}
+            api.end("modelrouters")
+            await until(lambda: [one.name for one in watch.documents()] == ["code"])
+            assert (watch.absent, watch.is_current) == (set(), True)
+            task.cancel()
+
+    virtual.run(story())
+
+
+def test_an_api_that_is_away_takes_no_kind_with_it() -> None:
+    """Everything is as it was told last, and known not to be of now."""
+
+    async def story() -> None:
+        api = Api(SERVICE, ROUTER)
+        api.objects = {"modelrouters": [made("chat", 1)]}
+        watch = watching(api, SERVICE, ROUTER)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            assert watch.is_current
+            api.away = True
+            api.end("modelrouters")
+            await until(lambda: not watch.is_current)
+            with pytest.raises(ApiFault, match="no answer"):
+                await watch.confirm()
+            assert (watch.absent, len(watch.documents())) == (set(), 1)
+            api.away = False
+            await until(lambda: watch.is_current)
             task.cancel()
 
     virtual.run(story())

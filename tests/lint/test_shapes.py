@@ -65,6 +65,37 @@ def told(*written: str, **context: Any) -> list[str]:
 
 
 FOUND = {
+    "authentication for routes by a label, which the HTTPRoute has of the AIGatewayRoute": (
+        ["AuthenticationOnRoute spec.targetSelectors[0]"],
+        [
+            ROUTE.replace("qwen:", "qwen team=a:", 1).replace("REF", "{name: qwen}"),
+            "SecurityPolicy a: {targetSelectors: [{kind: HTTPRoute, matchLabels: {team: a}}], jwt: {}}",
+        ],
+    ),
+    "authentication for routes by an expression": (
+        ["AuthenticationOnRoute spec.targetSelectors[0]"],
+        [
+            ROUTE.replace("qwen:", "qwen team=a:", 1).replace("REF", "{name: qwen}"),
+            (
+                "SecurityPolicy a: {jwt: {}, targetSelectors: [{kind: HTTPRoute, matchExpressions:"
+                " [{key: team, operator: In, values: [a, b]}, {key: old, operator: DoesNotExist}]}]}"
+            ),
+        ],
+    ),
+    "authentication for routes with another label": (
+        [],
+        [
+            ROUTE.replace("REF", "{name: qwen}"),
+            "SecurityPolicy a: {targetSelectors: [{kind: HTTPRoute, matchLabels: {team: a}}], jwt: {}}",
+        ],
+    ),
+    "authorization on an AI route whose Gateway's policies are not given": (
+        ["GatewayPolicyReplaced spec.targetRefs[0]"],
+        [
+            ROUTE.replace("REF", "{name: qwen}"),
+            "SecurityPolicy a: {targetRefs: [{kind: HTTPRoute, name: qwen}], authorization: {}}",
+        ],
+    ),
     "a pool and a Backend in an HTTPRoute": (
         ["MixedBackendRefs spec.rules[0].backendRefs"],
         [HTTP_ROUTE.replace("REF", f"{POOL}, {{group: gateway.envoyproxy.io, kind: Backend, name: mac}}")],
@@ -234,3 +265,28 @@ def test_what_needs_a_grant_is_an_error_where_the_cluster_is_known() -> None:
     for context, severity in ((Context(), Severity.INFO), (Context(is_live=True), Severity.ERROR)):
         (finding,) = linted(*objects(*written), context=context)
         assert finding.severity is severity
+
+
+@pytest.mark.parametrize(
+    "cel, why",
+    [
+        ("", "there is no expression"),
+        ("input_tokens * 2", "mixes"),
+        ("0.5 * output_tokens", "mixes"),
+        ("input_tokens + tokens", "there is no 'tokens'"),
+        ("(input_tokens + output_tokens", "not closed"),
+        ("model == 'qwen ? 1u : 2u", "not closed"),
+        ("output_tokens / input_tokens", "divides"),
+        ("input_tokens * 2u + uint(double(output_tokens) * 1.5)", ""),
+        ("input_tokens > 0u ? output_tokens / input_tokens : 0u", ""),
+        ("model in ['a', \"it's\"] ? total_tokens : 0u // don't", ""),
+        ("[1u, 2u].exists(x, x == input_tokens) ? 1u : 2u", ""),
+        ('model.startsWith("(") ? 1u : cached_input_tokens + 12u', ""),
+    ],
+)
+def test_expressions_of_costs(cel: str, why: str) -> None:
+    cost = {"metadataKey": "price", "type": "CEL", "cel": cel}
+    (route,) = objects(ROUTE.replace("REF", "{name: qwen}"))
+    route["spec"]["llmRequestCosts"] = [cost]
+    found = [one for one in linted(route) if one.code == "CostNotReadable"]
+    assert [why in one.message for one in found] == [True] * bool(why)

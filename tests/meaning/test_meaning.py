@@ -14,7 +14,7 @@ from epp.compiler.intent import Rule
 from epp.compiler.options import Options, Target
 from tests.meaning import proxy
 from tests.meaning.gateways import Gateway, Order
-from tests.meaning.routers import CLOUD, MAC, objects, requests, routers
+from tests.meaning.routers import CLOUD, MAC, backends, objects, requests, routers
 
 ENVOY = [Target.ENVOY_AI_GATEWAY_0_7, Target.ENVOY_AI_GATEWAY_1_1]
 ROUTES = {Target.AGENTGATEWAY: "HTTPRoute", Target.GATEWAY_API: "HTTPRoute"}
@@ -84,3 +84,19 @@ def test_the_same_servers_or_the_same_refusal(
         return
     event("compiled, with a gate" if any(not one.backends for one in ruled(result)) else "compiled")
     assert not differences(spec, gateway(result, target, order))
+
+
+@pytest.mark.parametrize("target", ENVOY)
+def test_a_gate_is_in_the_route_of_its_rule(target: Target) -> None:
+    """With the routes as they are written, a second one would never be tried."""
+    rule = {"name": "large", "route": {"backends": ["cuda", "cloud"]}, "timeout": "10s", "failClosed": True}
+    spec = {
+        "dataPlane": "Gateway",
+        "gatewayRef": {"name": "ai", "namespace": "llm"},
+        "backends": backends(cloud=True),
+        "rules": [rule],
+    }
+    result = compiled(spec, target, Order.DECLARED)
+    assert [one.name for one in ruled(result)] == ["large-gate", "large"]
+    assert [one.document["kind"] for one in result.objects].count("AIGatewayRoute") == 1
+    assert not differences(spec, gateway(result, target, Order.DECLARED))

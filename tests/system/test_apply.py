@@ -181,6 +181,9 @@ def test_an_example_is_applied_and_pruned(site: Site, example: Path, tmp_path: P
     assert again.returncode == 0, again.stdout[-3000:]
     empty = tmp_path / "empty.yaml"
     empty.write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: any}\n")
-    pruned = site.epp("apply", "-f", str(empty), envoy, "--yes", "--prune")
+    kept = site.epp("apply", "-f", str(empty), envoy, "--yes", "--prune")
+    assert kept.returncode == 0, kept.stdout
+    assert (site.count(), "--prune-all would delete" in kept.stdout) == (int(steps[1]), True)
+    pruned = site.epp("apply", "-f", str(empty), envoy, "--yes", "--prune-all")
     assert pruned.returncode == 0, pruned.stdout
     assert site.count() == 0

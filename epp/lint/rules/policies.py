@@ -111,7 +111,8 @@ def gateway_policy_replaced(view: View) -> Iterator[Trap]:
     """A policy of a route takes the place of the Gateway's, whole; what the latter said does not hold there.
 
     A BackendTrafficPolicy with a longer timeout for one model takes that model's budget, retries and health
-    checks away; a SecurityPolicy with CORS its authentication. With mergeType it adds to the Gateway's.
+    checks away; a SecurityPolicy with CORS its authentication. With mergeType it adds to the Gateway's. A
+    SecurityPolicy of an AI route is told, as a remark, where the Gateway's is not given.
     """
     for kind in ("BackendTrafficPolicy", "SecurityPolicy", "EnvoyExtensionPolicy"):
         for policy in view.of(kind):
@@ -119,7 +120,17 @@ def gateway_policy_replaced(view: View) -> Iterator[Trap]:
                 continue
             for ref, route in _routes(view, policy):
                 above = [("Gateway", one.namespace, one.name) for one in view.parents(route)]
-                for other in view.policies(kind, *above)[:1]:
+                others = view.policies(kind, *above)[:1]
+                if not others and kind == "SecurityPolicy" and _hides(view, policy, route):
+                    yield Trap(
+                        policy,
+                        ref.at,
+                        f"takes the place of the Gateway's SecurityPolicy for {route.title}: that one is not"
+                        " given, and if there is one, what it says of who may ask does not hold there",
+                        "let it target the Gateway, or set mergeType: StrategicMerge",
+                        Severity.INFO,
+                    )
+                for other in others:
                     yield Trap(
                         policy,
                         ref.at,
@@ -128,6 +139,13 @@ def gateway_policy_replaced(view: View) -> Iterator[Trap]:
                         "repeat here what is to hold"
                         + ("" if kind == "EnvoyExtensionPolicy" else ", or set mergeType: StrategicMerge"),
                     )
+
+
+def _hides(view: View, policy: Object, route: Object) -> bool:
+    """Whether it says who may use an AI route, whose Gateway may have a policy that nobody has shown us."""
+    is_seen = all(view.is_complete(policy.kind, one.namespace) for one in view.parents(route))
+    is_told = any(policy.spec[name].is_there for name in AUTHENTICATION)  # as AuthenticationOnRoute
+    return view.is_ai(route) and not is_seen and not is_told
 
 
 @rule(

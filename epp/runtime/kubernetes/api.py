@@ -64,7 +64,8 @@ class Resource:
 class KubernetesApi:
     """``open`` first. ``environment``: where KUBECONFIG and a pod's variables are looked up.
 
-    ``flag``: who asks for it. ``otherwise``: what to do without one.
+    ``flag``: who asks for it; empty: what asks needs one anyhow. ``otherwise``: what to do without one.
+    ``kubeconfig``: counts before what the environment says. ``context``: of it; empty: its current one.
     """
 
     def __init__(
@@ -73,8 +74,12 @@ class KubernetesApi:
         *,
         flag: str = "pool-name",
         otherwise: str = "list the servers with --endpoints-file",
+        kubeconfig: str = "",
+        context: str = "",
     ) -> None:
-        self._flag = flag
+        self._prefix = f"--{flag}: " if flag else ""
+        self._kubeconfig = kubeconfig
+        self._context = context
         self._otherwise = otherwise
         self.address = ""
         self._environment = environment
@@ -107,27 +112,31 @@ class KubernetesApi:
         # Python 3.13 wants extensions in certificates that no other client asks for and many clusters lack
         found.disable_strict_ssl_verification = True
         found.connection_pool_maxsize = 0  # a watch has a connection of its own, and pools are many
-        named = self._environment.get("KUBECONFIG", "")
+        named = self._kubeconfig or self._environment.get("KUBECONFIG", "")
         usual = Path(self._environment.get("HOME", "/")) / ".kube" / "config"
-        said_by = "KUBECONFIG" if named else "the service account"
+        said_by = "the service account"
         try:
             if named or (not self._environment.get("KUBERNETES_SERVICE_HOST") and usual.exists()):
                 said_by = f"KUBECONFIG={named}" if named else str(usual)
+                said_by = f"--kubeconfig {named}" if self._kubeconfig else said_by
                 _check(named or str(usual))
                 await config.load_kube_config(
-                    config_file=named or str(usual), client_configuration=found, persist_config=False
+                    config_file=named or str(usual),
+                    context=self._context or None,
+                    client_configuration=found,
+                    persist_config=False,
                 )
             elif self._environment.get("KUBERNETES_SERVICE_HOST"):
                 config.load_incluster_config(client_configuration=found)
             else:
                 raise StartError(
-                    f"--{self._flag}: there is no Kubernetes API: run in a pod, set KUBECONFIG,"
-                    f" or {self._otherwise}"
+                    f"{self._prefix}there is no Kubernetes API: run in a pod, set KUBECONFIG, write"
+                    f" ~/.kube/config, or {self._otherwise}"
                 )
         except _ODD_CONTENT as fault:
-            raise StartError(f"--{self._flag}: {said_by}: is no kubeconfig: {fault!r}") from fault
+            raise StartError(f"{self._prefix}{said_by}: is no kubeconfig: {fault!r}") from fault
         except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as fault:
-            raise StartError(" ".join(f"--{self._flag}: {said_by}: {fault}".split())) from fault
+            raise StartError(" ".join(f"{self._prefix}{said_by}: {fault}".split())) from fault
         return found
 
     async def fetch(

@@ -495,3 +495,74 @@ def test_objects_are_within_the_limits_and_name_each_other(wanted: list[list[str
                 assert (target["name"], target["sectionName"]) in sections
     for number in range(len(rules)):
         assert chosen(routes, {MODEL: f"m{number}"})["name"] == f"r{number}"  # type: ignore[index]
+
+
+# --- what others have written -------------------------------------------------------------------------------
+
+
+def theirs(namespace: str = "llm", target: Any = None, selector: Any = None, **spec: Any) -> Documents:
+    """Somebody's policy."""
+    kind = {"apiVersion": "agentgateway.dev/v1alpha1", "kind": "AgentgatewayPolicy"}
+    targets = {"targetRefs": [target]} if target else {"targetSelectors": [selector]}
+    meta = {"name": "theirs", "namespace": namespace}
+    return Documents([Document({**kind, "metadata": meta, "spec": {**targets, **spec}})])
+
+
+ON_ROUTE = {"kind": "HTTPRoute", "name": "site"}
+ON_GATEWAY = {"kind": "Gateway", "name": "ai"}
+
+
+@pytest.mark.parametrize("field", ["jwtAuthentication", "authorization", "transformation"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"target": ON_ROUTE},
+        {"target": {**ON_ROUTE, "sectionName": "qwen"}},
+        {"selector": {"kind": "HTTPRoute", "matchLabels": {"fleet-epp.dev/router": "site"}}},
+    ],
+    ids=["route", "rule", "label"],
+)
+def test_nothing_is_made_that_somebody_elses_policy_would_open(where: Any, field: str) -> None:
+    emission = emit(router("site", QWEN, access=ACCESS), documents=theirs(**where, traffic={field: {}}))
+    assert codes(emission) == ["PolicyOfAnother"] and emission.objects == ()
+    assert field in emission.findings[0].message
+
+
+@pytest.mark.parametrize(
+    "where, told",
+    [
+        ({"target": ON_ROUTE}, True),
+        ({"target": ON_GATEWAY, "namespace": "edge"}, True),
+        ({"target": {**ON_GATEWAY, "sectionName": "chat"}, "namespace": "edge"}, True),
+        ({"target": {"kind": "HTTPRoute", "name": "other"}}, False),
+        ({"target": ON_GATEWAY}, False),
+    ],
+)
+def test_of_two_budgets_the_narrower_one_counts(where: Any, told: bool) -> None:
+    budget = Budget("b", Scope.ROUTER, 1000, 3600, ORIGIN)
+    documents = theirs(**where, traffic={"rateLimit": {}})
+    emission = emit(router("site", QWEN, budgets=(budget,)), documents=documents)
+    assert ("PolicyOfAnother" in codes(emission)) == told and emission.objects
+    assert "PolicyOfAnother" not in codes(emit(router("site", QWEN), documents=documents))
+
+
+def test_of_two_access_logs_one_counts() -> None:
+    documents = theirs("edge", ON_GATEWAY, frontend={"accessLog": {}})
+    assert codes(emit(router("site", QWEN, audit=True), documents=documents)) == ["PolicyOfAnother"]
+    assert codes(emit(router("site", QWEN), documents=documents)) == []
+
+
+def test_a_team_may_ask_by_patterns() -> None:
+    models = ("qwen-*", "gemma", r"a\*b")
+    allowed = replace(ACCESS, allowances=(Allowance("red", models),))
+    found = policy(emit(router("site", QWEN, access=allowed)), "access")["spec"]["traffic"]["authorization"]
+    header = f'request.headers["{MODEL}"]'
+    (expression,) = found["policy"]["matchExpressions"]
+    assert expression.endswith(
+        f'&& ({header} in ["gemma", "a*b"] || {header}.matches("^qwen\\\\-[^/]*$"))'
+    ), expression
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    allowed = replace(ACCESS, allowances=(Allowance("red", ("qwen-[",)),))
+    assert codes(emit(router("site", QWEN, access=allowed))) == ["InvalidAuthorization"]

@@ -266,3 +266,23 @@ def test_a_rule_has_at_most_16_backends() -> None:
     many = [provider(f"b{number}") for number in range(17)]
     assert made(router("mr", rule(*many, models=("q",)))).codes() == ["TooManyBackends"]
     assert made(router("mr", rule(*many[:16], models=("q",)))).codes() == []
+
+
+@pytest.mark.parametrize("target", [OLD, NEW])
+def test_chat_is_not_translated_into_anthropics_words(target: Target) -> None:
+    """Alone it serves who asks in those; beside others its 500 would be the end of the fallback."""
+    claude = provider("claude", schema=Schema.ANTHROPIC)
+    alone = made(router("mr", rule(claude, models=("claude",))), target=target)
+    assert alone.codes() == ["MessagesOnly"] and "/anthropic/v1/messages" in alone.findings[0].message
+    beside = made(router("mr", rule(provider("a"), claude, models=("claude",))), target=target)
+    assert beside.codes() == ["UnsupportedProvider"] and not beside.documents[1:]
+
+
+@pytest.mark.parametrize(
+    "schema, region, key",
+    [(Schema.OPENAI, "", "apiKey"), (Schema.AZURE, "", "apiKey"), (Schema.BEDROCK, "eu-1", "credentials")],
+)
+def test_which_key_of_a_secret_is_read_is_told(schema: Schema, region: str, key: str) -> None:
+    there = provider("it", schema=schema, secret="provider-key", region=region)
+    told = made(router("mr", rule(there, models=("qwen",)))).told("SecretKeys")
+    assert f"{key} of Secret provider-key" in told.message

@@ -143,3 +143,4 @@ def test_who_counts_is_told(configured: str | None, code: str | None) -> None:
     around = (document("ConfigMap", name, data={"envoy-gateway.yaml": configured}),) if configured else ()
     found = made(router("mr", QWEN, budgets=(budget(Scope.ROUTER),)), around=around)
     assert found.codes() == ([code] if code else [])
+    assert code != "NeedsRateLimitService" or "1.8.2" in found.told(code).fix

@@ -292,9 +292,11 @@ def test_an_exact_model_wins_over_an_older_routers_default() -> None:
 @pytest.mark.parametrize(
     "older, younger, taker",
     [
-        pytest.param({"is_default": True}, {"is_default": True}, "older", id="two-defaults"),
-        pytest.param({"is_default": True}, {"models": ("gpt-*",)}, "older", id="default-and-glob"),
+        pytest.param({"is_default": True}, {"is_default": True}, "both", id="two-defaults"),
+        pytest.param({"is_default": True}, {"models": ("gpt-*",)}, "both", id="default-and-glob"),
         pytest.param({"conditions": (TEAM,)}, {"models": ("gpt-*",)}, "older", id="header-and-glob"),
+        pytest.param({"models": ("gpt-*",)}, {"conditions": (TEAM,)}, "younger", id="glob-and-header"),
+        pytest.param({"is_default": True}, {"conditions": (TEAM,)}, "", id="default-and-header"),
         pytest.param({"models": ("gpt",)}, {"conditions": (TEAM,)}, "", id="model-and-header"),
         pytest.param({"conditions": (TEAM,)}, {"models": ("gpt",)}, "", id="header-and-model"),
         pytest.param({"models": ("gpt",)}, {"is_default": True}, "", id="model-and-default"),
@@ -310,7 +312,9 @@ def test_who_takes_requests_of_another_router_is_told(
     found = emit(Intent((one, two)), Documents(()), Options(TARGETS[1])).findings
     told = [one for one in found if one.code == "RequestsOfAnother"]
     assert [one.origin.name for one in told] == ["younger"] * bool(taker)
-    assert all(one.message.startswith(f"ModelRouter/llm/{taker} takes") for one in told)
+    both = "ModelRouter/llm/older and ModelRouter/llm/younger want"
+    said = both if taker == "both" else f"ModelRouter/llm/{taker} takes"
+    assert all(one.message.startswith(said) and not one.is_error for one in told)
 
 
 @given(

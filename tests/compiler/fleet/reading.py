@@ -51,4 +51,13 @@ def line(one: Finding) -> str:
 
 def live(*parts: str) -> set[str]:
     """Names that clients can ask for."""
-    return {name for one in read(*parts).routers for rule in one.rules if rule.backends for name in rule.models}
+    return {name for rule in _rules(*parts) if rule.backends for name in rule.models}
+
+
+def refused(*parts: str) -> set[str]:
+    """Names that nothing serves, and that nothing else may have."""
+    return {name for rule in _rules(*parts) if not rule.backends for name in rule.models}
+
+
+def _rules(*parts: str) -> list[Rule]:
+    return [rule for one in read(*parts).routers for rule in one.rules]

@@ -110,7 +110,7 @@ def test_what_comes_out_is_what_targets_rely_on(content: dict[str, Any]) -> None
         assert len(set(names)) == len(names)
         assert [rule.is_default for rule in router.rules[:-1]] == [False] * (len(router.rules) - 1)
         for rule in router.rules:
-            assert rule.backends or (rule.fail_closed and rule.conditions)
+            assert rule.backends or rule.models or rule.conditions
             assert rule.models or rule.is_default or rule.conditions
             if rule.strategy is Strategy.WEIGHTED:
                 assert any(one.weight for one in rule.backends)
@@ -129,6 +129,17 @@ def test_a_sensitive_request_never_leaves_the_house(content: dict[str, Any]) -> 
         }:
             first = next((rule for rule in router.rules if not rule.models or wanted in rule.models), None)
             assert first is None or all(one.local for one in first.backends)
+
+
+@given(content=FILES)
+def test_nothing_else_serves_what_a_model_in_error_would(content: dict[str, Any]) -> None:
+    content["models"].append({"name": "*", "backends": ["x"]})
+    reading = read(content)
+    told = {one.origin.part for one in reading.findings if one.is_error}
+    for router in reading.routers:
+        for model in content["models"][:-1]:
+            first = next(rule for rule in router.rules if {model["name"], "*"} & set(rule.models))
+            assert not (model["name"] in told and first.backends)
 
 
 @settings(max_examples=60)

@@ -1,12 +1,15 @@
 """What is wrong with a fleet file: one clear finding each, and what is right stays live."""
 
+import re
+
 import pytest
 
 from epp.compiler.compile import compile_documents
 from epp.compiler.documents import Document, Documents
 from epp.compiler.inputs import fleet
+from epp.compiler.names import name_of
 from epp.compiler.options import Options, Target
-from tests.compiler.fleet.reading import OPTIONS, line, live, read, told
+from tests.compiler.fleet.reading import OPTIONS, line, live, read, refused, told
 
 GOOD = "{name: good, pods: {app: g}}"
 
@@ -129,6 +132,48 @@ def test_a_fault_in_one_model_leaves_the_others_live(entry: str, expected: str) 
     (found,) = told(text)
     assert found.startswith(expected)
     assert live(text) == {"good"}
+    name = re.match(r"{name: (\w+)[,}]", entry)
+    assert refused(text) == ({name[1]} - live(text) if name else set())
+
+
+class TestNamesOfModelsInError:
+    """They stay theirs: what was meant for the house would go to a partner else."""
+
+    def order(self, *parts: str) -> list[tuple[tuple[str, ...], bool]]:
+        """The rules' models, and whether they are served."""
+        (found,) = read(*parts).routers
+        return [(rule.models, bool(rule.backends)) for rule in found.rules]
+
+    def test_names_and_patterns_of_theirs_are_refused_where_they_would_be_served(self) -> None:
+        models = """models:
+        - {name: good, pods: {app: g}}
+        - {name: "first-*", backends: [north]}
+        - {name: bad, aliases: ["bad-*", small], pods: {app: b}, prot: 1}
+        - {name: lost, backends: [nroth]}
+        - {name: "*", backends: [south]}
+        """
+        assert self.order(models, "defaultModel: good") == [
+            (("good",), True),
+            (("bad", "small"), False),
+            (("lost",), False),
+            (("first-*",), True),
+            (("bad-*",), False),
+            (("*",), True),
+            ((), True),
+        ]
+
+    def test_what_another_model_has_is_that_ones(self) -> None:
+        models = (
+            f"models: [{GOOD}, {{name: a, aliases: [good, b, a b], prot: 1}}, {{name: b, pods: {{x: y}}}}]"
+        )
+        assert (live(models), refused(models)) == ({"good", "b"}, {"a"})
+
+    def test_of_the_default_none_is_left(self) -> None:
+        models = f"models: [{GOOD}, {{name: a, prot: 1}}]"
+        assert self.order(models, "defaultModel: a") == [(("good",), True), (("a",), False)]
+
+    def test_of_nothing_but_errors_nothing_is_made(self) -> None:
+        assert read("models: [{name: a, prot: 1}]").routers == ()
 
 
 class TestReferences:
@@ -142,7 +187,7 @@ class TestReferences:
             'models[a].backends BackendsUnresolved: uses "bad/x", which has an error -> mend backends.bad',
             'models[b].backends BackendsUnresolved: uses "a", which has an error -> mend models[a]',
         ]
-        assert live(text) == {"good"}
+        assert (live(text), refused(text)) == ({"good"}, {"a", "b"})
 
     def test_models_that_lead_to_each_other(self) -> None:
         text = f"models: [{GOOD}, {{name: a, backends: [b]}}, {{name: b, backends: [a]}}]"
@@ -275,7 +320,7 @@ def test_two_fleets_that_choose_one_name_for_a_pool_are_told() -> None:
         for one in compiled.objects
         if one.document["kind"] == "InferencePool"
     }
-    assert set(pools) == {"qwen", "first", "second"}
+    assert set(pools) == {"qwen", "first", "second", name_of("second", "nobody")}
     assert pools["qwen"].document["spec"]["selector"]["matchLabels"] == {"app": "first"}
     assert compiled.failed == {"Fleet/llm/second/qwen", "Fleet/llm/second"}
 

@@ -1,5 +1,7 @@
 """Teams, budgets and priorities of a fleet file."""
 
+import pytest
+
 from epp.compiler.intent import Allowance, Scope
 from tests.compiler.fleet.reading import read, router, told
 
@@ -42,6 +44,42 @@ def test_a_model_with_a_budget_has_one_rule_for_all_its_names() -> None:
     text = "{models: [{name: qwen, aliases: [small], pods: {app: q}}], budgets: [{tokens: 1k, model: qwen}]}"
     (found,) = router(text).rules
     assert found.models == ("qwen", "small")
+
+
+def test_a_budget_that_several_rules_count_is_told_with_its_sum() -> None:
+    site = """{sensitive: {classes: [pii]}, defaultModel: m, budgets: [{tokens: 5M, window: 24h, model: m}],
+    models: [{name: m, aliases: [m-1], backends: [home, north/x]}, {name: home, pods: {app: h}}]}"""
+    (found,) = told(site)
+    assert found == (
+        "budgets[0] BudgetCountsApart: requests for m go by 4 rules, m-sensitive-72c99d, m,"
+        " m-sensitive-others-2bff2d, default-m-d3a776, and each counts by itself: 20000000 tokens in all"
+        " within the window -> write tokens: 1250000, or a budget of the whole fleet"
+    )
+    assert [one.tokens for one in read(site).routers[0].budgets] == [5_000_000] * 4
+
+
+@pytest.mark.parametrize(
+    "wrong, expected",
+    [
+        (
+            "teams: [{name: t, models: []}]",
+            "teams[0].models SpecInvalid: must not be empty; leave it out for all",
+        ),
+        ("teams: []", "teams SpecInvalid: must not be empty; leave it out for whoever has a valid token"),
+        (
+            "sensitive: {classes: [x], models: []}",
+            "sensitive.models SpecInvalid: must not be empty; leave it",
+        ),
+        (
+            "auth: {issuer: i, jwks: 'https://i/k', audiences: []}",
+            "auth.audiences SpecInvalid: must not be empty",
+        ),
+    ],
+)
+def test_an_empty_list_is_neither_nobody_nor_everybody(wrong: str, expected: str) -> None:
+    (found,) = told(SITE, AUTH, wrong)
+    assert found.startswith(expected)
+    assert read(SITE, AUTH, wrong).routers == ()
 
 
 def test_a_team_that_anybody_can_claim_to_be_is_told() -> None:

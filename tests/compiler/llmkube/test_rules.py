@@ -325,6 +325,14 @@ def test_a_rule_that_asks_for_nothing_but_what_its_gate_refuses_is_the_gate() ->
     assert remark.code == "RuleRefusesAll"
 
 
+def test_a_backend_that_only_counts_as_a_cloud_is_told() -> None:
+    """LLMKube's proxy would send it whatever is sensitive."""
+    nobody_said = outside("studio", url="https://llm.example.com/v1")
+    found, (remark,) = told(router(rules=[rule("studio", failClosed=True)], backends=[nobody_said]))
+    assert names(found.rules) == ["r-gate", "r"]
+    assert remark.code == "CountsAsCloud" and "studio says no tier" in remark.message
+
+
 def test_what_is_in_a_prompt_opens_no_gate() -> None:
     policy = {"classification": {"mode": "detector"}}
     finding = refused(router(rules=[rule("cloud", failClosed=True)], backends=[CLOUD], policy=policy))

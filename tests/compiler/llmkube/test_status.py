@@ -8,7 +8,18 @@ from epp.compiler.findings import warning
 from epp.compiler.inputs import llmkube
 from epp.compiler.inputs.llmkube.status import LONGEST, Outcome, Word, words
 from epp.compiler.options import Options, Target
-from tests.compiler.llmkube.cluster import FLEET, agent, document, exposed, model, router, rule, service, to
+from tests.compiler.llmkube.cluster import (
+    FLEET,
+    agent,
+    document,
+    exposed,
+    model,
+    outside,
+    router,
+    rule,
+    service,
+    to,
+)
 
 OPTIONS = Options(Target.ENVOY_AI_GATEWAY_1_1, is_live=True, claim=True)
 DONE = Outcome()
@@ -44,6 +55,13 @@ def gateway(**status: Any) -> Document:
 def test_a_router_that_is_served_is_exposed() -> None:
     said, status, reason, message = only(say(*FLEET, router()))
     assert (said, status, reason) == ({"routeReady": True}, "True", "Exposed")
+    assert message == "compiled 1 rule(s) onto gateway edge/ai-gateway"
+
+
+def test_a_gate_is_none_of_the_rules_that_were_written() -> None:
+    cloud = outside("cloud", url="https://llm.example.com/v1", tier="cloud")
+    asked = router(backends=[cloud], rules=[rule("cloud", failClosed=True)])
+    *_, message = only(say(*FLEET, asked))
     assert message == "compiled 1 rule(s) onto gateway edge/ai-gateway"
 
 

@@ -18,6 +18,7 @@ from epp.core.durations import duration
 
 LOCAL_BACKENDS = "fleet-epp.dev/local-backends"
 """Annotation of a ModelRouter: names of external backends that sensitive requests may go to, with commas."""
+SAYS_CLOUD = "says tier: cloud"
 SHORTEST, LONGEST = 0.1, 1800.0
 """[s] Of timeouts, as LLMKube's webhook has it."""
 
@@ -197,7 +198,7 @@ class Backends:
     def _why_cloud(self, one: objects.Backend, server: Upstream) -> str:
         """An API server writes ``tier: local`` where nobody wrote a tier: there the word says little."""
         if one.tier == "cloud":
-            return "says tier: cloud"
+            return SAYS_CLOUD
         if one.name in self._trusted:
             return ""
         if one.tier is None:

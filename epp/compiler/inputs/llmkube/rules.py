@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from epp.compiler.inputs.llmkube import objects
-from epp.compiler.inputs.llmkube.backends import Choice, names_of, read_timeout
+from epp.compiler.inputs.llmkube.backends import SAYS_CLOUD, Choice, names_of, read_timeout
 from epp.compiler.inputs.llmkube.told import INVALID, UNSAFE, UNSUPPORTED, Told
 from epp.compiler.intent import Condition, Rule, Strategy
 from epp.compiler.options import Options
@@ -118,6 +118,9 @@ class Rules:
             return [rule]
         name = _free(f"{rule.name}-gate", taken)
         gate = replace(rule, name=name, backends=(), conditions=conditions, sensitive=True)
+        if self._told.has_failed:  # the same may be said already, and worse
+            return [gate, rule]
+        self._remark_clouds(rule, field)
         if conditions != rule.conditions:
             return [gate, rule]
         self._told.warning(
@@ -128,6 +131,18 @@ class Rules:
             "name backends that are local",
         )
         return [gate]
+
+    def _remark_clouds(self, rule: Rule, field: str) -> None:
+        """LLMKube's proxy would send sensitive requests there."""
+        for one in rule.backends:
+            why = self._choices[one.name].why_cloud
+            if why and why != SAYS_CLOUD:
+                self._told.warning(
+                    "CountsAsCloud",
+                    f"{field}.route.backends",
+                    f"rule {rule.name} is failClosed, and its sensitive requests get 503: {one.name} {why}",
+                    "declare the backend local, if it is",
+                )
 
     # --- one rule
 

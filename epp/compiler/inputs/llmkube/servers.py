@@ -14,7 +14,7 @@ from epp.compiler.inputs.llmkube.known import Key, Known
 from epp.compiler.inputs.llmkube.objects import Service, ServiceStatus, Slice, Unreadable, decode
 from epp.compiler.inputs.llmkube.told import INVALID, Told
 from epp.compiler.intent import Pool
-from epp.compiler.names import LONGEST
+from epp.compiler.names import LONGEST, name_of
 from epp.compiler.options import Options
 from epp.config.cluster.heartbeats import HEARTBEAT, is_late
 
@@ -119,7 +119,7 @@ def _pods(document: Document, spec: Service, runtime: str) -> Pool:
     # LLMKube's Service leads to the same number in the pods, so to nothing where they listen at another
     service = f"{_service_name(document.name)}:{spec.port}" if spec.port == port else ""
     return Pool(
-        name=document.name,
+        name=name_of(document.name),
         namespace=document.namespace,
         origin=document.origin,
         selector={POD_LABEL: document.name},
@@ -132,7 +132,7 @@ def _macs(document: Document, slices: Sequence[tuple[Document, Slice]]) -> Pool:
     ports = dict.fromkeys(one.port for _, one in slices if one.port is not None)
     name = _service_name(document.name)
     return Pool(
-        name=document.name,
+        name=name_of(document.name),
         namespace=document.namespace,
         origin=document.origin,
         slices=(name,),

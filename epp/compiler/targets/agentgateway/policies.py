@@ -14,7 +14,7 @@ from epp.compiler.findings import Finding, Origin, error, quoted, warning
 from epp.compiler.intent import Access, Allowance, Budget, Jwt, Router, Scope
 from epp.compiler.names import name_of
 from epp.compiler.options import Options
-from epp.compiler.patterns import EXACT, BadPattern, of_model
+from epp.compiler.patterns import EXACT, BadPattern, of_model, regex
 from epp.compiler.targets.agentgateway.servers import API, GROUP, Way
 from epp.compiler.targets.gateway_api.routes import GATEWAY_API, Section, called, label
 
@@ -249,7 +249,7 @@ def _matchless(access: Access) -> Iterator[tuple[Allowance, str]]:
     for allowance in access.allowances:
         for one in allowance.models:
             try:
-                of_model(one).regex  # noqa: B018
+                regex(one)
             except BadPattern:
                 yield allowance, one
 

@@ -139,7 +139,7 @@ class Planner:
     def _direct(self, rule: Rule) -> Plan:
         is_ordered = rule.strategy is Strategy.FALLBACK
         living = [one for one in rule.backends if not one.down and (is_ordered or one.weight)]
-        objects, findings, refs = list[Emitted](), list(_told(rule)), list[Object]()
+        objects, findings, refs = list[Emitted](), [*_told(rule), *providers.told(rule)], list[Object]()
         for backend in rule.backends:
             site = self._site(rule, backend)
             needs_names = backend.name in self._beside

@@ -219,7 +219,7 @@ def told(router: Router, documents: Documents) -> Iterator[Finding]:
         yield info(
             "NeedsRateLimitService",
             origin,
-            "budgets are enforced by Envoy Gateway's rate-limit service; up to 1.8.1 the CRD of"
-            " BackendTrafficPolicy refuses a policy that has one, timeouts and retries with it",
+            "budgets are enforced by Envoy Gateway's rate-limit service; the CRDs of 1.8.0 and 1.8.1 refuse"
+            " a BackendTrafficPolicy that has any, with its timeouts and retries",
             f"install Envoy Gateway 1.8.2 or later, its CRDs, too; {remedy}",
         )

@@ -76,7 +76,7 @@ def _traffic(router: Router, things: Sequence[Thing], gateway: Gateway) -> Itera
                 router.origin,
                 f"BackendTrafficPolicy {one.namespace}/{one.name} of the Gateway says {lost}, which does not"
                 " hold for this router: each of its routes has a policy of its own, which takes its place",
-                "say here what is to hold, budgets and timeouts, and leave models to what is here",
+                "say here what is to hold for its models: budgets and timeouts",
             )
 
 

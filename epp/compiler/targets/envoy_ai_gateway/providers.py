@@ -5,17 +5,22 @@ Rule:    the Secret is in the namespace of the route: Envoy AI Gateway looks now
          reference says. Its key is apiKey; that of AWS is credentials, a file as the aws command reads it.
 """
 
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 from epp.compiler.emission import Emitted, Object, made
-from epp.compiler.findings import Origin
-from epp.compiler.intent import Pool, Schema, Servers, Upstream
+from epp.compiler.findings import Finding, Origin, info, warning
+from epp.compiler.intent import Pool, Rule, Schema, Servers, Upstream
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 
 API = "aigateway.envoyproxy.io/v1beta1"
 AZURE_API_VERSION = "2025-01-01-preview"
 """Without one Azure answers 404; this has chat completions, tools and streaming with usage."""
 
+_SPOKEN = (
+    "ask it in OpenAI's words, which Anthropic understands at https://api.anthropic.com/v1: provider openai,"
+    " with that url"
+)
 _KEYS = {
     Schema.OPENAI: ("APIKey", "apiKey"),
     Schema.COHERE: ("APIKey", "apiKey"),
@@ -92,6 +97,29 @@ def _credentials(upstream: Upstream) -> Object:
         return {}
     kind, field = _KEYS[upstream.schema]
     return {"type": kind, field: secret}
+
+
+# --- what is told --------------------------------------------------------------------------------------
+
+
+def told(rule: Rule) -> Iterator[Finding]:
+    """Of the servers that a rule asks without a picker. Refused: they cannot stand beside each other."""
+    asked = [(one, one.servers) for one in rule.backends if isinstance(one.servers, Upstream)]
+    native = [(one, servers) for one, servers in asked if servers.schema is Schema.ANTHROPIC]
+    for backend, servers in native:
+        why = (
+            f"{servers.host} is asked as Anthropic's API, and to that neither 0.7 nor 1.1 translates"
+            " /v1/chat/completions: it gets 500"
+        )
+        if len(native) < len(rule.backends):
+            why = f"rule {rule.name}, backend {backend.name}: {why}, whoever is next"
+            raise Refused("UnsupportedProvider", rule.origin, why, _SPOKEN)
+        yield warning("MessagesOnly", backend.origin, f"{why}; /anthropic/v1/messages is answered", _SPOKEN)
+    for backend, servers in asked:
+        if servers.secret:
+            key = "credentials" if servers.schema is Schema.BEDROCK else "apiKey"
+            message = f"Envoy AI Gateway reads {key} of Secret {servers.secret}, in the router's namespace"
+            yield info("SecretKeys", backend.origin, message, f"name the key {key} there")
 
 
 def is_address(host: str) -> bool:

@@ -55,7 +55,7 @@ class Surroundings:
     def gateway(self, ref: GatewayRef) -> "Gateway":
         """One, whether it is there or not."""
         document = self.documents.find("Gateway", ref.namespace, ref.name)
-        is_missing = self.options.is_live and document is None
+        is_missing = (self.options.is_live or self.options.sees_gateways) and document is None
         return Gateway(self.documents, ref.namespace, ref.name, document, is_missing)
 
 

@@ -45,7 +45,9 @@ def sections(router: Router, header: str, most_rules: int = MOST_RULES) -> tuple
     try:
         wanted = [order.alternatives(rule, header) for rule in router.rules]
         own = [
-            fault for rule, found in zip(router.rules, wanted, strict=True) for fault in _too_many(rule, found)
+            fault
+            for rule, found in zip(router.rules, wanted, strict=True)
+            for fault in _too_many(rule, found)
         ]
         if own:
             return [], own

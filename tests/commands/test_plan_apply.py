@@ -1,0 +1,231 @@
+"""What ``plan`` and ``apply`` say and do, on a cluster in a few lines.
+
+On a real one: tests/system/test_apply.py.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from epp.commands import apply, listing, plan
+from tests.commands.model_cluster import ModelCluster, Object
+
+FLEET = """\
+apiVersion: fleet-epp.dev/v1alpha1
+kind: Fleet
+metadata: {{name: {name}, namespace: {name}}}
+gateway: edge/{name}
+models:
+- {{name: qwen, pods: {{app: qwen}}}}
+- {{name: phi, pods: {{app: phi}}}}
+"""
+ROUTER = """\
+apiVersion: inference.llmkube.dev/v1alpha1
+kind: ModelRouter
+metadata: {name: chat, namespace: llm}
+spec:
+  dataPlane: Gateway
+  gatewayRef: {name: east, namespace: edge}
+  backends: [{name: gpt, external: {provider: litellm, model: gpt, url: "http://gpt.example.com/v1"}}]
+  rules: [{name: gpt, match: {models: [gpt]}, route: {backends: [gpt]}}]
+"""
+GATEWAYS = "gateway.networking.k8s.io/v1"
+ENVOY = "--target=envoy-ai-gateway-1.1"
+AGENT = "--target=agentgateway"
+
+
+def gateway(name: str) -> Object:
+    meta = {"name": name, "namespace": "edge"}
+    listener = {
+        "name": "http",
+        "protocol": "HTTP",
+        "port": 80,
+        "allowedRoutes": {"namespaces": {"from": "All"}},
+    }
+    spec = {"gatewayClassName": "main", "listeners": [listener]}
+    return {"apiVersion": GATEWAYS, "kind": "Gateway", "metadata": meta, "spec": spec}
+
+
+class Desk:
+    """Somebody at the command line, with files and a cluster."""
+
+    def __init__(self, cluster: ModelCluster, folder: Path, read: Callable[[], str]) -> None:
+        self.cluster, self._folder, self._read = cluster, folder, read
+
+    def file(self, name: str, text: str = "") -> str:
+        path = self._folder / f"{name}.yaml"
+        path.write_text(text or FLEET.format(name=name), encoding="utf-8")
+        return str(path)
+
+    def plan(self, *arguments: str) -> tuple[int, str]:
+        return plan.run(["-f", *arguments]), self._read()
+
+    def apply(self, *arguments: str) -> tuple[int, str]:
+        return apply.run(["-f", *arguments, "--yes"]), self._read()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
+    made = Desk(ModelCluster(), tmp_path, lambda: "".join(capsys.readouterr()))
+    made.cluster.put(gateway("east"), gateway("west"))
+    for command in (plan, apply):
+        monkeypatch.setattr(command, "api_of", lambda _: made.cluster)
+    return made
+
+
+class TestPruning:
+    def test_what_other_files_asked_for_is_kept_and_named(self, desk: Desk) -> None:
+        east, west = desk.file("east"), desk.file("west")
+        assert desk.apply(east, ENVOY)[0] == 0
+        before = set(desk.cluster.objects)
+        status, said = desk.apply(west, ENVOY, "--prune")
+        assert status == 0
+        assert before <= set(desk.cluster.objects)
+        assert "of Fleet/east/east, not in these files alone: --prune-all would delete" in said
+        assert "0 to delete" in said
+
+    def test_a_part_of_these_files_that_is_not_wanted_goes(self, desk: Desk) -> None:
+        file = desk.file("east")
+        desk.apply(file, ENVOY)
+        assert desk.cluster.names("InferencePool") == {"east/qwen", "east/phi"}
+        desk.file("east", FLEET.format(name="east").replace("- {name: phi, pods: {app: phi}}\n", ""))
+        assert "kept:" not in desk.plan(file, ENVOY)[1]
+        assert desk.apply(file, ENVOY, "--prune")[0] == 0
+        assert desk.cluster.names("InferencePool") == {"east/qwen"}
+
+    def test_all_of_it_goes_when_that_is_said(self, desk: Desk) -> None:
+        east, west = desk.file("east"), desk.file("west")
+        desk.apply(east, ENVOY)
+        planned = desk.plan(west, ENVOY, "--prune-all")[1]
+        assert "- delete InferencePool east/qwen" in planned
+        assert desk.apply(west, ENVOY, "--prune-all")[0] == 0
+        assert desk.cluster.names("InferencePool") == {"west/qwen", "west/phi"}
+
+    def test_a_plan_without_changes_of_its_own_has_none(self, desk: Desk) -> None:
+        east, west = desk.file("east"), desk.file("west")
+        desk.apply(east, ENVOY)
+        desk.apply(west, ENVOY)
+        assert desk.plan(west, ENVOY, "--detailed-exitcode")[0] == 0
+
+
+class TestAnotherTarget:
+    def test_routes_of_the_old_one_go(self, desk: Desk) -> None:
+        file = desk.file("east")
+        desk.apply(file, ENVOY)
+        assert desk.cluster.names("AIGatewayRoute")
+        planned = desk.plan(file, AGENT)[1]
+        assert "- delete AIGatewayRoute east/" in planned
+        status, said = desk.apply(file, AGENT, "--prune")
+        assert status == 0, said
+        assert not desk.cluster.names("AIGatewayRoute") and desk.cluster.names("HTTPRoute")
+
+    def test_kinds_that_may_not_be_looked_through_are_named(self, desk: Desk) -> None:
+        desk.cluster.closed = {"AIGatewayRoute"}
+        status, said = desk.plan(desk.file("east"), AGENT)
+        assert status == 0
+        assert "not looked for: what was made for other targets and may not be listed: AIGatewayRoute" in said
+
+    def test_its_own_kinds_have_to_be_listed(self, desk: Desk) -> None:
+        desk.cluster.closed = {"AIGatewayRoute"}
+        status, said = desk.plan(desk.file("east"), ENVOY)
+        assert status == 1
+        assert (
+            "the cluster cannot be read: aigatewayroutes.aigateway.envoyproxy.io: the API answers 403" in said
+        )
+
+
+class TestWhatIsNotThere:
+    def test_a_gateway_is_told(self, desk: Desk) -> None:
+        assert "GatewayNotFound" not in desk.plan(desk.file("east"), ENVOY)[1]
+        status, said = desk.plan(desk.file("north"), ENVOY)
+        assert status == 0
+        assert "there is no Gateway edge/north: nobody serves what is made for it" in said
+
+    def test_nothing_is_said_of_gateways_that_may_not_be_seen(self, desk: Desk) -> None:
+        desk.cluster.closed = {"Gateway"}
+        assert "GatewayNotFound" not in desk.plan(desk.file("north"), ENVOY)[1]
+
+    def test_objects_of_files_are_compiled_without_a_claim(self, desk: Desk) -> None:
+        assert "+ create AIGatewayRoute llm/chat" in desk.plan(desk.file("llmkube", ROUTER), ENVOY)[1]
+
+    def test_kinds_are_told_once_each_before_anything_is_written(self, desk: Desk) -> None:
+        there = ModelCluster(absent={"AIGatewayRoute", "BackendTrafficPolicy"})
+        there.put(gateway("east"))
+        desk.cluster, file = there, desk.file("east")
+        before = dict(there.objects)
+        for status, said in (desk.plan(file, ENVOY), desk.apply(file, ENVOY)):
+            assert status == 1
+            assert said.count("GatewayCRDsNotInstalled") == 2
+            assert "AIGatewayRoute of aigateway.envoyproxy.io/v1beta1" in said
+        assert there.objects == before
+        assert desk.apply(file, ENVOY, "--partial")[0] == 1
+        assert there.names("InferencePool") == {"east/qwen", "east/phi"}
+
+
+class TestWords:
+    def test_nothing_to_do_is_only_said_where_all_is_well(self, desk: Desk) -> None:
+        file = desk.file("east")
+        desk.apply(file, ENVOY)
+        assert "nothing to do" in desk.plan(file, ENVOY)[1]
+        desk.file("east", FLEET.format(name="east").replace("{app: phi}", "{app: phi}, prot: 1"))
+        status, said = desk.plan(file, ENVOY)
+        assert status == 1
+        assert "kept: InferencePool east/phi" in said and "nothing to do" not in said
+
+    def test_an_object_of_another_inventory_is_not_to_be_taken_from_it(self, desk: Desk) -> None:
+        file = desk.file("east")
+        desk.apply(file, ENVOY, "--inventory=first")
+        status, said = desk.plan(file, ENVOY, "--inventory=second")
+        assert status == 1
+        assert "Service east/fleet-epp-pools: it is of the inventory first" in said
+        assert "use another Gateway and namespace" in said
+        assert "delete it" not in said and "inventory label" not in said
+
+    def test_an_object_of_nobody_may_be_taken(self, desk: Desk) -> None:
+        meta = {"name": "fleet-epp-pools", "namespace": "east"}
+        desk.cluster.put({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
+        said = desk.plan(desk.file("east"), ENVOY)[1]
+        assert "delete it, or give it our inventory label" in said
+
+
+class TestAnApiThatIsBusy:
+    def test_is_asked_again(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(listing, "FIRST_WAIT", 0)
+        desk.cluster.busy = listing.TRIES - 1
+        assert desk.plan(desk.file("east"), ENVOY)[0] == 0
+
+    def test_and_named_when_that_is_for_nothing(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(listing, "FIRST_WAIT", 0)
+        desk.cluster.busy = 10_000
+        status, said = desk.plan(desk.file("east"), ENVOY)
+        assert status == 1
+        assert ".gateway.networking.k8s.io: the API answers 429: storage is (re)initializing" in said
+
+
+class TestAReaderThatHasEnough:
+    def test_ends_a_plan_quietly(self, desk: Desk) -> None:
+        with unread():
+            assert desk.plan(desk.file("east"), ENVOY) == (141, "")
+
+    def test_does_not_end_the_writes(self, desk: Desk) -> None:
+        with unread():
+            assert desk.apply(desk.file("east"), ENVOY) == (141, "")
+        assert desk.cluster.names("AIGatewayRoute")
+
+    def test_does_not_hide_what_went_wrong(self, desk: Desk) -> None:
+        text = FLEET.format(name="east").replace("{app: phi}", "{app: phi}, prot: 1")
+        with unread():
+            assert desk.apply(desk.file("east", text), ENVOY)[0] == 1
+        assert not desk.cluster.names("AIGatewayRoute")
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Standard output as ``head`` leaves it."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w", encoding="utf-8") as out, redirect_stdout(out):
+        yield
