@@ -6,6 +6,7 @@ Rule:    what is to be done is shown first, and done when somebody agrees or has
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 from collections import Counter
@@ -71,6 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         flags = parsed(parser(), arguments)
         if not flags.yes and not sys.stdin.isatty():
             raise UsageError("nobody can be asked, standard input is no terminal: give --yes")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # epp.__main__ lets it end the process
         return asyncio.run(_applied(flags))
     except UsageError as wrong:
         return fault("apply", wrong, 2)

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import difflib
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence

@@ -34,7 +34,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
         "--kubeconfig",
         default="",
         metavar="FILE",
-        help="how to reach the cluster (default: KUBECONFIG, ~/.kube/config, the service account of a pod)",
+        help="how to reach the cluster (default: KUBECONFIG, in a pod its service account, ~/.kube/config)",
     )
     parser.add_argument(
         "--context", default="", metavar="NAME", help="of the kubeconfig (default: its current one)"

@@ -34,7 +34,7 @@ class Options:
     """``gateway``: of objects that name none. ``picker``: the label ``inferencepool`` of its pods, which run
     in each pool's namespace; their Service is ours to make, see ``picker_service``.
 
-    ``first_port``: each pool's port is one of the ``ports`` from there on. ``inventory``: which of several
+    ``inventory``: which of several
     compilers of one cluster made an object. ``namespace``: of objects in files that name none.
     ``is_live``: objects are of a cluster, so that what is not there is missing. ``sees_gateways``: Gateways
     at least are all there. ``model_header``: in which a gateway is told the model; agentgateway sets it from
@@ -46,8 +46,6 @@ class Options:
     target: Target
     gateway: GatewayRef | None = None
     picker: str = "fleet-epp"
-    first_port: int = 9100
-    ports: int = 10_000
     inventory: str = "default"
     namespace: str = "default"
     is_live: bool = False

@@ -7,7 +7,7 @@ Rule:    claims.py has settled who has a name; this is about globs, defaults and
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
@@ -97,13 +97,16 @@ class _Gateway:
         return reach
 
     def taken(
-        self, taker: _Reach, takers: Iterable[_Placed], loser: _Reach, losers: Sequence[_Placed]
+        self, taker: _Reach, takers: Sequence[_Placed], loser: _Reach, losers: Sequence[_Placed]
     ) -> Iterator["_Taken"]:
         """What matches of the one take of matches of the other; at least one of the two names no model."""
-        hosts = _by_hosts(taker.router, loser.router)
-        if hosts == {_Host.LATER}:
-            return
+        hosts = _by_hosts(taker.router, loser.router) if takers and losers else ()
         is_first = _Host.SOONER in hosts
+        if not is_first:  # so a default is compared with defaults only
+            least = min((one.strength for one in losers), default=())
+            takers = [one for one in takers if one.strength >= least]
+        if not takers or not (is_first or _Host.ALIKE in hosts):
+            return
         tie = self.first(taker.router, loser.router)
         for one in takers:
             for other in losers:
@@ -192,15 +195,16 @@ def told(
     """
     gateway = _Gateway(model, strength, first, names_kept)
     before: list[_Reach] = []
-    wide: list[_Reach] = []
+    meeting: list[_Reach] = []  # more than names, which claims.py has settled
     for router, rules in zip(routers, found, strict=True):
         younger = gateway.reach(router, rules)
-        near = [one for one in (before if younger.wide else wide) if same_requests(one.router, router)]
+        meets = bool(younger.wide or router.hostnames)
+        near = [one for one in (before if meets else meeting) if same_requests(one.router, router)]
         yield from _told(gateway, near, younger)
         if younger.placed:
             before.append(younger)
-        if younger.wide:
-            wide.append(younger)
+        if younger.placed and meets:
+            meeting.append(younger)
 
 
 def _told(gateway: _Gateway, near: Sequence[_Reach], younger: _Reach) -> Iterator[Finding]:
@@ -215,8 +219,25 @@ def _told(gateway: _Gateway, near: Sequence[_Reach], younger: _Reach) -> Iterato
                 first = taken.told(younger.router)
     if errors:
         yield from errors.values()
-    elif first is not None:
-        yield first
+    else:
+        yield from [first] if first is not None else []
+        yield from itertools.islice(_hidden(near, younger), 1)
+
+
+def _hidden(near: Sequence[_Reach], younger: _Reach) -> Iterator[Finding]:
+    """Envoy looks for the longest hostname first, and then for routes at that one only."""
+    for older in near:
+        hosts = _by_hosts(younger.router, older.router) - {_Host.ALIKE}
+        for side in sorted(hosts, key=lambda one: one.value):
+            pair = (younger, older) if side is _Host.SOONER else (older, younger)
+            longer, shorter = (one.router for one in pair)
+            yield warning(
+                "HostnameHidesModels",
+                younger.router.origin,
+                f"at {', '.join(longer.hostnames)} models of {shorter.origin.object} get 404 from Envoy and"
+                f" its like: that is the longer hostname, and only {longer.origin.object} has it",
+                "give both the same hostnames, or such that do not meet",
+            )
 
 
 def _between(gateway: _Gateway, older: _Reach, younger: _Reach) -> Iterator[_Taken]:
@@ -242,14 +263,19 @@ def same_requests(one: Router, other: Router) -> bool:
     return bool(_by_hosts(one, other))
 
 
-def _by_hosts(one: Router, other: Router) -> set[_Host]:
+_ALIKE = frozenset({_Host.ALIKE})
+
+
+def _by_hosts(one: Router, other: Router) -> frozenset[_Host]:
     """Of ``one``, at each hostname that both have."""
+    if not one.hostnames and not other.hostnames:
+        return _ALIKE
     found = set()
     for a, b in itertools.product(one.hostnames or ("",), other.hostnames or ("",)):
         if not a or not b or _is_within(a, b) or _is_within(b, a):
             own, others = _exactness(a), _exactness(b)
             found.add(_Host.ALIKE if own == others else _Host.SOONER if own > others else _Host.LATER)
-    return found
+    return frozenset(found)
 
 
 def _exactness(host: str) -> tuple[bool, int]:

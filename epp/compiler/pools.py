@@ -103,7 +103,7 @@ def objects(
         here = {name: same for (where, name), same in sorted(wanted.items()) if where == namespace}
         taken = _taken(namespace, documents, options)
         try:
-            numbers = ports.assign(here, taken, first=options.first_port, count=options.ports)
+            numbers = ports.assign(here, taken, first=ports.FIRST, count=ports.COUNT)
         except ValueError as fault:
             origin = next(iter(here.values()))[0].origin
             findings.append(

@@ -7,6 +7,9 @@ Rule:    a pool keeps the port that it has. A new one gets that which its name l
 import zlib
 from collections.abc import Iterable, Mapping
 
+FIRST, COUNT = 9100, 10_000
+"""Each pool's port is one of so many from there on."""
+
 
 def assign(pools: Iterable[str], taken: Mapping[str, int], *, first: int, count: int) -> dict[str, int]:
     """Ports by pool, ``count`` of them from ``first`` on. ``taken``: those of the pools that are there

@@ -8,7 +8,7 @@ Rule:    an unknown field, a wrong type or a doubtful document is an error of on
 Source:  YAML as Kubernetes reads it; Go's time.ParseDuration; Kubernetes resource quantities.
 
 A dataclass field ``block_size_tokens`` is written ``blockSizeTokens``, unless ``metadata`` says
-otherwise (``{"yaml": "metricsURL"}``). Supported types: str, int, float, bool, Literal,
+otherwise (``{"yaml": "metricsURL"}``); ``{"hidden": True}`` keeps its value out of messages. Supported types: str, int, float, bool, Literal,
 ``X | None``, ``tuple[X, ...]``, ``Mapping[str, X]``, dataclasses, Section (left for later), Any, and the
 spellings of epp.core.scoring (Seconds, Bytes). A null is an absent field. A ``__post_init__`` may raise
 ``ValueError("fieldName: what is wrong")``; it is given file, line and path here.
@@ -66,6 +66,8 @@ class Section:
     path: str = ""
     key: yaml.Node | None = None
     """The field's name, where it is a field: a block begins only on the line after it."""
+    hidden: bool = False
+    """Whether messages leave its value out."""
 
     def error(self, message: str) -> ConfigError:
         """An error at this place."""
@@ -387,7 +389,9 @@ def _record(section: Section, target: type[T]) -> T:
     values: dict[str, Any] = {}
     for name, (attribute, hint, required) in wanted.items():
         if name in given:
-            values[attribute] = _read(given[name], hint)
+            hidden = attribute in _hidden(cast("Hashable", target))
+            part = dataclasses.replace(given[name], hidden=True) if hidden else given[name]
+            values[attribute] = _read(part, hint)
         elif required:
             raise section.error(f'"{name}" is missing')
     for attribute in _own_place(cast("Hashable", target)):
@@ -432,6 +436,12 @@ def _former(target: type) -> frozenset[str]:
             *(n for names in moved for n in names),
         ]
     )
+
+
+@lru_cache(maxsize=256)
+def _hidden(target: type) -> frozenset[str]:
+    """Attributes into which people may write by mistake what nobody is to see."""
+    return frozenset(each.name for each in dataclasses.fields(target) if each.metadata.get("hidden"))
 
 
 @lru_cache(maxsize=256)
@@ -493,7 +503,8 @@ def _text(section: Section) -> str:
     if section.node.tag == _STR:
         return str(section.node.value)
     quotes = ", put it in quotes" if isinstance(section.node, yaml.ScalarNode) else ""
-    raise section.error(f"expected a string, got {shown(section.node)}{quotes}")
+    got = "" if section.hidden else f", got {shown(section.node)}"
+    raise section.error(f"expected a string{got}{quotes}")
 
 
 def _boolean(section: Section) -> bool:
@@ -556,7 +567,7 @@ def _duration(section: Section) -> float:
 def _quantity(section: Section) -> int:
     value = quantity(section.node.value) if isinstance(section.node, yaml.ScalarNode) else None
     if value is None:
-        raise section.error(f'expected a quantity such as 1000, "512Mi" or "1G", got {shown(section.node)}')
+        raise section.error(f'expected a quantity such as 1000, "200k" or "512Mi", got {shown(section.node)}')
     return value
 
 

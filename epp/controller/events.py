@@ -50,7 +50,7 @@ class Events:
 
     def next(self, now: float) -> float:
         """When there is something left to say; infinity: there is nothing."""
-        return min(self._again, self._pace.next(now))
+        return min(self._again if self._again > now else math.inf, self._pace.next(now))
 
     async def tell(self, findings: Iterable[Finding]) -> None:
         """Those of these that are about an object of the cluster and have not been said, some at a time."""

@@ -103,18 +103,22 @@ class Controller:
         """Keep it all as wanted."""
         pace = Pace(parts.chance)
         while True:
-            began = parts.clock()
-            self._due = began + RESYNC
-            try:
-                await _Round(parts, self._state, pace, self._tell).go(self)
-            except Exception as fault:
-                defect = _defect(fault)
-                if defect not in self.trouble:
-                    logger.exception("defect in a round: tried again")
-                parts.metrics.failures += 1
-                self._tell((defect,))
-                self.again_at(began + LOOK * 10)
+            await self.round(parts, pace)
             await self._until_due(parts.clock)
+
+    async def round(self, parts: Parts, pace: Pace) -> None:
+        """See to it once."""
+        began = parts.clock()
+        self._due = began + RESYNC
+        try:
+            await _Round(parts, self._state, pace, self._tell).go(self)
+        except Exception as fault:
+            defect = _defect(fault)
+            if defect not in self.trouble:
+                logger.exception("defect in a round: tried again")
+            parts.metrics.failures += 1
+            self._tell((defect,))
+            self.again_at(began + LOOK * 10)
 
     def again_at(self, when: float) -> None:
         """A round is due then, if not earlier."""
@@ -183,13 +187,13 @@ class _Round:
         faults += [_line(one) for one in report.of(Fate.FAILED)]
         faults += filter(None, [report.stopped, parts.statuses.fault])
         self._tell(tuple(dict.fromkeys(faults)))
-        now = parts.clock()
-        controller.again_at(min(parts.statuses.next(now), parts.events.next(now)))
+        # since it began: what became due meanwhile is due
+        controller.again_at(min(parts.statuses.next(began), parts.events.next(began)))
         if is_current and not unfinished and not found.conflicts and not parts.statuses.fault:
             parts.metrics.last_success = parts.wall_clock()
             return
         parts.metrics.failures += 1
-        controller.again_at(now + LOOK if report.stopped else self._pace.next(now))
+        controller.again_at(parts.clock() + LOOK if report.stopped else self._pace.next(began))
 
     def _leads(self) -> bool:
         return self._parts.leader is None or self._parts.leader.is_leader

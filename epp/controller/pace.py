@@ -48,7 +48,7 @@ class Pace:
         return known.due if known is not None and known.wanted == step.wanted else 0.0
 
     def next(self, now: float) -> float:
-        """When the next step is due that may not be tried now; infinity: there is none."""
+        """When the next step is due that could not be tried at that time; infinity: there is none."""
         return min((one.due for one in self._troubles.values() if one.due > now), default=math.inf)
 
     def held(self, step: Step) -> Ended:

@@ -131,7 +131,7 @@ class Statuses:
 
     def next(self, now: float) -> float:
         """When something is due that may not be written now; infinity: there is nothing."""
-        return min(self._again, self._pace.next(now))
+        return min(self._again if self._again > now else math.inf, self._pace.next(now))
 
     async def tell(self, wanted: Mapping[Key, Mapping[str, Any]], declared: Iterable[Object]) -> None:
         """``wanted``: what our part of a status is to be, by object; ``declared``: those that there are."""

@@ -4,13 +4,16 @@ On a real one: tests/system/test_apply.py.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from epp.commands import apply, listing, plan
+from epp.compiler.options import Target
 from tests.commands.model_cluster import ModelCluster, Object
 
 FLEET = """\
@@ -138,9 +141,10 @@ class TestAnotherTarget:
 
 
 class TestWhatIsNotThere:
-    def test_a_gateway_is_told(self, desk: Desk) -> None:
-        assert "GatewayNotFound" not in desk.plan(desk.file("east"), ENVOY)[1]
-        status, said = desk.plan(desk.file("north"), ENVOY)
+    @pytest.mark.parametrize("target", Target)
+    def test_a_gateway_is_told(self, target: Target, desk: Desk) -> None:
+        assert "GatewayNotFound" not in desk.plan(desk.file("east"), f"--target={target}")[1]
+        status, said = desk.plan(desk.file("north"), f"--target={target}")
         assert status == 0
         assert "there is no Gateway edge/north: nobody serves what is made for it" in said
 
@@ -203,6 +207,23 @@ class TestAnApiThatIsBusy:
         status, said = desk.plan(desk.file("east"), ENVOY)
         assert status == 1
         assert ".gateway.networking.k8s.io: the API answers 429: storage is (re)initializing" in said
+
+
+def test_who_interrupts_it_is_told_how_to_go_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = desk.cluster.write
+
+    async def interrupted(*arguments: Any, **more: Any) -> bytes:
+        signal.raise_signal(signal.SIGINT)
+        return await write(*arguments, **more)
+
+    monkeypatch.setattr(desk.cluster, "write", interrupted)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # not as Python has it, as in epp.__main__
+    try:
+        status, said = desk.apply(desk.file("east"), ENVOY)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (status, said.splitlines()[-1]) == (130, "epp apply: interrupted: run it again to go on")
+    assert not desk.cluster.names("AIGatewayRoute")
 
 
 class TestAReaderThatHasEnough:

@@ -89,20 +89,30 @@ def test_each_rule_at_fault_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "older, younger, severity",
+    "older, younger, told_of",
     [
-        pytest.param((), ("ai.example.com",), "error", id="the-only-one-with-a-hostname-has-it"),
-        pytest.param(("*.example.com",), ("ai.example.com",), "error", id="without-a-star-it-is-longer"),
-        pytest.param(("ai.example.com",), (), "", id="the-older-has-it"),
+        pytest.param((), ("ai.example.com",), "RequestsOfAnother", id="only-one-has-a-hostname"),
+        pytest.param(("*.example.com",), ("ai.example.com",), "RequestsOfAnother", id="without-a-star"),
+        pytest.param(("ai.example.com",), (), "HostnameHidesModels", id="the-older-has-it"),
         pytest.param(("ai.example.com",), ("ai.example.com",), "", id="the-same"),
         pytest.param(("ai.example.com",), ("b.example.com",), "", id="two"),
     ],
 )
 def test_the_longest_hostname_counts_before_all_matches(
-    older: tuple[str, ...], younger: tuple[str, ...], severity: str
+    older: tuple[str, ...], younger: tuple[str, ...], told_of: str
 ) -> None:
     found = told(of("a", QWEN_PII, hosts=older), of("bb", DEFAULT, hosts=younger))
-    assert [str(one.severity) for one in found] == [severity] * bool(severity)
+    assert [one.code for one in found] == [told_of] * bool(told_of)
+    assert all(one.is_error == (one.code == "RequestsOfAnother") for one in found)
+
+
+def test_whose_models_are_not_there_is_told() -> None:
+    """Names alone: nobody takes anything, and yet one of the two is not found."""
+    gpt = {"models": ("gpt",)}
+    (found,) = told(of("a", QWEN), of("bb", gpt, hosts=("ai.example.com",)))
+    assert not found.is_error and "at ai.example.com models of ModelRouter/llm/a get 404" in found.message
+    (found,) = told(of("a", QWEN, hosts=("ai.example.com",)), of("bb", gpt))
+    assert "at ai.example.com models of ModelRouter/llm/bb get 404" in found.message
 
 
 def test_a_listener_of_its_own_is_another_place() -> None:

@@ -22,6 +22,9 @@ from epp.compiler.patterns import BadPattern, Matcher, escape, literal, matches,
         (r"qwen\*", ["qwen*"], ["qwen3"]),
         ("a.c", ["a.c"], ["abc"]),
         ("[a^]", ["a", "^"], ["b"]),
+        ("x[^z-a]", ["xa", "x/"], ["x", "xab"]),
+        ("[^z-ab]", ["a", "z"], ["b"]),
+        ("[z-ab]", ["b"], ["a", "z"]),
     ],
 )
 def test_globs_mean_what_go_says(glob: str, names: list[str], others: list[str]) -> None:

@@ -168,3 +168,63 @@ def test_machines_of_other_labels_are_in_another_slice() -> None:
     assert "fleet-epp.dev/tier" not in plain.document["metadata"]["labels"]
     assert second.document["metadata"]["labels"]["fleet-epp.dev/tier"] == "1"
     assert plain.key != second.key
+
+
+def test_the_order_of_labels_is_none() -> None:
+    """Two slices of one set of labels would be one name for two objects."""
+    one, other = {"a": "1", "b": "2"}, {"b": "2", "a": "1"}
+    hosts = Host("a", "10.0.0.1", 80, one), Host("b", "10.0.0.2", 80, other)
+    (_, only), _ = pools.headless(pool("macs", pods=False, hosts=hosts), (origin("r"),))
+    assert len(only.document["endpoints"]) == 2
+
+
+def test_pools_of_one_name_in_two_namespaces_are_two() -> None:
+    """Each with its own servers, beside a picker's Service with its ports alone."""
+    elsewhere = replace(METAL, name="qwen-cuda", namespace="other")
+    emitted, findings = pools.objects([CUDA, elsewhere, replace(CUDA, name="phi")], Documents(()), OPTIONS)
+    assert not findings
+    found = {one.key: one.document["spec"] for one in emitted}
+    names = {"llm": ["phi", "qwen-cuda"], "other": ["qwen-cuda"]}
+    assert sorted(key[1:] for key in found if key[0] == "InferencePool") == [
+        (namespace, name) for namespace, here in sorted(names.items()) for name in here
+    ]
+    assert found["InferencePool", "other", "qwen-cuda"]["selector"]["matchLabels"] == {
+        pools.BELONGS: "qwen-cuda"
+    }
+    for namespace, here in names.items():
+        asked = {
+            found["InferencePool", namespace, name]["endpointPickerRef"]["port"]["number"] for name in here
+        }
+        opened = {one["port"] for one in found["Service", namespace, "fleet-epp-pools"]["ports"]}
+        assert opened == asked
+
+
+def test_machines_alone_are_asked_at_their_ports() -> None:
+    macs = pool("macs", pods=False, slices=(), hosts=(STUDIO, Host("mini", "192.0.2.21", 9000)))
+    spec = made_of(macs)["InferencePool macs"]["spec"]
+    assert spec["targetPorts"] == [{"number": 8080}, {"number": 9000}]
+    assert made_of(METAL)["InferencePool qwen-metal"]["spec"]["targetPorts"] == [{"number": 8000}]
+
+
+def test_a_pool_of_somebody_else_keeps_no_port_of_ours() -> None:
+    """Of another picker, with a port that says nothing, or none at all."""
+    own = made_of(CUDA)["InferencePool qwen-cuda"]
+    port = own["spec"]["endpointPickerRef"]["port"]["number"]
+
+    def there(reference: dict[str, Any], namespace: str = "llm") -> Document:
+        meta = {"name": "theirs", "namespace": namespace}
+        return Document({**own, "metadata": meta, "spec": {**own["spec"], "endpointPickerRef": reference}})
+
+    ours = own["spec"]["endpointPickerRef"]
+    for odd in (
+        there({**ours, "name": "their-picker"}),
+        there({"name": ours["name"]}),
+        there({**ours, "port": {"number": "9100"}}),
+        there(ours, namespace="other"),
+    ):
+        found = made_of(CUDA, there=(odd,))
+        assert [one["port"] for one in found["Service fleet-epp-pools"]["spec"]["ports"]] == [port]
+    (kept, moved) = sorted(
+        one["port"] for one in made_of(CUDA, there=(there(ours),))["Service fleet-epp-pools"]["spec"]["ports"]
+    )
+    assert kept == port and moved == port + 1, "the port of theirs stays, and ours is another"

@@ -160,7 +160,7 @@ def test_everything_at_once() -> None:
         ),
         pytest.param(
             "limit: 1Q",
-            'c.yaml:1: limit: expected a quantity such as 1000, "512Mi" or "1G", got "1Q"',
+            'c.yaml:1: limit: expected a quantity such as 1000, "200k" or "512Mi", got "1Q"',
             id="quantity",
         ),
         pytest.param(

@@ -145,7 +145,7 @@ class Refusing(ModelApi):
 
 def fleet(example: str, target: Target) -> tuple[Step, ...]:
     documents = load([str(FLEETS / example / "fleet.yaml")]).documents
-    options = Options(target, gateway=GatewayRef("ai", "edge"), inventory=INVENTORY)
+    options = Options(target, gateway=GatewayRef("ai", "edge"), inventory=INVENTORY.name)
     return difference(compile_documents(documents, options).objects, {}, inventory=INVENTORY).steps
 
 
@@ -225,3 +225,16 @@ def test_what_is_held_counts_as_it_ended_before() -> None:
     report = asyncio.run(carry_out([route, other], api, held=[before]))
     assert report.ended[0] is before
     assert [one.fate for one in report.ended] == [Fate.FAILED, Fate.SKIPPED, Fate.DONE]
+
+
+def test_a_report_is_whole_when_everything_was_done() -> None:
+    """``epp apply`` ends with 1 where it is not."""
+    assert carried(ModelApi())[0].is_whole
+    assert carried(ModelApi(), emitted("Service", "one"))[0].is_whole
+    failed, _ = carried(
+        Failing(Service=INVALID), emitted("Service", "one"), emitted("HTTPRoute", "b", "other")
+    )
+    assert not failed.is_whole and [one.fate for one in failed.ended] == [Fate.FAILED, Fate.DONE]
+    away, _ = carried(Failing(Service=AWAY), emitted("Service", "one"))
+    assert not away.is_whole
+    assert not Report(stopped="this replica leads no longer").is_whole

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from epp.compiler.marks import Inventory
 from epp.controller.carrying import Fate, carry_out
 from epp.controller.cluster import TRIES, Cluster, Deposed, Taken
 from epp.controller.difference import Step, Verb
@@ -59,7 +60,7 @@ WANTED = service("")
 
 
 def cluster(api: Api) -> Cluster:
-    return Cluster(api, Discovery(api), "test", may_write=lambda: api.leads)  # type: ignore[arg-type]
+    return Cluster(api, Discovery(api), Inventory("test"), may_write=lambda: api.leads)  # type: ignore[arg-type]
 
 
 def seen(written: tuple[str, Any, Any]) -> tuple[str, str]:
@@ -121,14 +122,16 @@ def test_at_the_end_writes_that_have_begun_are_waited_for_and_none_begins() -> N
         api = Api(None)
         api.answers.clear()
         writes = cluster(api)
-        under_way = asyncio.create_task(writes.create(WANTED))
-        await api.begun.wait()
-        end = asyncio.create_task(writes.end())
-        with pytest.raises(Deposed):
-            await writes.post(WANTED)
-        assert not end.done()
-        api.answers.set()
-        await end
-        assert (await under_way)["kind"] == "Service" and len(api.written) == 1
+        async with asyncio.TaskGroup() as group:
+            under_way = group.create_task(writes.create(WANTED), name="write")
+            await api.begun.wait()
+            end = group.create_task(writes.end(), name="end")
+            await asyncio.sleep(0)
+            with pytest.raises(Deposed):
+                await writes.post(WANTED)
+            assert not end.done()
+            api.answers.set()
+            await end
+            assert (await under_way)["kind"] == "Service" and len(api.written) == 1
 
     asyncio.run(story())

@@ -49,6 +49,10 @@ THERE = {"port": 80, "protocol": "TCP", "name": "http", "targetPort": 80}
         pytest.param({"a": []}, {}, {}, True, id="nothing-and-left-out"),
         pytest.param({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 2}]}, {"f:a": {}}, True, id="list-filled-in"),
         pytest.param({"a": [{"b": 1}]}, {"a": [{"b": 1}] * 2}, {"f:a": {}}, False, id="list-longer"),
+        pytest.param({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, {"f:a": {}}, False, id="list-changed"),
+        pytest.param({"a": ["x", "y"]}, {"a": ["y", "x"]}, {"f:a": {}}, False, id="list-in-another-order"),
+        pytest.param({"a": [{"b": [1]}]}, {"a": [{"b": [2]}]}, {"f:a": {}}, False, id="deep-in-a-list"),
+        pytest.param({"a": ["x"]}, {"a": "x"}, {"f:a": {}}, False, id="text-is-no-list"),
         pytest.param({"a": ["x"]}, {"a": ["x", "y"]}, {"f:a": {'v:"x"': {}}}, True, id="set-of-several"),
         pytest.param({"a": ["x"]}, {"a": ["y"]}, {"f:a": {'v:"x"': {}}}, False, id="set-without-ours"),
         pytest.param(

@@ -2,12 +2,19 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Sequence
+import math
+import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+
 from epp.compiler.documents import Document
-from epp.compiler.findings import Origin, error
+from epp.compiler.findings import Finding, Origin, error
 from epp.compiler.options import Options, Target
+from epp.controller.carrying import AT_ONCE
+from epp.controller.cluster import Deposed
+from epp.controller.difference import key_of
 from epp.controller.events import Events
 from epp.controller.fields import Object
 from epp.controller.files import Files, Unreadable
@@ -18,6 +25,7 @@ NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 LATER = NOON + dt.timedelta(hours=1)
 KEY = ("ModelRouter", "llm", "chat")
 READY = {"type": "GatewayReady", "status": "True", "reason": "Exposed", "message": "compiled"}
+WANTED = {"gateway": {"routeReady": True}, "conditions": [READY]}
 
 
 class Cluster:
@@ -25,13 +33,18 @@ class Cluster:
 
     def __init__(self) -> None:
         self.written: list[Object] = []
-        self.fault: ApiFault | None = None
+        self.asked = 0
+        self.fault: Exception | None = None
+        self.is_others = False
 
-    async def apply_status(self, document: Object, manager: str) -> Object:
+    async def apply_status(self, document: Object, manager: str, *, force: bool) -> Object:
         assert manager == STATUS_MANAGER
+        if self.is_others and not force:
+            raise ApiFault(409, 'conflict with "llmkube-operator"')
         return await self.post(document)
 
     async def post(self, document: Object) -> Object:
+        self.asked += 1
         if self.fault is not None:
             raise self.fault
         self.written.append(document)
@@ -55,10 +68,160 @@ def router(
 def told(cluster: Cluster, live: Object, wanted: dict[str, Any] | None, *, today: dt.datetime = NOON) -> str:
     """Why it could not be told."""
     options = Options(Target.GATEWAY_API, is_live=True)
-    statuses = Statuses(cluster, options, today=lambda: today)  # type: ignore[arg-type]
+    statuses = Statuses(
+        *(cluster, options),  # type: ignore[arg-type]
+        today=lambda: today,
+        clock=lambda: 0.0,
+        chance=random.Random(1),
+    )
     words = {} if wanted is None else {KEY: wanted}
-    asyncio.run(statuses.tell(words, [live], may_write=lambda: True))
+    asyncio.run(statuses.tell(words, [live]))
     return statuses.fault
+
+
+class Site:
+    """Statuses and Events, told by a clock that the test moves."""
+
+    def __init__(self, *lives: Object) -> None:
+        self.cluster, self.lives, self.now = Cluster(), list(lives), 0.0
+        paced: dict[str, Any] = {
+            "today": lambda: NOON,
+            "clock": lambda: self.now,
+            "chance": random.Random(1),
+        }
+        options = Options(Target.GATEWAY_API, is_live=True)
+        self.statuses = Statuses(self.cluster, options, **paced)  # type: ignore[arg-type]
+        self.events = Events(self.cluster, **paced)  # type: ignore[arg-type]
+
+    def tell(self, wanted: dict[str, Any] = WANTED) -> str:
+        """All the same; why they could not be told."""
+        keys = [key_of(live) for live in self.lives]
+        asyncio.run(self.statuses.tell(dict.fromkeys(keys, wanted), self.lives))
+        return self.statuses.fault
+
+    def for_minutes(self, minutes: float, tell: Callable[[], object], *, every: float = 0.5) -> int:
+        """How often the API was asked, with a round every so many seconds."""
+        before, end = self.cluster.asked, self.now + minutes * 60.0
+        while self.now < end:
+            tell()
+            self.now += every
+        return self.cluster.asked - before
+
+
+def operator(number: int = 0) -> dict[str, Any]:
+    """The router after LLMKube's own operator has written its verdict into our part, again."""
+    live = router({"conditions": [{**READY, "status": "False", "message": "AlreadyOwned"}]}, ours=True)
+    fields = {"f:status": {"f:conditions": {'k:{"type":"GatewayReady"}': {}}}}
+    live["metadata"]["managedFields"].append({"manager": "llmkube-operator", "fieldsV1": fields})
+    live["metadata"]["resourceVersion"] = str(number)
+    return live
+
+
+def test_who_goes_on_writing_our_part_is_told_of_and_not_fought() -> None:
+    site = Site(operator())
+
+    def round_() -> None:
+        site.lives = [operator(site.cluster.asked)]  # written over as soon as we have written
+        site.tell()
+
+    assert site.for_minutes(1.0, round_, every=0.05) <= 10
+    (finding,) = site.statuses.findings
+    assert finding.code == "StatusFought" and finding.origin.kind == "ModelRouter"
+    assert "llmkube-operator goes on writing status.gateway or GatewayReady" in finding.message
+    assert "llmkube-operator" in site.statuses.fault
+    site.now += 120.0
+    assert site.for_minutes(10.0, round_, every=0.5) <= 20
+    site.lives = [router(WANTED, ours=True)]  # it has let go
+    site.now += 300.0
+    assert (site.tell(), site.statuses.findings) == ("", [])
+
+
+def test_what_the_api_has_not_told_yet_is_not_written_again() -> None:
+    site = Site(router())
+    for _ in range(3):
+        site.tell()
+    assert site.cluster.asked == 1
+
+
+def test_a_status_that_somebody_else_has_is_taken_over_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    site = Site(router())
+    site.cluster.is_others = True
+    with caplog.at_level("INFO"):
+        assert site.tell() == ""
+    assert "taken over" in caplog.text and len(site.cluster.written) == 1
+
+
+def many(count: int) -> list[Object]:
+    lives = []
+    for number in range(count):
+        live = router()
+        live["metadata"]["name"] = f"chat-{number}"
+        lives.append(live)
+    return lives
+
+
+def test_statuses_that_are_refused_are_tried_less_and_less_often_and_say_so_all_the_time() -> None:
+    site = Site(*many(200))
+    site.cluster.fault = ApiFault(403, "cannot patch resource modelrouters/status")
+    faults = set[str]()
+    site.for_minutes(5.0, lambda: faults.add(site.tell()))
+    assert site.for_minutes(10.0, lambda: faults.add(site.tell())) <= 10 * 2 * AT_ONCE
+    assert all("cannot patch resource modelrouters/status" in fault for fault in faults)
+    assert site.statuses.next(site.now) < site.now + 60.0
+    site.cluster.fault = None
+    site.for_minutes(1.5, site.tell)
+    assert len(site.cluster.written) == 200 and site.tell() == ""
+
+
+def test_statuses_stop_at_the_first_answer_that_does_not_come() -> None:
+    site = Site(*many(200))
+    site.cluster.fault = ApiFault(0, "no answer: it does not answer in time")
+    assert site.tell() == "no status is written: no answer: it does not answer in time"
+    assert site.cluster.asked <= AT_ONCE
+    assert site.statuses.next(0.0) == 10.0
+    site.cluster.fault = Deposed()
+    site.tell()
+    assert site.cluster.asked <= 2 * AT_ONCE
+
+
+def about(count: int) -> list[Finding]:
+    origin = Origin("ModelRouter", "llm", "chat", api_version="inference.llmkube.dev/v1alpha1", uid="u")
+    return [error("Wrong", origin, f"this {number}", "mend it") for number in range(count)]
+
+
+def test_a_thousand_events_are_said_bit_by_bit() -> None:
+    site, findings = Site(), about(1000)
+
+    def say() -> None:
+        asyncio.run(site.events.tell(findings))
+
+    say()
+    assert 0 < site.cluster.asked < 100 and site.events.next(site.now) == 1.0
+    site.for_minutes(1.0, say)
+    assert site.cluster.asked == len(site.cluster.written) == 1000
+    assert site.events.next(site.now) == math.inf
+
+
+def test_events_that_are_refused_are_tried_less_and_less_often() -> None:
+    site, findings = Site(), about(200)
+    site.cluster.fault = ApiFault(403, "cannot create resource events")
+    site.for_minutes(5.0, lambda: asyncio.run(site.events.tell(findings)))
+    assert site.for_minutes(10.0, lambda: asyncio.run(site.events.tell(findings))) <= 20
+    site.cluster.fault = ApiFault(422, "no such field")  # of each by itself
+    site.now += 100.0
+    asyncio.run(site.events.tell(findings))
+    asyncio.run(site.events.tell(findings[:2]))
+    before = site.cluster.asked
+    asyncio.run(site.events.tell(findings[:2]))
+    assert site.cluster.asked == before
+
+
+@pytest.mark.parametrize("fault", [ApiFault(0, "no answer"), Deposed()])
+def test_events_stop_at_the_first_that_says_nothing_of_it(fault: Exception) -> None:
+    site = Site()
+    site.cluster.fault = fault
+    asyncio.run(site.events.tell(about(100)))
+    assert site.cluster.asked == 1
 
 
 def test_a_status_is_written_when_it_changes() -> None:
@@ -119,21 +282,21 @@ def test_what_the_gateway_says_of_a_route() -> None:
 
 
 def test_an_event_is_said_once_and_again_when_it_could_not_be_said() -> None:
-    cluster = Cluster()
-    events = Events(cluster, today=lambda: NOON)  # type: ignore[arg-type]
+    site = Site()
+    cluster, events = site.cluster, site.events
     origin = Origin("ModelRouter", "llm", "chat", api_version="inference.llmkube.dev/v1alpha1", uid="u")
     one, two = (error("Wrong", origin.at("spec"), text, "mend it") for text in ("this", "that"))
     in_a_file = error("Wrong", Origin("Fleet", "llm", "site", place="fleet.yaml:1"), "this", "mend it")
     cluster.fault = ApiFault(403, "cannot create resource events")
     asyncio.run(events.tell([one]))
-    cluster.fault = None
+    cluster.fault, site.now = None, 2.0
     for _ in range(2):
         asyncio.run(events.tell([one, two, in_a_file]))
     assert [event["message"] for event in cluster.written] == ["spec: this: mend it", "spec: that: mend it"]
     assert len({event["metadata"]["name"] for event in cluster.written}) == 2
-    again = Events(cluster, today=lambda: LATER)  # type: ignore[arg-type]
-    asyncio.run(again.tell([one]))
-    assert cluster.written[2]["metadata"]["name"] == cluster.written[0]["metadata"]["name"]
+    again = Site()
+    asyncio.run(again.events.tell([one]))
+    assert again.cluster.written[0]["metadata"]["name"] == cluster.written[0]["metadata"]["name"]
 
 
 def test_a_broken_file_changes_nothing() -> None:

@@ -169,9 +169,10 @@ def test_with_a_kind_that_goes_its_objects_go_which_says_nothing() -> None:
     virtual.run(story())
 
 
-def test_a_version_that_is_not_served_any_more_is_left_for_the_one_that_is() -> None:
+@pytest.mark.parametrize("versions", [("v1", "v1alpha1"), ("v1alpha1", "v1")])
+def test_a_version_that_is_not_served_any_more_is_left_for_the_one_that_is(versions: tuple[str, str]) -> None:
     async def story() -> None:
-        both = Kind("ModelRouter", "inference.llmkube.dev", ("v1", "v1alpha1"), Role.DECLARED)
+        both = Kind("ModelRouter", "inference.llmkube.dev", versions, Role.DECLARED)
         old, new = (Kind(both.name, both.group, (one,), both.role) for one in ("v1alpha1", "v1"))
         api = Api(SERVICE, old)
         api.objects = {"modelrouters": [made("chat", 1)]}

@@ -68,6 +68,9 @@ class Controller(Process):
     def writes(self) -> float:
         return sum(value for name, value in self.series().items() if "_writes_total" in name)
 
+    def deletions(self) -> float:
+        return sum(value for name, value in self.series().items() if '_writes_total{verb="delete"' in name)
+
     def has_ended(self) -> bool:
         return not self.is_running
 

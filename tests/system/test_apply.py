@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from tests.system.cluster import CRDS
-from tests.system.kube_plane import MISSING, ControlPlane, is_possible
-from tests.system.kube_plane import mended
+from tests.system.kube_plane import MISSING, ControlPlane, is_possible, mended
 from tests.system.site import KINDS, ROOT, Site, made_for
 
 pytestmark = [pytest.mark.timeout(900)]  # the first run builds the API server
@@ -101,7 +100,8 @@ def test_a_change_is_shown_as_the_lines_that_change(site: Site, file: Path) -> N
     shown = re.sub("\x1b\\[[0-9]+m", "", plan.stdout)
     assert "\x1b[32m" in plan.stdout
     assert "~ change InferencePool" in shown
-    assert "-  - number: 8080" in shown and "+  - number: 9090" in shown
+    changed = re.findall(r"^    ([+-]).*?(\S+)$", shown, re.MULTILINE)
+    assert changed == [("-", "8080"), ("+", "9090")] * 2, shown
     assert "0 to create, 2 to change, 0 to delete" in shown
 
 
@@ -120,6 +120,37 @@ def test_nobody_who_cannot_be_asked_is_asked(site: Site, file: Path) -> None:
     refused = site.epp("apply", "-f", str(file), TARGET)
     assert refused.returncode == 2 and "give --yes" in refused.stderr
     assert site.names() == set()
+
+
+def test_two_sets_of_files_do_not_prune_each_other(site: Site, file: Path) -> None:
+    other = file.with_name("other.yaml")
+    other.write_text(yaml.safe_dump_all([*site.model("phi"), site.router("code", "phi")]))
+    site.epp("apply", "-f", str(file), TARGET, "--yes")
+    pruned = site.epp("apply", "-f", str(other), TARGET, "--yes", "--prune")
+    assert pruned.returncode == 0, pruned.stdout
+    assert f"of ModelRouter/{site.name}/chat, not in these files alone" in pruned.stdout
+    assert site.names() == made_for("chat", "qwen", "gemma") | made_for("code", "phi")
+    assert site.epp("apply", "-f", str(file.parent), TARGET, "--yes", "--prune").returncode == 0
+    assert site.names() == made_for("chat", "qwen", "gemma") | made_for("code", "phi")
+
+
+def test_routes_for_another_gateway_go_with_the_target(site: Site, tmp_path: Path) -> None:
+    for crd in ENVOY:
+        site.plane.define(mended(crd, tmp_path))
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(
+        f"apiVersion: fleet-epp.dev/v1alpha1\nkind: Fleet\nmetadata: {{name: lab, namespace: {site.name}}}\n"
+        "gateway: edge/main\nmodels: [{name: qwen, pods: {app: qwen}}]\n"
+    )
+    site.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "edge"}})
+    old, new = "--target=envoy-ai-gateway-1.1", TARGET
+    assert site.epp("apply", "-f", str(fleet), old, "--yes").returncode == 0
+    before = site.count()
+    planned = site.epp("plan", "-f", str(fleet), new).stdout
+    assert "- delete AIGatewayRoute" in planned
+    pruned = site.epp("apply", "-f", str(fleet), new, "--yes", "--prune")
+    assert pruned.returncode == 0, pruned.stdout
+    assert site.names() == made_for("lab", "qwen") and site.count() == 3 < before
 
 
 def test_what_somebody_else_made_is_an_error_before_anything_is_done(site: Site, file: Path) -> None:

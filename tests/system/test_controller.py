@@ -2,13 +2,15 @@
 
 import json
 import re
+import urllib.error
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from bench.rig.process import wait_until
+from tests.system.cluster import LLMKUBE
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible, path_of
 from tests.system.site import KINDS, ROUTES, Controller, Site, made_for
 
@@ -160,6 +162,97 @@ def test_the_status_says_what_the_gateway_says(site: Site) -> None:
         wait_until(lambda: not _condition(site.get(router)), what="our word is taken back")
 
 
+def test_who_goes_on_writing_the_status_is_told_of_and_not_fought(site: Site) -> None:
+    """LLMKube's own operator, which compiles the same objects and says so each time it looks."""
+    router = site.router("chat", "qwen")
+    site.apply(*site.model("qwen"), router)
+    theirs = {
+        "type": "GatewayReady",
+        "status": "False",
+        "reason": "ReconcileFailed",
+        "message": "AlreadyOwned",
+        "lastTransitionTime": "2026-11-20T00:00:00Z",
+    }
+    statuses = 'fleet_epp_controller_writes_total{kind="ModelRouter",verb="status"}'
+    with site.controller() as controller:
+        settled(site, controller, *made_for("chat", "qwen"))
+        wait_until(lambda: bool(_condition(site.get(router))), what="GatewayReady")
+
+        def is_told() -> bool:
+            there = site.get(router)
+            if _condition(there).get("message") != theirs["message"]:
+                others = [one for one in there["status"]["conditions"] if one["type"] != "GatewayReady"]
+                there["status"]["conditions"] = [*others, theirs]
+                with suppress(urllib.error.HTTPError):  # the controller was quicker: looked at again
+                    site.plane.api.ask("PUT", f"{path_of(router)}/status", there)
+            return controller.says("StatusFought")
+
+        wait_until(is_told, what="that somebody else writes it", timeout=60)
+        assert "goes on writing status.gateway or GatewayReady" in controller.page("/readyz")
+        told = controller.series()[statuses]
+        rounds = "fleet_epp_controller_round_seconds_count"
+        before = controller.series()[rounds]
+        wait_until(lambda: is_told() and controller.series()[rounds] > before + 5, what="some rounds more")
+        assert controller.series()[statuses] <= told + 3
+
+
+def test_what_is_refused_for_ever_is_told_as_long_as_it_is(site: Site) -> None:
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": site.name},
+        "spec": {
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": site.name}},
+                "resourceRules": [
+                    {
+                        "apiGroups": ["gateway.networking.k8s.io"],
+                        "apiVersions": ["*"],
+                        "operations": ["CREATE"],
+                        "resources": ["httproutes"],
+                    }
+                ],
+            },
+            "validations": [{"expression": "object.metadata.name != 'chat'", "message": "not here"}],
+        },
+    }
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": site.name},
+        "spec": {"policyName": site.name, "validationActions": ["Deny"]},
+    }
+    site.apply(policy, binding)
+    probe = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "chat", "namespace": site.name},
+        "spec": {},
+    }
+    wait_until(lambda: _is_refused(site, probe), what="the policy is in force", timeout=60)
+    router = site.router("chat", "qwen")
+    site.apply(*site.model("qwen"), router)
+    tries = 'fleet_epp_controller_writes_total{kind="HTTPRoute",verb="create"}'
+    with site.controller() as controller:
+        wait_until(lambda: controller.series().get(tries, 0) >= 3, what="three tries", timeout=60)
+        assert controller.log.read_text().count('"not as it should be"') == 1
+        assert not controller.says('"settled"')
+        assert "not here" in controller.page("/readyz")
+        wait_until(lambda: "not here" in _condition(site.get(router)).get("message", ""), what="the status")
+        version = site.get(router)["metadata"]["resourceVersion"]
+        before = controller.series()[tries]
+        wait_until(lambda: controller.series()[tries] > before, what="one more try", timeout=60)
+        assert site.get(router)["metadata"]["resourceVersion"] == version
+
+
+def _is_refused(site: Site, document: dict[str, object]) -> bool:
+    try:
+        site.plane.api.ask("POST", f"{path_of(document).rpartition('/')[0]}?dryRun=All", document)
+    except urllib.error.HTTPError as refused:
+        return refused.code in {403, 422}
+    return False
+
+
 def test_kinds_may_come_later(site: Site) -> None:
     site.plane.undefine(ROUTES)
     site.apply(*site.model("qwen"), site.router("chat", "qwen"))
@@ -167,6 +260,34 @@ def test_kinds_may_come_later(site: Site) -> None:
         wait_until(lambda: controller.says("has no HTTPRoute"), what="that a kind is missing")
         site.plane.define(ROUTES)
         settled(site, controller, *made_for("chat", "qwen"))
+
+
+def test_with_the_kinds_of_inputs_nothing_goes_that_was_made_of_them(site: Site) -> None:
+    """Nobody here collects what has lost its owner, as a whole cluster does."""
+    site.apply(*site.model("qwen"), site.router("chat", "qwen"))
+    with site.controller() as controller:
+        settled(site, controller, *made_for("chat", "qwen"))
+        site.plane.undefine(*LLMKUBE)
+        wait_until(lambda: controller.says("ObjectKept"), what="that what was made stays")
+        wait_until(lambda: controller.says("does not have a kind any more"), what="that a kind has gone")
+        assert site.names() == made_for("chat", "qwen") and controller.deletions() == 0
+        for crd in LLMKUBE:
+            site.plane.define(crd)
+        site.apply(*site.model("gemma"), site.router("code", "gemma"))
+        site.wait(*made_for("code", "gemma"), timeout=30)
+
+
+def test_two_controllers_of_one_inventory_for_two_gateways_leave_each_others_objects_alone(
+    site: Site,
+) -> None:
+    site.apply(*site.model("qwen"), site.router("chat", "qwen"))
+    with site.controller() as one:
+        settled(site, one, *made_for("chat", "qwen"))
+        with site.controller("--target=agentgateway") as other:
+            wait_until(lambda: other.says("made for gateway-api"), what="whose it is")
+            site.plane.delete(site.router("chat"))
+            wait_until(lambda: not site.names(), what="all is gone")
+            assert other.deletions() == 0
 
 
 def test_an_api_that_goes_and_comes_back_is_met_as_before(site: Site) -> None:

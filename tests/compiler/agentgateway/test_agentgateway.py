@@ -314,6 +314,36 @@ def test_a_pool_elsewhere_is_granted() -> None:
     assert the(emission, "ReferenceGrant")["spec"]["to"][0]["kind"] == "InferencePool"
 
 
+def test_a_backend_stands_where_its_servers_are() -> None:
+    """Of one namespace that is not the router's there is nothing to refuse."""
+    far = backend(replace(pool("far"), namespace="other"), model="Qwen/Qwen3")
+    emission = emit(router("site", rule(far, models=("m",))))
+    assert [one.code for one in emission.findings if one.is_error] == []
+    found = the(emission, "AgentgatewayBackend")["metadata"]
+    (section,) = the(emission, "HTTPRoute")["spec"]["rules"]
+    (reference,) = section["backendRefs"]
+    assert (found["namespace"], reference["namespace"], reference["name"]) == (
+        "other",
+        "other",
+        found["name"],
+    )
+
+
+@pytest.mark.parametrize("count, found", [(8, []), (9, ["TooManyBackends"])])
+def test_a_rule_has_at_most_eight_groups(count: int, found: list[str]) -> None:
+    chain = [provider(f"p{one}.example.com", name=f"p{one}") for one in range(count)]
+    emission = emit(router("site", rule(*chain, models=("m",))))
+    assert [one.code for one in emission.findings if one.is_error] == found
+
+
+@pytest.mark.parametrize("count, found", [(16, []), (17, ["TooManyBackends"])])
+def test_a_group_has_at_most_sixteen_servers(count: int, found: list[str]) -> None:
+    hosts = tuple(Host(f"mac-{one}", f"192.0.2.{one + 1}", 8080) for one in range(count))
+    macs = backend(pool("macs", pods=False, slices=(), hosts=hosts))
+    emission = emit(router("site", rule(macs, models=("m",))))
+    assert [one.code for one in emission.findings if one.is_error] == found
+
+
 # --- who may ask, and how much -----------------------------------------------------------------------------
 
 JWT = Jwt(
@@ -427,6 +457,18 @@ def test_a_budget_over_two_routes_is_refused_since_each_would_count_by_itself() 
     rules = [rule(backend(pool("p")), name=f"m{one}", models=(f"m{one}",)) for one in range(25)]
     emission = emit(router("site", *rules, budgets=(budget(Scope.ROUTER),)))
     assert [one.code for one in emission.findings if one.is_error] == ["UnsupportedBudgetScope"]
+
+
+def test_a_policy_names_no_section_or_one() -> None:
+    """The API server refuses an empty one."""
+    budgets = (budget(Scope.ROUTER),)
+    emission = emit(router("site", QWEN, access=ACCESS, audit=True, budgets=budgets))
+    targets = [
+        one
+        for found in of_kind(emission, "AgentgatewayPolicy")
+        for one in found["spec"].get("targetRefs", [])
+    ]
+    assert targets and all(one.get("sectionName", "some") for one in targets)
 
 
 def test_the_audit_log_says_model_tokens_and_team() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from epp.compiler.findings import Severity
-from epp.compiler.intent import Backend, Pool, Schema, Strategy
+from epp.compiler.intent import Backend, Host, Pool, Schema, Strategy
 from epp.compiler.options import Target
 from tests.compiler.envoy_ai_gateway.made import NEW, OLD, document, machines, made, provider
 from tests.compiler.makers import backend, origin, pool, router, rule
@@ -286,3 +286,27 @@ def test_which_key_of_a_secret_is_read_is_told(schema: Schema, region: str, key:
     there = provider("it", schema=schema, secret="provider-key", region=region)
     told = made(router("mr", rule(there, models=("qwen",)))).told("SecretKeys")
     assert f"{key} of Secret provider-key" in told.message
+
+
+def test_a_pool_with_one_of_two_down_can_serve() -> None:
+    down, well = backend(pool("mac", pods=False), down="gone"), backend(pool("cuda"))
+    for backends in ((down, well), (well, down)):
+        assert "NoBackendCanServe" not in made(router("mr", rule(*backends, models=("qwen",)))).codes()
+
+
+def test_servers_that_nobody_can_find_are_refused() -> None:
+    """A host whose slice is not there, and no Service of it is known."""
+    lost = backend(pool("mac", pods=False, service=False))
+    found = made(router("mr", rule(lost, provider("openai"), models=("qwen",))))
+    assert found.codes() == ["ServersNotKnown"] and not found.rules
+
+
+def test_machines_have_no_service_of_pods() -> None:
+    """One that selects nothing would have the endpoints of whoever writes a slice for it."""
+    hosts = (Host("mini", "10.0.0.21", 8080),)
+    macs = Backend("mac", Pool("mac", "llm", origin("mac"), ports=(8080,), hosts=hosts), origin("mac"))
+    found = made(router("mr", rule(macs, provider("openai"), models=("qwen",))))
+    (service,) = found.all("Service")
+    (slice_,) = found.all("EndpointSlice")
+    assert "selector" not in service["spec"]
+    assert slice_["metadata"]["labels"]["kubernetes.io/service-name"] == service["metadata"]["name"]

@@ -144,3 +144,23 @@ def test_who_counts_is_told(configured: str | None, code: str | None) -> None:
     found = made(router("mr", QWEN, budgets=(budget(Scope.ROUTER),)), around=around)
     assert found.codes() == ([code] if code else [])
     assert code != "NeedsRateLimitService" or "1.8.2" in found.told(code).fix
+
+
+def test_with_one_policy_for_all_routes_none_is_cut_off_before_its_longest_rule() -> None:
+    """Streams that are silent for longer end: reading a long prompt is silence."""
+    slow = rule(provider("s"), provider("t"), provider("u"), name="slow", models=("slow",), timeout=1800.0)
+    many = [rule(provider("d"), name=f"m{n}", models=(f"m{n}",), timeout=10.0) for n in range(15)]
+    for rules in ((slow, *many), (*many, slow)):
+        found = made(router("mr", *rules, budgets=(budget(Scope.ROUTER),)))
+        assert len(found.all("AIGatewayRoute")) == 2
+        (policy,) = found.all("BackendTrafficPolicy")
+        lasting = max(one["timeouts"]["request"] for one in found.rules)
+        assert policy["spec"]["timeout"]["http"] == {"streamIdleTimeout": "1h30m2s"}, lasting
+
+
+def test_an_earlier_rule_that_refuses_costs_no_tokens() -> None:
+    """As the guard of a fleet's sensitive requests does, which stands before the model's rule."""
+    guard = rule(name="guard", models=("qwen",), conditions=(Condition("x-class", ("pii",)),))
+    both = (budget(Scope.ROUTER), budget(Scope.RULE, rule="qwen"))
+    found = made(router("mr", guard, QWEN, budgets=both))
+    assert not found.codes(Severity.ERROR) and len(found.rules) == 2

@@ -151,3 +151,11 @@ def test_a_header_that_tokens_set_for_one_router_is_no_clients_for_another() -> 
     assert made(secured, other).told("HeaderTakenFromClients").origin.name == "open"
     assert "HeaderTakenFromClients" not in made(MR, other).codes()
     assert "HeaderTakenFromClients" not in made(replace(other, access=secured.access)).codes()
+
+
+def test_in_a_cluster_a_gateway_that_is_there_is_not_missing() -> None:
+    asked = Intent((router("mr", rule(provider("a"), models=("qwen",))),))
+    there = document("Gateway", "ai", spec={"listeners": [{"name": "http", "protocol": "HTTP"}]})
+    for around, is_live, is_said in (((), True, True), ((there,), True, False), ((), False, False)):
+        found = emit(asked, Documents(around), Options(NEW, is_live=is_live)).findings
+        assert ("GatewayNotFound" in [one.code for one in found]) is is_said

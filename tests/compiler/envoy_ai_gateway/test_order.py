@@ -384,3 +384,47 @@ def test_parts_that_share_a_budget_share_a_policy() -> None:
     (policy,) = [one for one in documents if one["kind"] == "BackendTrafficPolicy"]
     routes = [one["metadata"]["name"] for one in documents if one["kind"] == "AIGatewayRoute"]
     assert len(routes) == 2 and [one["name"] for one in policy["spec"]["targetRefs"]] == routes
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_rule_that_asks_for_too_many_headers_is_blamed_itself(target: Target) -> None:
+    many = tuple(Condition(f"x-{number}", ("yes",)) for number in range(16))
+    first = rule(backend(pool("pii")), name="pii", conditions=(Condition("x-class", ("pii",)),))
+    late = rule(backend(pool("late")), name="late", models=("qwen",), conditions=many)
+    (told,) = emit(Intent((router("site", first, late),)), Documents(()), Options(target)).findings
+    assert told.code == "TooManyHeaders" and told.message.startswith("rule late asks for 17 headers")
+    assert "preserveRouteOrder" not in told.fix
+
+
+def test_a_name_before_an_earlier_rules_pattern_is_found() -> None:
+    """Also with the pattern among many names, of which only those that meet are compared."""
+    names = [(at, {matches.MODEL: Matcher(f"m{at}")}) for at in range(2, 9)]
+    name, pattern = (1, EXACT_A), (0, {matches.MODEL: Matcher("a*", "glob")})
+    assert matches.misplaced([*names, name, pattern], in_order=True) == (0, 1)
+    assert matches.misplaced([name, *names, pattern], in_order=False) == (0, 1)
+    assert matches.misplaced([*names, pattern, name], in_order=True) is None
+    late, early = (0, {matches.MODEL: Matcher("a")}), (1, {matches.MODEL: Matcher("a*", "glob")})
+    assert matches.misplaced([early, *names, late], in_order=True) == (0, 1)
+
+
+def test_routers_that_cannot_be_kept_apart_have_their_routes_all_the_same() -> None:
+    """A match for both would need more headers than there can be."""
+    wide = tuple(Condition(f"x-a-{number}", ("1",)) for number in range(9))
+    more = tuple(Condition(f"x-b-{number}", ("1",)) for number in range(8))
+    older = router("older", rule(backend(pool("one")), conditions=wide), created="2026-01-01T00:00:00Z")
+    younger = router(
+        "younger",
+        rule(backend(pool("two")), models=("qwen",), conditions=more),
+        created="2026-01-02T00:00:00Z",
+    )
+    last = router("zlast", rule(backend(pool("three")), models=("gpt",)), created="2026-01-03T00:00:00Z")
+    found = emit(Intent((older, younger, last)), Documents(()), Options(TARGETS[1]))
+    routes = {
+        one.key[2]: one.document["spec"]["rules"] for one in found.objects if one.key[0] == "AIGatewayRoute"
+    }
+    assert {name: [one["backendRefs"][0]["name"] for one in rules] for name, rules in routes.items()} == {
+        "older": ["one"],
+        "younger": ["two"],
+        "zlast": ["three"],
+    }
+    assert [one.origin.name for one in found.findings if one.code == "RequestsOfAnother"] == ["younger"]

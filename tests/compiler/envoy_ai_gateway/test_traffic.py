@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from epp.compiler.intent import Budget, Scope
 from epp.compiler.targets.envoy_ai_gateway.durations import duration
 from tests.compiler.envoy_ai_gateway.made import NEW, OLD, made, provider
-from tests.compiler.makers import backend, pool, router, rule
+from tests.compiler.makers import backend, origin, pool, router, rule
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,17 @@ def test_a_busy_backend_is_not_cut_off_at_1024_requests() -> None:
     assert (
         policy["timeout"]["tcp"] == {"connectTimeout": "2s"} and policy["tcpKeepalive"]["idleTime"] == "10s"
     )
+
+
+def test_what_rules_share_is_enough_for_each_whatever_their_order() -> None:
+    """Servers beside a pool's are looked after, though the pool's picker needs no such."""
+    shared = Budget("all", Scope.ROUTER, 1000, 3600, origin("mr"))
+    picked = rule(backend(pool("cuda")), name="picked", models=("qwen",))
+    tried = rule(provider("a"), provider("b"), name="tried", models=("gpt",))
+    policies = [
+        made(router("mr", *rules, budgets=(shared,))).one("BackendTrafficPolicy")
+        for rules in ((picked, tried), (tried, picked))
+    ]
+    alone = made(router("mr", tried)).one("BackendTrafficPolicy")
+    for found in policies:
+        assert found["retry"] == alone["retry"] and found["healthCheck"] == alone["healthCheck"]

@@ -239,6 +239,20 @@ class TestSensitive:
         """
         assert [one.models for one in router(text).rules] == [("gpt-oss",), ("gpt-*",), ("gpt-*",)]
 
+    def test_a_pattern_alone_guards_itself_alone(self) -> None:
+        """A guard without models would take the sensitive requests of all others."""
+        text = """
+        models: [{name: "q-*", backends: [home, north]}, {name: other, pods: {app: o}}]
+        backends: {home: {pods: {app: h}}, north: {url: "https://llm.north.example", secret: key}}
+        sensitive: {classes: [pii]}
+        """
+        found = router(text).rules
+        assert [(one.models, bool(one.conditions)) for one in found] == [
+            (("other",), False),
+            (("q-*",), True),
+            (("q-*",), False),
+        ]
+
 
 def test_who_answers_for_a_model_is_handed_on() -> None:
     assert rules("models: [{name: a, pods: {a: b}, owner: search}]")["a"].owner == "search"
@@ -253,3 +267,11 @@ class TestGateway:
         options = Options(Target.GATEWAY_API, gateway=GatewayRef("g", "ns"))
         (found,) = read("models: [{name: a, pods: {a: b}}]", gateway="", options=options).routers
         assert found.gateway == GatewayRef("g", "ns")
+
+
+def test_machines_are_asked_at_their_models_port_where_they_name_none() -> None:
+    text = "models: [{name: a, pods: {app: a}, port: 9000, hosts: [10.0.0.21, '10.0.0.22:81']}]"
+    (backend,) = rules(text)["a"].backends
+    assert isinstance(backend.servers, Pool)
+    assert backend.servers.ports == (9000,)
+    assert [one.port for one in backend.servers.hosts] == [9000, 81]

@@ -111,6 +111,22 @@ def test_more_than_16_headers_are_refused() -> None:
     assert [(one.code, one.is_error) for one in emission.findings] == [("TooManyHeaders", True)]
 
 
+def test_the_rule_that_asks_for_too_many_is_blamed_not_one_that_it_would_go_before() -> None:
+    conditions = tuple(Condition(f"x-{number}", ("yes",)) for number in range(16))
+    first = rule(backend(pool("pii")), name="pii", conditions=(Condition("x-class", ("pii",)),))
+    emission = emit(router("site", first, replace(QWEN, conditions=conditions)))
+    (told,) = emission.findings
+    assert told.message.startswith("rule qwen asks for 17 headers")
+    emission = emit(router("site", first, replace(QWEN, conditions=conditions[1:])))
+    (told,) = emission.findings
+    assert told.message.startswith("with the later rules that it goes before rule pii asks for 17 headers")
+
+
+def test_a_long_value_is_told_by_its_beginning() -> None:
+    (told,) = emit(router("site", replace(QWEN, models=("x" * 5000,)))).findings
+    assert "(5000 characters)" in told.message and len(told.message) < 200
+
+
 def test_a_rule_that_can_never_be_reached_is_told() -> None:
     emission = emit(router("site", rule(backend(pool("all")), name="all"), QWEN))
     assert "RuleNeverReached" in codes(emission)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from epp.compiler.intent import Allowance, Budget, Scope
-from tests.compiler.llmkube.cluster import read_router, router, rule, told
+from tests.compiler.llmkube.cluster import read_router, refused, router, rule, told
 
 JWT = {
     "provider": "keycloak",
@@ -87,3 +87,10 @@ def test_a_resolution_for_the_proxy_has_no_effect_and_that_is_said() -> None:
     _, (remark,) = told(router(backends=[backend]))
     assert remark.code == "ResolutionIgnored"
     assert not read_router(router(backends=[{**backend, "resolution": "endpoint"}])).audit
+
+
+@pytest.mark.parametrize("url", ["id.example.com/certs", "ftp://id.example.com/certs", "https:///certs"])
+def test_keys_are_got_from_a_url(url: str) -> None:
+    """A gateway refuses the whole policy otherwise, and with it that of every router there."""
+    found = refused(router(policy={"auth": {"jwt": {**JWT, "jwksURI": url}}}))
+    assert (found.code, found.origin.field) == ("InvalidAuth", "spec.policy.auth.jwt.jwksURI")

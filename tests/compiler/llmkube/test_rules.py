@@ -364,3 +364,13 @@ def test_the_header_of_another_gateway_is_any_header() -> None:
     asked = router(rules=[rule("cuda", match={"headers": {"x-ai-eg-model": "qwen"}})])
     (found,) = read_router(asked, target=Target.AGENTGATEWAY).rules
     assert found.conditions == (Condition("x-ai-eg-model", ("qwen",)),)
+
+
+@pytest.mark.parametrize("written", ["INTERNAL", "Internal", "internal"])
+def test_a_class_and_its_very_header_are_both_asked_for(written: str) -> None:
+    """LLMKube compares the class in lower case and the header as it is."""
+    match = {"dataClassification": ["public", "internal"], "headers": {CLASS: written}}
+    assert conditions(match) == (Condition(CLASS, (written,)),)
+    policy = {"classification": {"headerKey": "X-Class"}}
+    match = {"headers": {"x-class": written}, "dataClassification": ["internal"]}
+    assert conditions(match, policy=policy) == (Condition("x-class", (written,)),)

@@ -214,3 +214,9 @@ def test_a_status_of_another_kind_counts_as_serving() -> None:
     (remark,) = reading.findings
     assert (remark.code, remark.origin.field) == ("StatusUnreadable", "status.phase")
     assert reading.routers[0].rules[0].backends[0].down == ""
+
+
+def test_nor_is_one_that_is_exposed_by_itself() -> None:
+    pool_of_two = document("ModelPool", "gpu", {"members": [{"inferenceServiceRef": {"name": "cuda"}}]})
+    remarks = read(model(), exposed("cuda"), pool_of_two).findings
+    assert [(one.code, one.origin.kind) for one in remarks] == [("ModelPoolNotActivated", "InferenceService")]

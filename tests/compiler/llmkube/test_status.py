@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from epp.compiler.documents import Document, Documents
 from epp.compiler.findings import warning
 from epp.compiler.inputs import llmkube
@@ -151,3 +153,31 @@ def test_a_word_is_about_one_generation() -> None:
 def test_a_message_is_no_longer_than_people_read() -> None:
     backends = [f"gone-{number}" for number in range(400)]
     assert len(only(say(*FLEET, router(rules=[rule(*backends)])))[3]) == LONGEST
+
+
+def test_conditions_of_others_are_not_ours() -> None:
+    """That another one is true says nothing of whether we have served it."""
+    others = [{"type": "Available", "status": "True"}, "odd"]
+    ours = {"type": "GatewayReady", "status": "True"}
+    plain = service("cuda", status={"phase": "Ready", "conditions": others})
+    assert say(model(), plain) == []
+    once = service("cuda", status={"phase": "Ready", "conditions": [*others, ours]})
+    (word,) = say(model(), once)
+    assert (word.condition["status"], word.condition["reason"]) == ("False", "NotExposed")
+
+
+@pytest.mark.parametrize(
+    "protocol, port, address, expected",
+    [
+        ("HTTP", 80, "192.0.2.1", "http://192.0.2.1"),
+        ("HTTP", 443, "192.0.2.1", "http://192.0.2.1:443"),
+        ("HTTPS", 443, "ai.example.com", "https://ai.example.com"),
+        ("HTTPS", 8443, "ai.example.com", "https://ai.example.com:8443"),
+        ("HTTP", 8080, "2001:db8::1", "http://[2001:db8::1]:8080"),
+    ],
+)
+def test_the_endpoint_is_what_clients_type(protocol: str, port: int, address: str, expected: str) -> None:
+    there = gateway(addresses=[{"value": address}]).content
+    listener = {"name": "it", "port": port, "protocol": protocol}
+    found, *_ = only(say(*FLEET, router(), Document({**there, "spec": {"listeners": [listener]}})))
+    assert found["endpoint"] == expected

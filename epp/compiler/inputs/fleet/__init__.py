@@ -7,6 +7,7 @@ Rule:    a fault in one model leaves the others live.
 Source:  docs/fleet-file.md.
 """
 
+import re
 from dataclasses import replace
 
 from epp.compiler.documents import Document, Documents
@@ -20,7 +21,7 @@ from epp.compiler.inputs.fleet.site import Site, invalid
 from epp.compiler.intent import GatewayRef, Objective, Router
 from epp.compiler.options import Options
 from epp.config import decode
-from epp.config.decode import ConfigError
+from epp.config.decode import ConfigError, Section
 
 __all__ = ["read"]
 
@@ -53,11 +54,12 @@ def _read(document: Document, options: Options) -> Reading:
             findings=(error("SpecInvalid", origin.at("metadata.name"), fault, "give it another name"),)
         )
     content = {name: value for name, value in document.content.items() if name != "status"}
-    try:
-        file = decode.read(decode.section(content, document.place), FleetFile)
-    except ConfigError as wrong:
-        return Reading(findings=(invalid(origin, wrong),))
-    site = Site(file, document.namespace or options.namespace, origin)
+    file, faults = _file(decode.section(content, document.place))
+    findings = [invalid(origin, one) for one in faults]
+    if file is None:
+        return Reading(findings=tuple(findings))
+    faulty = frozenset(_field(one) for one in faults)
+    site = Site(file, document.namespace or options.namespace, origin, findings=findings, faulty=faulty)
     declare(site)
     made = rules(site)
     gateway = _gateway(site, options)
@@ -80,8 +82,34 @@ def _read(document: Document, options: Options) -> Reading:
     return Reading((router,), policies.objectives(site, made), tuple(site.findings))
 
 
+_ALL_LEAN_ON = {"", "apiVersion", "kind", "metadata", "models", "backends"}
+"""Fields without which everything else would be told to be wrong; the empty one is a field that is missing."""
+
+
+def _file(section: Section) -> tuple[FleetFile | None, list[ConfigError]]:
+    """The file without the fields that have a fault, and the faults: all that is wrong is told at once."""
+    faults: list[ConfigError] = []
+    while True:
+        try:
+            return decode.read(section, FleetFile), faults
+        except ConfigError as wrong:
+            field = _field(wrong)
+            if field or not faults:
+                faults.append(wrong)
+            if field in _ALL_LEAN_ON:
+                return None, faults
+            section = section.only({field}, others=True)
+
+
+def _field(fault: ConfigError) -> str:
+    """The field of the file in which it is."""
+    return re.split(r"[.\[]", fault.path, maxsplit=1)[0]
+
+
 def _gateway(site: Site, options: Options) -> GatewayRef | None:
     if not site.file.gateway:
+        if "gateway" in site.faulty:
+            return None
         if options.gateway is None:
             site.error(
                 "GatewayRefMissing",

@@ -124,7 +124,8 @@ class Resolver:
 
 
 def _as_part(backend: Backend, model: ModelEntry) -> Backend:
-    """Of another model: asked by that one's name, which keeps it apart from the other parts."""
+    """Of another model: asked by that one's name, which keeps it apart from the other parts. Where there are
+    no others, rules.py lets servers that take every name be asked as the client asked."""
     name = model.name if backend.model == ANY_NAME else backend.model
     return replace(backend, model=name, timeout=model.timeout or backend.timeout)
 

@@ -8,7 +8,7 @@ Rule:    whatever is wrong with one leaves the others; its names stay known, so 
 from dataclasses import replace
 
 from epp.compiler.findings import Origin
-from epp.compiler.inputs.fleet.file import ModelEntry, Servers, check_name
+from epp.compiler.inputs.fleet.file import ModelEntry, Servers, check_name, twice
 from epp.compiler.inputs.fleet.servers import is_local, servers
 from epp.compiler.inputs.fleet.site import Lost, Model, Site
 from epp.compiler.intent import Backend
@@ -72,8 +72,8 @@ def _declare_model(site: Site, section: Section, place: int) -> None:
             )
             site.lost.append(Lost(tuple(names), origin, place))
             return
-        if len(set(names)) < len(names):
-            raise section.at("aliases").error("one is there twice")
+        if repeated := twice(names):
+            raise section.at("aliases").error(f'"{repeated}" is there twice, leave one out')
         backend = _own(entry, site, origin, section)
     except ConfigError as wrong:
         site.invalid(origin, wrong)

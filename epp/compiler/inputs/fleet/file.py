@@ -145,7 +145,7 @@ class Servers:
     """Whose API it is; with ``url``: whose words the one there speaks. Else OpenAI's."""
     region: str = ""
     """Of ``bedrock`` and ``vertex``."""
-    secret: str = ""
+    secret: str = field(default="", metadata={"hidden": True})
     """The Secret with the API's key, in the fleet's namespace."""
     local: bool | None = None
     """Whether what is sent there stays in the house, which requests of ``sensitive`` classes must. Else: yes,
@@ -178,7 +178,8 @@ class Servers:
         _may("service", self.service, rf"{NAMED}:\d{{1,5}}", '"name:port" or "namespace/name:port"')
         if self.service:
             _check_port("service", int(self.service.rpartition(":")[2]))
-        _may("secret", self.secret, r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "the name of a Secret")
+        if not re.fullmatch(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?", self.secret, re.ASCII):
+            raise ValueError("secret: is not the name of a Secret: put the key into one, and name that here")
         _may("region", self.region, r"[a-z0-9-]{1,40}", "a region such as eu-central-1")
         _may("servedAs", self.served_as, MODEL, _A_MODEL)
         if self.health:
@@ -232,8 +233,8 @@ class ModelEntry(Servers):
             raise ValueError(
                 "backends: all shares are 0, so that nothing would serve it; give one of them more"
             )
-        if len(set(self.names)) < len(self.names):
-            raise ValueError("backends: one is there twice")
+        if repeated := twice(self.names):
+            raise ValueError(f'backends: "{repeated}" is there twice, leave one out')
 
     def _check_nothing_else(self) -> None:
         if self.is_given:
@@ -393,9 +394,11 @@ class FleetFile:
             if not -(1 << 31) <= value < 1 << 31:
                 raise ValueError(f"priorities: must be 32-bit numbers, got {value}")
         _not_empty("teams", self.teams, "whoever has a valid token")
-        teams = [team.name for team in self.teams or ()]
-        if len(set(teams)) < len(teams):
-            raise ValueError("teams: one is there twice")
+
+
+def twice(names: Sequence[str]) -> str:
+    """The first that is there before already; empty: none."""
+    return next((name for at, name in enumerate(names) if name in names[:at]), "")
 
 
 def check_name(name: str) -> str:

@@ -19,7 +19,7 @@ def access(site: Site) -> Access | None:
     """None: everybody may ask for everything."""
     auth, teams = site.file.auth, site.file.teams
     if auth is None:
-        if teams is not None:
+        if teams is not None and "auth" not in site.faulty:
             site.error(
                 "AuthorizationRequiresJWT",
                 site.origin.at("teams"),
@@ -28,11 +28,24 @@ def access(site: Site) -> Access | None:
             )
         return None
     jwt = Jwt(auth.issuer, auth.jwks, auth.claim, auth.header.lower(), audiences=auth.audiences or ())
-    allowances = tuple(Allowance(team.name, tuple(_allowed(team.models or (), site))) for team in teams or ())
+    _check_names([team.name for team in teams or ()], site)
+    allowances = tuple(
+        Allowance(team.name, tuple(_allowed(team.models or (), site, site.origin.at(f"teams[{at}].models"))))
+        for at, team in enumerate(teams or ())
+    )
     return Access(jwt, site.origin.at("auth"), allowances)
 
 
-def _allowed(names: Sequence[str], site: Site) -> Iterator[str]:
+def _check_names(names: Sequence[str], site: Site) -> None:
+    """That no team is there twice: what it may ask for would be said in two places."""
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            message = f'"{name}" is the name of teams[{names.index(name)}] already'
+            fix = "make one entry of the two, with the models of both"
+            site.error("SpecInvalid", site.origin.at(f"teams[{at}].name"), message, fix)
+
+
+def _allowed(names: Sequence[str], site: Site, where: Origin) -> Iterator[str]:
     """All names of the models that are named."""
     for name in dict.fromkeys(names):
         if name in site.models:
@@ -40,8 +53,8 @@ def _allowed(names: Sequence[str], site: Site) -> Iterator[str]:
         elif name in site.broken:
             yield name
         else:
-            where = site.origin.at("teams")
-            site.error("InvalidAuthorization", where, f'there is no model "{name}"', site.unknown(name))
+            fix = site.unknown_model(name)
+            site.error("InvalidAuthorization", where, f'there is no model "{name}"', fix)
 
 
 def budgets(site: Site, rules: Sequence[Rule]) -> tuple[Budget, ...]:
@@ -66,7 +79,7 @@ def budgets(site: Site, rules: Sequence[Rule]) -> tuple[Budget, ...]:
             if len(several) > 1:
                 _tell_sum(one, several, site, where)
             if one.model not in site.models and one.model not in site.broken:
-                fix = site.unknown(one.model)
+                fix = site.unknown_model(one.model)
                 site.error("InvalidBudget", where.at("+model"), f'there is no model "{one.model}"', fix)
         elif one.per == "team":
             found.append(Budget(f"team-{index}", Scope.TEAM, one.tokens, window, where, header=_header(site)))
@@ -95,6 +108,8 @@ def _tell_sum(budget: BudgetEntry, rules: Sequence[Rule], site: Site, where: Ori
 def _header(site: Site) -> str:
     if site.file.auth is not None:
         return site.file.auth.header.lower()
+    if "auth" in site.faulty:
+        return "x-team"
     site.warning(
         "TeamsUnverified",
         site.origin.at("budgets"),

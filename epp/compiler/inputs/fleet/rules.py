@@ -7,7 +7,7 @@ Rule:    names before patterns, patterns in the file's order, the default last. 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from epp.compiler.inputs.fleet.choices import Choices, Resolver
@@ -68,7 +68,23 @@ def rules(site: Site) -> tuple[Rule, ...]:
     ]
     for _, several in sorted(of_patterns, key=lambda each: each[0]):
         made += several
-    return (*made, *_default(site, served, guards))
+    made += _default(site, served, guards)
+    of_every_name = _of_every_name(site)
+    return tuple(_without_names(rule, of_every_name) for rule in made)
+
+
+def _of_every_name(site: Site) -> set[tuple[str, str]]:
+    """Backends that are a model's own and know it by every name; and by which another model asks them."""
+    own = ((one.own, one.entry.name) for one in site.entries if one.own is not None)
+    return {(backend.name, name) for backend, name in own if backend.model == ANY_NAME}
+
+
+def _without_names(rule: Rule, of_every_name: Collection[tuple[str, str]]) -> Rule:
+    """As the client asked, if one model's servers know every name: so a picker can choose among them. Servers
+    of different models keep their names, else it would take them for servers of one."""
+    if len(rule.backends) != 1 or (rule.backends[0].name, rule.backends[0].model) not in of_every_name:
+        return rule
+    return replace(rule, backends=(replace(rule.backends[0], model=""),))
 
 
 def _exact(names: Iterable[str]) -> tuple[str, ...]:
@@ -167,7 +183,7 @@ def _default(site: Site, served: Iterable[Served], guards: "_Guards") -> Iterato
             yield replace(_rule(one, ()), name=name_of("default", wanted), is_default=True)
             return
     if wanted not in site.broken and wanted not in site.models:
-        fix = site.unknown(wanted)
+        fix = site.unknown_model(wanted)
         site.error("BackendsUnresolved", site.origin.at("defaultModel"), f'there is no model "{wanted}"', fix)
 
 
@@ -195,7 +211,8 @@ class _Guards:
                     'take it out, or write "local: true" at a backend that is',
                 )
             elif one is None and name not in site.broken and name not in site.models:
-                site.error("BackendsUnresolved", where, f'there is no model "{name}"', site.unknown(name))
+                fix = site.unknown_model(name)
+                site.error("BackendsUnresolved", where, f'there is no model "{name}"', fix)
         allowed = (one for one in self._served if not wanted or set(wanted) & set(one.model.names))
         return {one.model.entry.name for one in allowed}
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from epp.compiler.findings import Origin
-from epp.compiler.inputs.fleet.file import HostEntry
+from epp.compiler.inputs.fleet.file import HostEntry, twice
 from epp.compiler.inputs.fleet.file import Servers as Entry
 from epp.compiler.inputs.fleet.providers import PROVIDERS
 from epp.compiler.intent import Host, Pool, Servers, Upstream
@@ -116,8 +116,8 @@ def _hosts(entry: Entry, port: int) -> tuple[Host, ...]:
         if (one.address, one.port) in found:
             raise ValueError(f"hosts: {one.address}:{one.port} is there twice")
         found[one.address, one.port] = one
-    if len({one.name for one in found.values()}) < len(found):
-        raise ValueError("hosts: two have one name")
+    if repeated := twice([one.name for one in found.values()]):
+        raise ValueError(f'hosts: two have the name "{repeated}", give one of them another')
     return tuple(found.values())
 
 

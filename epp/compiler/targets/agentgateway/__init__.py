@@ -15,6 +15,7 @@ from epp.compiler import pools
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emission, Emitted, Object
 from epp.compiler.findings import Finding
+from epp.compiler.gateways import missing
 from epp.compiler.intent import Intent, Pool, Router
 from epp.compiler.options import Options
 from epp.compiler.targets.agentgateway import gateways, others, policies, servers
@@ -32,17 +33,21 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
     findings: list[Finding] = []
     wanted: list[Pool] = []
     live: list[tuple[Router, routes.Routes]] = []
+    theirs = gateways.Theirs(documents)
     for router in intent.routers:
         laid, told = routes.sections(router, options.model_header, MOST_RULES)
+        told += gateways.refused(router, theirs, options)
+        told += others.told(router, laid, theirs, options)
         emission, reached = _router(router, laid, told, documents, options)
         findings += emission.findings
         if not any(one.is_error for one in emission.findings):
             objects += emission.objects
             wanted += reached
             live.append((router, laid))
+            findings += missing(router, documents, options)
     findings += routes.overlapping(live, options.model_header, first=_by_name)
     made, faults = pools.objects(wanted, documents, options)
-    shared = gateways.policies([router for router, _ in live], documents, options)
+    shared = gateways.policies([router for router, _ in live], theirs, options)
     return Emission((*made, *shared, *objects), (*findings, *faults))
 
 
@@ -62,9 +67,7 @@ def _router(
     findings = [
         *told,
         *(finding for one in ways for finding in one.findings),
-        *gateways.refused(router, documents, options),
         *policies.refused(router, laid),
-        *others.told(router, laid, documents, options),
     ]
     if any(one.is_error for one in findings):
         return Emission((), routes.blamed(router, findings)), []

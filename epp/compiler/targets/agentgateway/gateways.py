@@ -24,7 +24,7 @@ MODEL = 'default(json(request.body).model, "")'
 """In CEL; a body without a model, or that is no JSON, has the empty one."""
 
 
-def policies(routers: Sequence[Router], documents: Documents, options: Options) -> list[Emitted]:
+def policies(routers: Sequence[Router], theirs: "Theirs", options: Options) -> list[Emitted]:
     """For each Gateway or listener the model's header, for each Gateway the log where a router wants one."""
     listeners: dict[GatewayRef, list[Router]] = {}
     audited: dict[tuple[str, str], list[Router]] = {}
@@ -35,12 +35,12 @@ def policies(routers: Sequence[Router], documents: Documents, options: Options) 
     models = [
         _model(gateway, here, options)
         for gateway, here in listeners.items()
-        if not any(_says_model(one, options) for one in _transforming(gateway, documents))
+        if not any(_says_model(one, options) for one in _transforming(gateway, theirs))
     ]
     return [*models, *(_log(*gateway, here, options) for gateway, here in audited.items())]
 
 
-def refused(router: Router, documents: Documents, options: Options) -> list[Finding]:
+def refused(router: Router, theirs: "Theirs", options: Options) -> list[Finding]:
     """Where the model's header cannot be set."""
     gateway = router.gateway
     return [
@@ -51,7 +51,7 @@ def refused(router: Router, documents: Documents, options: Options) -> list[Find
             " and transforms requests before routing; of two of them one would count for nothing",
             f"add to it: set: [{{name: {options.model_header}, value: '{MODEL}'}}]; or remove it",
         )
-        for one in _transforming(gateway, documents)
+        for one in _transforming(gateway, theirs)
         if not _says_model(one, options)
     ]
 
@@ -106,23 +106,26 @@ def _target(name: str, section: str = "") -> Object:
 # --- what others have there --------------------------------------------------------------------------------
 
 
-def theirs(documents: Documents) -> Iterator[Document]:
-    """Policies that are not ours, the oldest first."""
-    return (one for one in documents.of("AgentgatewayPolicy", GROUP) if one.labels.get(MANAGED_BY) != MANAGER)
+class Theirs:
+    """Policies that are not ours, the oldest first; looked for once."""
+
+    def __init__(self, documents: Documents) -> None:
+        every = documents.of("AgentgatewayPolicy", GROUP)
+        self.policies = [one for one in every if one.labels.get(MANAGED_BY) != MANAGER]
+        self._documents = documents
+
+    def of(self, gateway: GatewayRef) -> Iterator[Document]:
+        """Those for ``gateway``, or for a listener of it that routes of it come in by."""
+        found = self._documents.find("Gateway", gateway.namespace, gateway.name)
+        thing = Thing("Gateway", gateway.namespace, gateway.name, found.labels if found else {})
+        for one in self.policies:
+            sections = attachment.sections(one, [thing])
+            if sections & {"", gateway.section} or (sections and not gateway.section):
+                yield one
 
 
-def others(gateway: GatewayRef, documents: Documents) -> Iterator[Document]:
-    """Those of them that are for ``gateway``, or for a listener of it that routes of it come in by."""
-    found = documents.find("Gateway", gateway.namespace, gateway.name)
-    thing = Thing("Gateway", gateway.namespace, gateway.name, found.labels if found else {})
-    for one in theirs(documents):
-        sections = attachment.sections(one, [thing])
-        if sections & {"", gateway.section} or (sections and not gateway.section):
-            yield one
-
-
-def _transforming(gateway: GatewayRef, documents: Documents) -> list[Document]:
-    return [one for one in others(gateway, documents) if _transforms(one)]
+def _transforming(gateway: GatewayRef, theirs: Theirs) -> list[Document]:
+    return [one for one in theirs.of(gateway) if _transforms(one)]
 
 
 def _transforms(policy: Document) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 
 from epp.compiler import attachment, marks
 from epp.compiler.attachment import Thing
-from epp.compiler.documents import Document, Documents
+from epp.compiler.documents import Document
 from epp.compiler.findings import Finding, error, warning
 from epp.compiler.intent import Router
 from epp.compiler.node import Node
 from epp.compiler.options import Options
-from epp.compiler.targets.agentgateway import gateways
+from epp.compiler.targets.agentgateway.gateways import Theirs
 from epp.compiler.targets.gateway_api.routes import Section, label
 
 _ACCESS = frozenset({"jwtAuthentication", "authorization", "transformation"})
@@ -22,15 +22,15 @@ _OF_A_RULE = frozenset({"retry", "directResponse"})
 
 
 def told(
-    router: Router, routes: Sequence[Sequence[Section]], documents: Documents, options: Options
+    router: Router, routes: Sequence[Sequence[Section]], theirs: Theirs, options: Options
 ) -> list[Finding]:
     """Of its HTTPRoutes, which policies find by their names or by their labels."""
     labels = {**marks.labels(options), **label(router)}
     names = dict.fromkeys(section.route for route in routes for section in route)
     things = [Thing("HTTPRoute", router.namespace, name, labels) for name in names]
     return [
-        *_on_routes(router, [one for one in gateways.theirs(documents) if attachment.sections(one, things)]),
-        *_on_gateway(router, list(gateways.others(router.gateway, documents))),
+        *_on_routes(router, [one for one in theirs.policies if attachment.sections(one, things)]),
+        *_on_gateway(router, list(theirs.of(router.gateway))),
     ]
 
 

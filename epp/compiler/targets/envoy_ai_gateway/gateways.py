@@ -11,6 +11,7 @@ from typing import Any
 from epp.compiler.documents import Document
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, info, warning
+from epp.compiler.gateways import missing
 from epp.compiler.intent import Router
 from epp.compiler.names import name_of
 from epp.compiler.targets.envoy_ai_gateway.matches import MODEL
@@ -184,13 +185,8 @@ def _logged(spec: Any) -> set[str]:
 def _listeners(gateway: Gateway, routers: Sequence[Router]) -> Iterator[Finding]:
     document = gateway.document
     if document is None:
-        for router in routers if gateway.is_missing else ():
-            yield warning(
-                "GatewayNotFound",
-                router.origin,
-                f"there is no Gateway {gateway.namespace}/{gateway.name}: nobody serves what is made for it",
-                "create it, or name another",
-            )
+        for router in routers:
+            yield from missing(router, gateway.documents, gateway.options)
         return
     for at, listener in enumerate(gateway.listeners):
         protocol = str(listener.get("protocol", ""))

@@ -99,8 +99,7 @@ def refusal(router: Router, why: str, *, in_order: bool) -> Refused:
             "RuleOrderNotExpressible",
             router.origin.at("spec.rules"),
             f"the Gateway's EnvoyProxy has preserveRouteOrder: {why}",
-            "remove preserveRouteOrder, which nothing here needs; or have fewer rules, and one timeout for"
-            " all",
+            "remove preserveRouteOrder; or have fewer rules, and one timeout for all",
         )
     return Refused(
         "RuleOrderNotExpressible",

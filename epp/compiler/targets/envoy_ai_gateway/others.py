@@ -15,7 +15,7 @@ from epp.compiler.documents import Document
 from epp.compiler.findings import Finding, error, warning
 from epp.compiler.intent import Router
 from epp.compiler.options import Options
-from epp.compiler.targets.envoy_ai_gateway.surroundings import Gateway, theirs
+from epp.compiler.targets.envoy_ai_gateway.surroundings import Gateway
 
 AUTHENTICATION = frozenset({"apiKeyAuth", "basicAuth", "extAuth", "jwt", "oidc"})
 _TARGETS = frozenset({"targetRef", "targetRefs", "targetSelectors", "mergeType"})
@@ -33,7 +33,7 @@ def told(router: Router, routes: Sequence[str], gateway: Gateway, options: Optio
 
 
 def _for(things: Sequence[Thing], gateway: Gateway, kind: str) -> Iterator[Document]:
-    return (one for one in theirs(gateway.documents, kind) if attachment.sections(one, things))
+    return (one for one in gateway.theirs[kind] if attachment.sections(one, things))
 
 
 def _access(router: Router, things: Sequence[Thing], gateway: Gateway) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 Rule:    what cannot be seen is not taken for missing: files seldom hold the Gateway that they are for.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from epp.compiler.options import Options
 
 GATEWAYS = "gateway.networking.k8s.io"
 ENVOY = "gateway.envoyproxy.io"
+POLICIES = ("BackendTrafficPolicy", "ClientTrafficPolicy", "EnvoyExtensionPolicy", "SecurityPolicy")
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,18 @@ class Surroundings:
     documents: Documents
     options: Options
     _slices: dict[tuple[str, str], list[Document]] = field(init=False, repr=False, compare=False)
+    _theirs: dict[str, list[Document]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         slices: dict[tuple[str, str], list[Document]] = {}
         for one in self.documents.of("EndpointSlice"):
             slices.setdefault((one.namespace, one.labels.get(pools.SERVICE_NAME, "")), []).append(one)
         object.__setattr__(self, "_slices", slices)
+        object.__setattr__(self, "_theirs", {kind: self._not_ours(kind) for kind in POLICIES})
+
+    def _not_ours(self, kind: str) -> list[Document]:
+        every = self.documents.of(kind, ENVOY)
+        return [one for one in every if one.labels.get(marks.MANAGED_BY) != marks.MANAGER]
 
     def endpoints(self, namespace: str, service: str) -> Iterator[tuple[str, int]]:
         """Addresses and ports in the EndpointSlices of a Service, of servers that are ready."""
@@ -55,8 +62,7 @@ class Surroundings:
     def gateway(self, ref: GatewayRef) -> "Gateway":
         """One, whether it is there or not."""
         document = self.documents.find("Gateway", ref.namespace, ref.name)
-        is_missing = (self.options.is_live or self.options.sees_gateways) and document is None
-        return Gateway(self.documents, ref.namespace, ref.name, document, is_missing)
+        return Gateway(self.documents, self.options, ref.namespace, ref.name, document, self._theirs)
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,12 @@ class Gateway:
     """``document``: None where it is not at hand."""
 
     documents: Documents
+    options: Options
     namespace: str
     name: str
     document: Document | None
-    is_missing: bool = False
-    """Of a cluster, in which it would be at hand."""
+    theirs: Mapping[str, Sequence[Document]] = field(default_factory=dict, repr=False)
+    """Policies that are not ours, by kind, the oldest first; for whatever they are."""
 
     @property
     def proxy(self) -> Document | None:
@@ -99,7 +106,7 @@ class Gateway:
 
         ``section``: only those that hold for this listener.
         """
-        for one in theirs(self.documents, kind):
+        for one in self.theirs[kind]:
             sections = self.sections(one)
             if sections & {"", section} or (sections and not section):
                 yield one
@@ -112,8 +119,3 @@ class Gateway:
     def thing(self) -> Thing:
         """As policies name and choose it."""
         return Thing("Gateway", self.namespace, self.name, self.document.labels if self.document else {})
-
-
-def theirs(documents: Documents, kind: str) -> Iterator[Document]:
-    """Policies of a kind that are not ours, the oldest first."""
-    return (one for one in documents.of(kind, ENVOY) if one.labels.get(marks.MANAGED_BY) != marks.MANAGER)

@@ -9,7 +9,7 @@ Source:  Gateway API v1.5.1, its CRDs in tests/crds; docs/gateways.md for what e
 
 from collections.abc import Sequence
 
-from epp.compiler import pools
+from epp.compiler import gateways, pools
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emission, Emitted
 from epp.compiler.findings import Finding, error, info, warning
@@ -26,7 +26,7 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
     findings: list[Finding] = []
     wanted: list[Pool] = []
     names = rewrites.Names()
-    gateways: set[GatewayRef] = set()
+    known: set[GatewayRef] = set()
     live: list[tuple[Router, routes.Routes]] = []
     for router in intent.routers:
         laid, told = routes.sections(router, options.model_header)
@@ -37,8 +37,9 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
         objects += emission.objects
         wanted += reached
         live.append((router, laid))
-        if router.gateway not in gateways:
-            gateways.add(router.gateway)
+        findings += gateways.missing(router, documents, options)
+        if router.gateway not in known:
+            known.add(router.gateway)
             findings.append(_header(router, options))
     findings += routes.overlapping(live, options.model_header)
     made, faults = pools.objects(wanted, documents, options)
