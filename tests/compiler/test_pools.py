@@ -3,7 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from epp.compiler import pools
+import pytest
+
+from epp.compiler import pools, ports
 from epp.compiler.documents import Document, Documents
 from epp.compiler.emission import Emitted
 from epp.compiler.intent import Host, Pool, Strategy, Upstream
@@ -139,9 +141,9 @@ def test_a_pool_that_is_there_keeps_its_port_and_the_port_of_one_that_goes_stays
     assert made["Service fleet-epp-pools"] == before["fleet-epp-pools"].document
 
 
-def test_there_is_a_port_for_every_pool() -> None:
-    few = replace(OPTIONS, ports=1)
-    _, (told,) = pools.objects([CUDA, METAL], Documents(()), few)
+def test_there_is_a_port_for_every_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "COUNT", 1)
+    _, (told,) = pools.objects([CUDA, METAL], Documents(()), OPTIONS)
     assert told.code == "TooManyPools" and "namespace llm: 2 pools and 1 ports" in told.message
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.compiler.emission import APPLY_ORDER, Emitted
-from epp.compiler.marks import lacking
+from epp.compiler.marks import inventory, lacking
+from epp.compiler.options import Options, Target
 from epp.controller.carrying import Fate, carry_out
 from epp.controller.difference import Difference, Doubt, Key, Verb, difference, rank
 from epp.controller.fields import stamped
@@ -261,3 +262,35 @@ def test_the_order_is_the_safe_one(before: list[Emitted], wanted: list[Emitted])
 @pytest.mark.parametrize("kind", APPLY_ORDER)
 def test_every_kind_has_its_place(kind: str) -> None:
     assert rank((kind, "", ""))[0] == APPLY_ORDER.index(kind)
+
+
+@pytest.mark.parametrize(
+    "target, is_ours",
+    [
+        pytest.param(None, True, id="handed over"),
+        pytest.param("gateway-api", True, id="for our gateway"),
+        pytest.param("agentgateway", False, id="for another gateway"),
+    ],
+)
+def test_what_our_inventory_has_for_another_gateway_is_not_ours(target: str | None, is_ours: bool) -> None:
+    api = ModelApi()
+    for name in ("wanted", "left"):
+        labels = {"fleet-epp.dev/inventory": "test", **({"fleet-epp.dev/target": target} if target else {})}
+        one = foreign("Service", name, value=1)
+        api.put({**one, "metadata": {**one["metadata"], "labels": labels}})
+    found = difference([emitted("Service", "wanted", value=2)], api.objects, inventory=INVENTORY)
+    left = ("Service", "models", "left")
+    if is_ours:
+        assert [(one.verb, one.key[2]) for one in found.steps] == [
+            (Verb.CHANGE, "wanted"),
+            (Verb.DELETE, "left"),
+        ]
+        assert not found.conflicts and not found.left
+    else:
+        assert not found.steps and found.left == (("agentgateway", left),)
+        assert [one.why for one in found.conflicts] == ["it is of the inventory test, made for agentgateway"]
+
+
+def test_a_newer_version_of_a_gateway_goes_on_with_what_is_there() -> None:
+    old, new = (Options(one) for one in (Target.ENVOY_AI_GATEWAY_0_7, Target.ENVOY_AI_GATEWAY_1_1))
+    assert inventory(old) == inventory(new) != inventory(Options(Target.AGENTGATEWAY))

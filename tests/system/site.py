@@ -13,6 +13,7 @@ from bench.rig.kube import ADMIN, plural
 from bench.rig.process import Process, answers_ok, free_port, http_get, wait_until
 from epp.compiler.kinds import KINDS as ALL_KINDS
 from epp.compiler.kinds import Role
+from epp.controller.fields import unstamped
 from epp.runtime.kubernetes.api import Resource
 from tests.system.cluster import CRDS, LLMKUBE, NEW_KINDS, POOLS
 from tests.system.kube_plane import ControlPlane, path_of
@@ -176,10 +177,9 @@ class Site:
         return {key: one["metadata"]["resourceVersion"] for key, one in self.live().items()}
 
     def content(self) -> dict[tuple[str, str], Any]:
-        """What does not depend on when it was written."""
-        kept = ("labels", "annotations")
+        """What does not depend on when it was written, nor on which router of that name owns it."""
         return {
-            key: (one["spec"], {name: one["metadata"].get(name) for name in kept})
+            key: (one["spec"], one["metadata"].get("labels"), unstamped(one)["metadata"].get("annotations"))
             for key, one in self.live().items()
             if "spec" in one
         }

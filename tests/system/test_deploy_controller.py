@@ -21,9 +21,10 @@ from bench.rig.kube import plural
 from bench.rig.llama import LlamaServer
 from bench.rig.process import Process, answers_ok, free_port, http_get, wait_until
 from epp.commands.controller import parser
+from epp.compiler import ports
 from epp.compiler.kinds import KINDS as EVERY_KIND
 from epp.compiler.kinds import Kind, Role, kinds_of
-from epp.compiler.options import Options, Target
+from epp.compiler.options import Target
 from tests.system import helm
 from tests.system.chart import (
     CONTROLLER,
@@ -380,8 +381,7 @@ def installed(
 
 def port_of_no_pool() -> int:
     """A free one, of those that the controller gives to no pool."""
-    options = Options(Target.GATEWAY_API)
-    taken = range(options.first_port, options.first_port + options.ports)
+    taken = range(ports.FIRST, ports.FIRST + ports.COUNT)
     return next(port for port in iter(free_port, 0) if port not in taken)
 
 

@@ -23,6 +23,7 @@ from bench.rig.kube import ADMIN
 from bench.rig.llama import LlamaServer
 from bench.rig.process import free_port, http_get, wait_until
 from epp.compiler.options import Options, Target
+from epp.compiler.ports import COUNT, FIRST
 from epp.config import flags, picker_config
 from tests.system import helm
 from tests.system.chart import (
@@ -516,7 +517,7 @@ def test_ports_probes_and_selectors_fit_together(given: Document) -> None:
         one["containerPort"] for one in listening
     }
     compiled = Options(Target.GATEWAY_API, picker=PICKER)
-    first, count = compiled.first_port, compiled.ports
+    first, count = FIRST, COUNT
     ranges = [(one["port"], one["endPort"]) for one in let_in if "endPort" in one]
     assert ranges == ([(first, first + count - 1)] if of_service(taken, compiled.picker_service) else [])
     for pool in of_kind(documents, "InferencePool"):

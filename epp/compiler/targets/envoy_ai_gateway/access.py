@@ -16,7 +16,7 @@ from epp.compiler.findings import Finding, Origin, error, info
 from epp.compiler.intent import Jwt, Router, is_glob
 from epp.compiler.names import name_of
 from epp.compiler.overlaps import said
-from epp.compiler.patterns import literal
+from epp.compiler.patterns import literal, matches
 from epp.compiler.targets.envoy_ai_gateway.gateways import API, target
 from epp.compiler.targets.envoy_ai_gateway.matches import MODEL
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
@@ -37,7 +37,7 @@ def objects(gateway: Gateway, routers: Sequence[Router]) -> tuple[list[Emitted],
         return [], [_taken(one, gateway, theirs.name) for one in secured]
     emitted, findings = list[Emitted](), list(_lists_models(secured))
     for section, here in _scopes(routers):
-        contested = list(_contested(here))
+        contested = [*_contested(here), *_unsure(here)]
         findings += contested
         if contested:
             continue
@@ -103,6 +103,47 @@ def _contested(routers: Sequence[Router]) -> Iterator[Finding]:
             break
 
 
+def _unsure(routers: Sequence[Router]) -> Iterator[Finding]:
+    """Of the younger of two that let not the same clients ask, where one names a model that at times the
+    other serves without naming it."""
+    for one in routers:
+        for other in routers:
+            if said(one) == said(other):
+                continue
+            model = next((name for name in _named_at_times(one, other) if _takes_unnamed(other, name)), None)
+            if model is None:
+                continue
+            younger = max(one, other, key=_age)
+            yield error(
+                "AccessNotSeparable",
+                _origin(younger),
+                f"model {model} is served by {one.origin.object} or by {other.origin.object}, as headers,"
+                " hostname or listener of a request have it, and they let not the same clients ask for it; a"
+                " Gateway has one policy, which knows requests by their model",
+                "give one of them a Gateway of its own, or the same authentication to both",
+            )
+            return
+
+
+def _named_at_times(one: Router, beside: Router) -> Iterator[str]:
+    """Models that a request for may still come to ``beside``."""
+    is_everywhere = one.gateway.section in {"", beside.gateway.section} and (
+        not one.hostnames or set(one.hostnames) >= set(beside.hostnames) > set()
+    )
+    always = {model for rule in one.rules if not rule.conditions for model in map(literal, rule.models)}
+    for model in (model for rule in one.rules for model in map(literal, rule.models)):
+        if model is not None and not (is_everywhere and model in always):
+            yield model
+
+
+def _takes_unnamed(router: Router, model: str) -> bool:
+    """By a default, a glob, or headers alone."""
+    return any(
+        not rule.models or any(is_glob(each) and matches(each, model) for each in rule.models)
+        for rule in router.rules
+    )
+
+
 def _policy(gateway: Gateway, section: str, routers: Sequence[Router]) -> Emitted:
     """Refused: what one router wants cannot be had beside another."""
     providers = _providers(routers)
@@ -121,9 +162,9 @@ def _policy(gateway: Gateway, section: str, routers: Sequence[Router]) -> Emitte
     opened = [one for one in routers if not one.access]
     if opened:
         spec["jwt"]["optional"] = True
-    rules = list(_rules(routers, providers))
-    if rules:
-        spec["authorization"] = {"defaultAction": "Deny", "rules": rules}
+    if not _is_any_token_enough(routers):
+        # without any rule nobody gets in: the lists may name models that are not here
+        spec["authorization"] = {"defaultAction": "Deny", "rules": list(_rules(routers, providers))}
     name = name_of(gateway.name, *([section] if section else []), "access")
     sources = [one.origin.at("") for one in routers]
     return made(API, "SecurityPolicy", gateway.namespace, name, *sources, spec=spec)
@@ -161,13 +202,14 @@ def _providers(routers: Sequence[Router]) -> dict[Jwt, _Provider]:
 # --- rules ---------------------------------------------------------------------------------------------
 
 
+def _is_any_token_enough(routers: Sequence[Router]) -> bool:
+    """For everything that any of them serves."""
+    first = routers[0].access
+    return first is not None and not first.allowances and len({said(one) for one in routers}) == 1
+
+
 def _rules(routers: Sequence[Router], providers: dict[Jwt, _Provider]) -> Iterator[Object]:
-    """None: a valid token is enough for everything."""
     accesses = {said(one) for one in routers if one.access}
-    opened = [one for one in routers if not one.access]
-    first = next(one.access for one in routers if one.access)
-    if len(accesses) == 1 and not opened and not first.allowances:
-        return
     seen: set[object] = set()
     for router in routers:
         if router.access is None:
