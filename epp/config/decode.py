@@ -8,7 +8,8 @@ Rule:    an unknown field, a wrong type or a doubtful document is an error of on
 Source:  YAML as Kubernetes reads it; Go's time.ParseDuration; Kubernetes resource quantities.
 
 A dataclass field ``block_size_tokens`` is written ``blockSizeTokens``, unless ``metadata`` says
-otherwise (``{"yaml": "metricsURL"}``); ``{"hidden": True}`` keeps its value out of messages. Supported types: str, int, float, bool, Literal,
+otherwise (``{"yaml": "metricsURL"}``); ``{"hidden": True}`` keeps its value out of messages. Supported
+types: str, int, float, bool, Literal,
 ``X | None``, ``tuple[X, ...]``, ``Mapping[str, X]``, dataclasses, Section (left for later), Any, and the
 spellings of epp.core.scoring (Seconds, Bytes). A null is an absent field. A ``__post_init__`` may raise
 ``ValueError("fieldName: what is wrong")``; it is given file, line and path here.

@@ -21,7 +21,7 @@ GOOD = "{name: good, pods: {app: g}}"
         ("{pods: {a: b}}", 'models[1] SpecInvalid: "name" is missing -> '),
         (
             "{name: a}",
-            'models[a] SpecInvalid: says nowhere where it is served: write "pods", "hosts" or "backends"',
+            'models[a] SpecInvalid: says nowhere where it is served -> write "pods", "hosts" or "backends"',
         ),
         ("7", "models[1] SpecInvalid: expected a mapping, got 7"),
         ("{name: a b, pods: {a: b}}", "models[a b].name SpecInvalid: must be without spaces and commas"),
@@ -41,7 +41,7 @@ GOOD = "{name: good, pods: {app: g}}"
         ),
         (
             "{name: a, pods: {a: b}, pool: p}",
-            "models[a] SpecInvalid: is pool and pods or hosts at once: keep one",
+            "models[a] SpecInvalid: is pool and pods or hosts at once -> keep one",
         ),
         (
             "{name: a, hosts: [x y]}",
@@ -74,10 +74,10 @@ GOOD = "{name: good, pods: {app: g}}"
         ),
         ("{name: a, url: 'https://u:p@x/v1'}", "models[a].url SpecInvalid: must be one such as"),
         ("{name: a, provider: opnai}", 'models[a].provider SpecInvalid: expected one of "anthropic"'),
-        ("{name: a, provider: openai}", 'models[a].provider SpecInvalid: openai wants a key, add "secret"'),
+        ("{name: a, provider: openai}", 'models[a].provider SpecInvalid: openai wants a key -> add "secret"'),
         (
             "{name: a, provider: bedrock}",
-            "models[a].provider SpecInvalid: bedrock has an address in each region, add",
+            "models[a].provider SpecInvalid: bedrock has an address in each region -> add",
         ),
         (
             "{name: a, provider: azure, secret: k}",
@@ -102,13 +102,16 @@ GOOD = "{name: good, pods: {app: g}}"
         ),
         (
             "{name: a, backends: [north], port: 1}",
-            "models[a].port SpecInvalid: belongs to the backend, write it there",
+            "models[a].port SpecInvalid: belongs to the backend -> write it there",
         ),
         (
             "{name: a, backends: [north], pods: {a: b}}",
             "models[a].backends SpecInvalid: are there beside servers of its",
         ),
-        ("{name: a, backends: [north, north]}", "models[a].backends SpecInvalid: one is there twice"),
+        (
+            "{name: a, backends: [north, north]}",
+            'models[a].backends SpecInvalid: "north" is there twice -> leave one out',
+        ),
         ("{name: a, backends: {north: 0, south: 0}}", "models[a].backends SpecInvalid: all shares are 0"),
         (
             "{name: a, backends: {north: -1}}",
@@ -123,7 +126,10 @@ GOOD = "{name: good, pods: {app: g}}"
             "{name: a, aliases: [good], pods: {a: b}}",
             'models[1] ModelNameTaken: "good" is a name of good already',
         ),
-        ("{name: a, aliases: [a], pods: {a: b}}", "models[a].aliases SpecInvalid: one is there twice"),
+        (
+            "{name: a, aliases: [a], pods: {a: b}}",
+            'models[a].aliases SpecInvalid: "a" is there twice -> leave one out',
+        ),
         ("{name: north, pods: {a: b}}", 'models[north] SpecInvalid: its pool would be called "north"'),
     ],
 )
@@ -267,9 +273,12 @@ AUTH = 'auth: {issuer: i, jwks: "https://idp.example.com/keys"}'
         ),
         (
             f"{{{AUTH}, teams: [{{name: a, models: [goood]}}]}}",
-            "teams InvalidAuthorization: there is no model",
+            'teams[0].models InvalidAuthorization: there is no model "goood" -> did you mean "good"?',
         ),
-        (f"{{{AUTH}, teams: [{{name: a}}, {{name: a}}]}}", "teams SpecInvalid: one is there twice"),
+        (
+            f"{{{AUTH}, teams: [{{name: a}}, {{name: a}}]}}",
+            'teams[1].name SpecInvalid: "a" is the name of teams[0] already -> make',
+        ),
         ("budgets: [{tokens: 0}]", "budgets[0].tokens SpecInvalid: must be from 1 to 4294967295, got 0"),
         ("budgets: [{tokens: 1, window: 1.5s}]", "budgets[0].window SpecInvalid: must be whole seconds"),
         (
@@ -290,6 +299,39 @@ def test_a_fault_anywhere_else_is_the_whole_fleets(text: str, expected: str) -> 
     found = [one for one in read(models, text, gateway=gateway).findings if one.is_error]
     assert [one.origin.object for one in found] == ["Fleet/llm/site"]
     assert line(found[0]).startswith(expected)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    """And nothing that is only wrong because a field with a fault was left out."""
+    found = told(
+        f"models: [{GOOD}, {{name: a, prot: 1}}]",
+        "{timeout: 1, auth: {isuer: i}, teams: [{name: a, models: [fsat]}], defaultModel: goood}",
+    )
+    assert sorted(one.partition(":")[0] for one in found) == [
+        "auth.isuer SpecInvalid",
+        "defaultModel BackendsUnresolved",
+        "models[a].prot SpecInvalid",
+        "timeout SpecInvalid",
+    ]
+
+
+@pytest.mark.parametrize("name", ["", ".", "[", "a.b", "a[0]"])
+def test_whatever_an_unknown_field_is_called_reading_ends(name: str) -> None:
+    text = f"models: [{GOOD}, {{name: a, prot: 1}}]"
+    assert any("unknown field" in one for one in told(text, f'{{"{name}": 1}}'))
+
+
+def test_a_remedy_shows_what_to_write() -> None:
+    assert [one.partition(" -> ")[2] for one in told(f"models: [{GOOD}]", "budgets: [{tokens: many}]")] == [
+        "write for example tokens: 200k"
+    ]
+
+
+@pytest.mark.parametrize("written", ["sk-proj-AAAABBBB", "12345678", "a_B"])
+def test_a_key_in_the_place_of_its_secret_is_not_repeated(written: str) -> None:
+    (found,) = told(f"models: [{GOOD}, {{name: a, provider: openai, secret: {written}}}]")
+    assert found.startswith("models[a].secret SpecInvalid: ")
+    assert written not in found
 
 
 def test_without_a_gateway_there_is_no_way_in() -> None:

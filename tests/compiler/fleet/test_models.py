@@ -129,6 +129,24 @@ class TestCombined:
         """
         assert [one.model for one in rules(text)["both"].backends] == ["a", "b"]
 
+    def test_one_part_that_takes_every_name_is_asked_as_the_client_asked(self) -> None:
+        """So that its picker can choose; beside a provider, at home only."""
+        text = """
+        models:
+        - {name: qwen, aliases: [small], servedAs: "*", pods: {app: q}}
+        - {name: chat, backends: [small]}
+        - {name: best, backends: [north/large, qwen]}
+        sensitive: {classes: [pii]}
+        """
+        found = router(text).rules
+        called = {(one.models, one.sensitive): [b.model for b in one.backends] for one in found}
+        assert called == {
+            (("qwen", "small"), False): [""],
+            (("chat",), False): [""],
+            (("best",), False): ["large", "qwen"],
+            (("best",), True): [""],
+        }
+
     def test_shares_of_shares_multiply(self) -> None:
         text = """
         models:

@@ -63,12 +63,12 @@ def test_a_budget_that_several_rules_count_is_told_with_its_sum() -> None:
     [
         (
             "teams: [{name: t, models: []}]",
-            "teams[0].models SpecInvalid: must not be empty; leave it out for all",
+            "teams[0].models SpecInvalid: must not be empty -> leave it out for all",
         ),
-        ("teams: []", "teams SpecInvalid: must not be empty; leave it out for whoever has a valid token"),
+        ("teams: []", "teams SpecInvalid: must not be empty -> leave it out for whoever has a valid token"),
         (
             "sensitive: {classes: [x], models: []}",
-            "sensitive.models SpecInvalid: must not be empty; leave it",
+            "sensitive.models SpecInvalid: must not be empty -> leave it",
         ),
         (
             "auth: {issuer: i, jwks: 'https://i/k', audiences: []}",

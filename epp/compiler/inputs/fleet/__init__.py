@@ -83,7 +83,7 @@ def _read(document: Document, options: Options) -> Reading:
 
 
 _ALL_LEAN_ON = {"", "apiVersion", "kind", "metadata", "models", "backends"}
-"""Fields without which everything else would be told to be wrong; the empty one is a field that is missing."""
+"""Fields without which everything else would be told to be wrong; the empty one: a field is missing."""
 
 
 def _file(section: Section) -> tuple[FleetFile | None, list[ConfigError]]:
@@ -96,7 +96,7 @@ def _file(section: Section) -> tuple[FleetFile | None, list[ConfigError]]:
             field = _field(wrong)
             if field or not faults:
                 faults.append(wrong)
-            if field in _ALL_LEAN_ON:
+            if field in _ALL_LEAN_ON or field not in section.fields():
                 return None, faults
             section = section.only({field}, others=True)
 

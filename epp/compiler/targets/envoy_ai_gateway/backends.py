@@ -50,9 +50,13 @@ _WORD = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _NAME = re.compile(rf"{_WORD}(\.{_WORD})+")
 _NOWHERE = Origin("", "", "")
 _OVERRIDE = "the gateway cannot change the model's name on the way to an InferencePool"
+_SEVERAL = "several pools of servers are asked, each in its turn or for its share"
 _ELSEWHERE = "a route reaches InferencePools of its own namespace only"
 _FIXES = {
-    _OVERRIDE: "serve the model under the name that clients use, for example with --served-model-name",
+    _OVERRIDE: "let its servers know the name that clients use (vLLM: --served-model-name) and say so; in a"
+    ' fleet file: servedAs: "*"',
+    _SEVERAL: "for a picker to choose among all by load, make one backend of them by labels that all their pods"
+    " have; or ask for a model of one pool",
     _ELSEWHERE: "put the router and its servers into one namespace; from Envoy AI Gateway 1.1 on, two"
     " ReferenceGrants do as well: to InferencePool from AIGatewayRoute and from HTTPRoute",
 }
@@ -82,10 +86,13 @@ class Planner:
         """Refused: it cannot be expressed."""
         pool = pools.merge(rule)
         if pool is None:
-            return self._direct(rule)
-        why = self._why_not_picked(rule, pool)
-        if not why:
-            return self._picked(rule, pool)
+            if sum(isinstance(one.servers, Pool) for one in rule.backends) < 2:
+                return self._direct(rule)
+            why = _SEVERAL
+        else:
+            why = self._why_not_picked(rule, pool)
+            if not why:
+                return self._picked(rule, pool)
         told = info(
             "PickerNotAsked",
             rule.origin,
@@ -101,7 +108,7 @@ class Planner:
         if pool.namespace != self.router.namespace and not self._is_granted(pool):
             why = _ELSEWHERE
         elif any(one.model for one in rule.backends):
-            why = _OVERRIDE
+            why = _SEVERAL if len({one.name for one in rule.backends}) > 1 else _OVERRIDE
         if why and pool.exists and not pool.service:
             raise Refused(
                 "PoolNotReachable",

@@ -263,9 +263,10 @@ def _no_renaming(rule: Rule, backend: Backend) -> Finding:
     return error(
         "UnsupportedModelOverride",
         rule.origin,
-        f"rule {rule.name}: {backend.name} is to be asked for the model {backend.model}, and where no"
-        " picker is asked nothing changes names",
-        f"serve it as the name that clients use (vLLM: --served-model-name), or ask for {backend.model}",
+        f"rule {rule.name}: servers of {backend.name} are to be asked for the model {backend.model}, whatever"
+        " the client called it, and where no picker is asked nothing changes names",
+        "let them know the name that clients use (vLLM: --served-model-name) and say so; in a fleet file:"
+        ' servedAs: "*"',
     )
 
 
