@@ -562,4 +562,5 @@ def test_without_any_word_of_an_api_it_does_not_start(stage: Stage, tmp_path: Pa
     picker = stage.picker(KUBECONFIG="", KUBERNETES_SERVICE_HOST="", HOME=str(tmp_path))
     with pytest.raises(RigError, match="ended with status 1"):
         picker.start()
-    assert said(picker, "--pool-name: there is no Kubernetes API: run in a pod, set KUBECONFIG, write ~/.kube/config, or list") == 1
+    remedy = "run in a pod, set KUBECONFIG, write ~/.kube/config, or list"
+    assert said(picker, f"--pool-name: there is no Kubernetes API: {remedy}") == 1

@@ -152,8 +152,8 @@ class Servers:
     but not for ``provider`` and ``url``."""
     served_as: str = ""
     """What the model is called there; else by its own name. ``*``: as the client called it, for servers that
-    know it by all of its names, as vLLM does with ``--served-model-name qwen3-8b small`` and llama.cpp
-    always."""
+    know it by all of its names, and by those of models that are combined of it alone or in the house, as vLLM
+    does with ``--served-model-name qwen3-8b small chat`` and llama.cpp always."""
     health: str = ""
     """Path that answers 200 when it can serve, for ``service`` and ``url``; else it is not asked."""
     timeout: Seconds | None = None

@@ -55,8 +55,8 @@ _ELSEWHERE = "a route reaches InferencePools of its own namespace only"
 _FIXES = {
     _OVERRIDE: "let its servers know the name that clients use (vLLM: --served-model-name) and say so; in a"
     ' fleet file: servedAs: "*"',
-    _SEVERAL: "for a picker to choose among all by load, make one backend of them by labels that all their pods"
-    " have; or ask for a model of one pool",
+    _SEVERAL: "for a picker to choose among all by load, make one backend of them by labels that all their"
+    " pods have; or ask for a model of one pool",
     _ELSEWHERE: "put the router and its servers into one namespace; from Envoy AI Gateway 1.1 on, two"
     " ReferenceGrants do as well: to InferencePool from AIGatewayRoute and from HTTPRoute",
 }

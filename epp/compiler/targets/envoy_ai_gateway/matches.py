@@ -97,17 +97,23 @@ def refusal(router: Router, why: str, *, in_order: bool) -> Refused:
     if in_order:
         return Refused(
             "RuleOrderNotExpressible",
-            router.origin.at("spec.rules"),
+            router.origin.at(_listed(router)),
             f"the Gateway's EnvoyProxy has preserveRouteOrder: {why}",
             "remove preserveRouteOrder; or have fewer rules, and one timeout for all",
         )
     return Refused(
         "RuleOrderNotExpressible",
-        router.origin.at("spec.rules"),
+        router.origin.at(_listed(router)),
         f"the gateway tries rules with more headers first, which cannot be made up for: {why}",
-        "let earlier rules match on as many headers as later ones, or match on less in all; or set"
-        " preserveRouteOrder in the Gateway's EnvoyProxy",
+        "let earlier rules match on as many headers as later ones, or match on less in all: fewer names and"
+        " aliases, or some of them at another hostname; or set preserveRouteOrder in the Gateway's EnvoyProxy",
     )
+
+
+def _listed(router: Router) -> str:
+    """The list that its rules are in: ``spec.rules``, or ``models`` of a fleet."""
+    fields = (rule.origin.field.partition("[") for rule in router.rules)
+    return next((name for name, bracket, _ in fields if bracket), "")
 
 
 def written(match: Match) -> Object:
