@@ -106,7 +106,8 @@ def refusal(router: Router, why: str, *, in_order: bool) -> Refused:
         router.origin.at(_listed(router)),
         f"the gateway tries rules with more headers first, which cannot be made up for: {why}",
         "let earlier rules match on as many headers as later ones, or match on less in all: fewer names and"
-        " aliases, or some of them at another hostname; or set preserveRouteOrder in the Gateway's EnvoyProxy",
+        " aliases, or some of them at another hostname; or set preserveRouteOrder in the Gateway's"
+        " EnvoyProxy",
     )
 
 
