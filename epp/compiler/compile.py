@@ -66,9 +66,9 @@ def compile_readings(readings: Sequence[Reading], given: Documents, options: Opt
     findings = [one for reading in readings for one in reading.findings]
     routers = [router for reading in readings for router in reading.routers]
     objectives = [one for reading in readings for one in reading.objectives]
-    given_up = frozenset[str]()
+    failed, given_up = frozenset[str](), frozenset[str]()
     while True:  # a target may refuse what the others were settled with; each turn serves less
-        failed = remains.spread(_failed(findings), routers)
+        failed |= remains.spread(_failed(findings), routers)
         routers = [remains.left(one, failed, given_up) for one in routers if one.origin.object not in failed]
         settled, told = claims.settle(routers)
         live = {one.origin.object for one in settled}
