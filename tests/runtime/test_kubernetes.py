@@ -1357,7 +1357,7 @@ async def test_of_several_kubeconfigs_some_may_be_missing(tmp_path: Path) -> Non
 
 
 async def test_without_any_word_of_an_api_there_is_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="set KUBECONFIG, write ~/.kube/config, or list the servers with"):
+    with pytest.raises(StartError, match=r"set KUBECONFIG, write ~/\.kube/config, or list the servers with"):
         await opened({"HOME": str(tmp_path)})
 
 
