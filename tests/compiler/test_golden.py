@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from epp.commands.files import load
+from epp.commands.told import as_json
 from epp.compiler.compile import Compiled, compile_documents
-from epp.compiler.findings import Finding
 from epp.compiler.intent import GatewayRef
 from epp.compiler.options import Options, Target
 
@@ -42,17 +42,6 @@ def text(documents: Iterator[Any]) -> str:
     return yaml.safe_dump_all(documents, sort_keys=False, width=110, allow_unicode=True)
 
 
-def shown(finding: Finding) -> dict[str, str]:
-    return {
-        "severity": str(finding.severity),
-        "code": finding.code,
-        "object": finding.origin.object,
-        "field": finding.origin.field,
-        "message": finding.message,
-        "fix": finding.fix,
-    }
-
-
 def compared(path: Path, came_out: str) -> None:
     if WRITES:
         path.write_text(came_out)
@@ -70,6 +59,6 @@ def test_golden(case: Path) -> None:
     for target in targets(case):
         result = compiled(case, target)
         compared(case / f"{target}.yaml", text(one.document for one in result.objects))
-        findings[str(target)] = [shown(one) for one in result.findings]
+        findings[str(target)] = [as_json(one) for one in result.findings]
     compared(case / "findings.yaml", yaml.safe_dump(findings, sort_keys=False, width=110, allow_unicode=True))
     assert (case / "in.yaml").read_text().startswith("# "), "its first lines say what it shows"

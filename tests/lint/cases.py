@@ -45,14 +45,3 @@ CASES = [Case(path.parent) for path in sorted(GOLDEN.glob("*/bad.yaml"))]
 def linted(*objects: dict[str, Any], context: Context | None = None) -> list[Finding]:
     documents = Documents([Document(one) for one in objects])
     return lint(documents, context or Context())
-
-
-def shown(finding: Finding) -> dict[str, str]:
-    return {
-        "severity": str(finding.severity),
-        "code": finding.code,
-        "object": finding.origin.object,
-        "field": finding.origin.field,
-        "message": finding.message,
-        "fix": finding.fix,
-    }

@@ -9,7 +9,8 @@ __all__ = ["CLUSTER_WIDE", "MISSING", "ControlPlane", "is_possible", "mended", "
 
 MISSING = (
     f"{NEEDED}: that pools, pods and EndpointSlices are followed, leader election, who may see /metrics,"
-    " conformance, the chart and deploy/kubernetes stay untested"
+    " conformance, the chart and deploy/kubernetes, that an API takes what is compiled, the controller,"
+    " epp plan, epp apply, epp lint --cluster and deploy/admission stay untested"
 )
 
 

@@ -4,8 +4,8 @@ import re
 import subprocess
 import sys
 import urllib.error
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,14 @@ class Site:
     def wait(self, *names: tuple[str, str], timeout: float = 20.0) -> None:
         """Until just these are there."""
         wait_until(lambda: self.names() == set(names), what=f"{sorted(names)}", timeout=timeout)
+
+
+@contextmanager
+def site_of(cluster: ControlPlane, logs: Path, test: str) -> Iterator[Site]:
+    """One that is called as its test, and all that it has started ended with it."""
+    name = re.sub("[^a-z0-9]+", "-", test.lower().removeprefix("test_"))[:40].strip("-")
+    with ExitStack() as parts:
+        yield Site(cluster, name, logs, parts)
 
 
 def made_for(router: str, *models: str) -> set[tuple[str, str]]:

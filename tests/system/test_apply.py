@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import yaml
 
 from tests.system.cluster import CRDS
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible, mended
-from tests.system.site import KINDS, ROOT, Site, made_for
+from tests.system.site import KINDS, ROOT, Site, made_for, site_of
 
 pytestmark = [pytest.mark.timeout(900)]  # the first run builds the API server
 TARGET = "--target=gateway-api"
@@ -35,9 +34,8 @@ def cluster(logs: Path) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def site(cluster: ControlPlane, logs: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
-    with ExitStack() as parts:
-        yield Site(cluster, name, logs, parts)
+    with site_of(cluster, logs, request.node.name) as site:
+        yield site
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 """``epp controller`` on a real Kubernetes API: what people declare becomes what a gateway needs."""
 
 import json
-import re
 import urllib.error
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from bench.rig.process import wait_until
 from tests.system.cluster import LLMKUBE
 from tests.system.kube_plane import MISSING, ControlPlane, is_possible, path_of
-from tests.system.site import KINDS, ROUTES, Controller, Site, made_for
+from tests.system.site import KINDS, ROUTES, Controller, Site, made_for, site_of
 
 pytestmark = [pytest.mark.timeout(900)]  # the first run builds the API server
 READER = "reader-token"
@@ -31,9 +30,8 @@ def cluster(logs: Path) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def site(cluster: ControlPlane, logs: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:40].strip("-")
-    with ExitStack() as parts:
-        yield Site(cluster, name, logs, parts)
+    with site_of(cluster, logs, request.node.name) as site:
+        yield site
 
 
 def rests(controller: Controller) -> bool:
