@@ -94,6 +94,7 @@ __all__ = [
     "all_dead",
     "bad_request",
     "chain_seed",
+    "cheapest_first",
     "check_target",
     "compile_expression",
     "fewest_first",
@@ -332,6 +333,14 @@ def fewest_first(values: Sequence[float | None]) -> list[float | None]:
     if not spread:
         return [None if value is None else 1.0 for value in values]
     return [None if value is None else (most - value) / spread for value in values]
+
+
+def cheapest_first(costs: Sequence[Any]) -> list[float]:
+    """Score 1 for the lowest of these numbers or tuples, 0 for the highest, equal steps between; for rules
+    that only put endpoints in an order."""
+    steps = {cost: step for step, cost in enumerate(sorted(set(costs)))}
+    last = len(steps) - 1
+    return [1.0 - steps[cost] / last for cost in costs] if last > 0 else [1.0] * len(costs)
 
 
 ROLE_LABEL = "llm-d.ai/role"
