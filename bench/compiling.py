@@ -113,7 +113,9 @@ def _router(number: int, services: int) -> dict[str, Any]:
             },
             {"name": "chat", "match": {"models": [chat]}, "route": {"backends": own}},
             {"name": "far", "match": {"models": [f"far-{number}"]}, "route": {"backends": ["cloud"]}},
+            {"name": "team", "match": {"headers": {"x-team": f"team-{number}"}}, "route": {"backends": own}},
         ],
+        **({"defaultRoute": own[0]} if number % 10 == 0 else {}),
     }
 
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from epp.commands.output import printed
+
 USAGE = """\
 usage: epp COMMAND
 
@@ -41,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
         case ["help", command] if command in COMMANDS:
             return _run(command, ["--help"])
         case [] | ["help" | "-h" | "-help" | "--help"] | ["version", "-h" | "-help" | "--help"]:
-            sys.stdout.write(USAGE)
+            _print(USAGE)
         case ["version" | "--version" | "-version"]:
-            sys.stdout.write(f"epp {version('fleet-epp')}\n")
+            _print(f"epp {version('fleet-epp')}\n")
         case ["version" | "--version" | "-version" | "help" as command, argument, *_]:
             sys.stderr.write(f'epp {command}: unexpected argument "{argument}": see epp help\n')
             return 2
@@ -54,6 +56,11 @@ def main(arguments: Sequence[str]) -> int:
             sys.stderr.write(f'epp: unknown command "{command}": there are {known}\n')
             return 2
     return 0
+
+
+def _print(text: str) -> None:
+    with printed():
+        sys.stdout.write(text)
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:

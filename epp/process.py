@@ -270,18 +270,25 @@ def _count(shared: Shared, looks: Looks, keeper: Keeper[Pool]) -> None:
 
 
 def _namespaces(flags: ServeFlags, *, config_has_discovery: bool) -> "Namespaces | None":
-    if not (flags.wishes or follows_kubernetes(flags, config_has_discovery=config_has_discovery)):
+    follows = follows_kubernetes(flags, config_has_discovery=config_has_discovery)
+    if not (flags.wishes or follows):
         return None
     from epp.runtime.kubernetes.api import KubernetesApi  # noqa: PLC0415
     from epp.runtime.kubernetes.namespace import Namespaces  # noqa: PLC0415
 
-    flag = next((name for name in _KUBERNETES_FLAGS if getattr(flags, name.replace("-", "_"))), "pool")
     return Namespaces(
-        KubernetesApi(os.environ, flag=flag),
+        KubernetesApi(os.environ, flag=_asked_by(flags, follows=follows)),
         group=flags.pool_group,
         clock=time.monotonic,
         chance=random.Random(),
     )
+
+
+def _asked_by(flags: ServeFlags, *, follows: bool) -> str:
+    """The flag for which Kubernetes is asked. ``follows``: for the pool of --grpc-port."""
+    if follows:
+        return next(name for name in _KUBERNETES_FLAGS if getattr(flags, name.replace("-", "_")))
+    return "pool" if any(wish.name for wish in flags.wishes) else "pool-service"
 
 
 def _leadership(flags: ServeFlags, shared: Shared) -> "Leadership | None":

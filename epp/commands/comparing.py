@@ -17,7 +17,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, TextIO
 
-from epp.commands import told
+from epp.commands import showing
 from epp.commands.files import Loaded, add_file, load
 from epp.commands.listing import add_cluster, listed, patiently
 from epp.commands.manifests import text_of
@@ -232,7 +232,7 @@ class Paper:
     def __init__(self, out: TextIO, *, color: str) -> None:
         self.is_read = True
         self._out = out
-        self._is_coloured = color == "always" or (color == "auto" and told.is_coloured(out))
+        self._is_coloured = color == "always" or (color == "auto" and showing.is_coloured(out))
 
     def line(self, text: str, sign: str = "") -> None:
         """One line, in the colour of ``sign``."""
@@ -243,7 +243,7 @@ class Paper:
     def findings(self, findings: Sequence[Finding]) -> None:
         """As every command shows them."""
         with self._watched():
-            told.show(findings, self._out)
+            showing.show(findings, self._out)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -6,16 +6,20 @@ Rule:    objects go to standard output or into a directory, findings to standard
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from epp.commands import files, manifests, told
+from epp.commands import files, manifests, showing
+from epp.commands.output import printed
 from epp.commands.target import Parser, add_target, options, parsed
+from epp.compiler import http_routes
 from epp.compiler.compile import Compiled, compile_documents
+from epp.compiler.emission import ROUTES
 from epp.compiler.findings import Finding
-from epp.compiler.options import Options
+from epp.compiler.options import Options, Target
+from epp.compiler.targets import agentgateway
 from epp.config.flags import UsageError
 
 ABOUT = """\
@@ -46,8 +50,10 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--split",
-        action="store_true",
-        help="spread what is too much for one route over several; this is so anyway, and may be said",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="spread the rules of a router or fleet that are too many for one route of the gateway over"
+        " several, as plan, apply and controller do; with --no-split they are an error, and nothing is made",
     )
     made.add_argument(
         "--format",
@@ -66,6 +72,8 @@ def run(arguments: Sequence[str]) -> int:
         loaded = files.load(flags.files)
         settings = options(flags, namespace=flags.namespace)
         compiled = compile_documents(loaded.documents, settings)
+        if not flags.split and (large := _too_large(compiled, settings.target)):
+            return _fault(large, 1)
         wrote = ""
         if flags.out is not None:
             compiled, wrote = _written(loaded, compiled, settings, flags.out)
@@ -78,26 +86,49 @@ def run(arguments: Sequence[str]) -> int:
         return _fault(
             f"--out {fault.filename or flags.out}: {fault.strerror}: name a directory to write to", 1
         )
-    try:
+    with printed():
         _print(compiled, findings, wrote, flags)
-    except BrokenPipeError:  # whoever read has enough, as ``head`` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(any(one.is_error for one in findings))
+
+
+MOST_RULES = {
+    Target.ENVOY_AI_GATEWAY_0_7: http_routes.MOST_AI_RULES,
+    Target.ENVOY_AI_GATEWAY_1_1: http_routes.MOST_AI_RULES,
+    Target.AGENTGATEWAY: agentgateway.MOST_RULES,
+    Target.GATEWAY_API: http_routes.MOST_RULES,
+}
+"""Of one route."""
+
+
+def _too_large(compiled: Compiled, target: Target) -> str:
+    """The first input that one route has no room for, and how to mend it; empty: there is none."""
+    rules: dict[str, list[Any]] = {}
+    for one in compiled.objects:
+        for whole in {source.whole for source in one.sources} if one.key[0] in ROUTES else ():
+            rules.setdefault(whole, []).extend(one.document["spec"]["rules"])
+    for whole, found in sorted(rules.items()):
+        matches = sum(len(rule.get("matches") or (None,)) for rule in found)
+        if len(found) > MOST_RULES[target] or matches > http_routes.MOST_IN_ROUTE:
+            return (
+                f"--no-split: {whole} comes to {len(found)} rules with {matches} matches, and a route of"
+                f" {target} holds {MOST_RULES[target]} with {http_routes.MOST_IN_ROUTE}: leave --no-split"
+                " out, or make several of it"
+            )
+    return ""
 
 
 def _print(compiled: Compiled, findings: Sequence[Finding], wrote: str, flags: argparse.Namespace) -> None:
     if flags.format == "json":
         content = {
             "objects": [one.document for one in compiled.objects],
-            "findings": [told.as_json(one) for one in findings],
+            "findings": [one.words for one in findings],
         }
         sys.stdout.write(f"{json.dumps(content, indent=2, ensure_ascii=False)}\n")
     else:
         if flags.out is None:
             manifests.print_all(compiled.objects, sys.stdout)
-        told.show(findings, sys.stderr)
+        showing.show(findings, sys.stderr)
         sys.stderr.write(_summary(compiled, findings, wrote))
-    sys.stdout.flush()
 
 
 def _fault(fault: object, status: int) -> int:
@@ -123,5 +154,5 @@ def _written(loaded: files.Loaded, compiled: Compiled, settings: Options, out: P
 
 
 def _summary(compiled: Compiled, findings: Sequence[Finding], wrote: str) -> str:
-    counted = told.count(findings)
+    counted = showing.count(findings)
     return f"{len(compiled.objects)} objects{wrote}{'; ' if counted else ''}{counted}\n"

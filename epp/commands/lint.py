@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 
-from epp.commands import linted, told
+from epp.commands import linted, showing
 from epp.commands.files import Loaded, load
 from epp.commands.listing import add_cluster, api_of
+from epp.commands.output import printed
 from epp.commands.sarif import sarif
 from epp.commands.target import Parser, parsed
 from epp.compiler.documents import Document, Documents
@@ -39,7 +40,6 @@ means: epp lint --explain CODE, and docs/lint.md.
 VALUES = "Values"
 """Kind of what is no object, such as values of a Helm chart, held as a HelmRelease holds them."""
 _IN_VALUES = "spec.values."
-_GRAVITY = list(Severity)
 
 
 def parser() -> Parser:
@@ -116,24 +116,28 @@ def run(arguments: Sequence[str]) -> int:
         if flags.files and len(flags.namespace) > 1:
             raise UsageError("--namespace: objects of files that name none are in one namespace")
         found = _of_cluster(flags) if flags.cluster else _of_files(flags)
-    except SystemExit:  # --help, which argparse has printed
+    except SystemExit as end:  # --help, which argparse has printed
+        if end.code:
+            raise
         return 0
     except (UsageError, StartError, ApiFault) as fault:
         sys.stderr.write(f"epp lint: {fault}\n")
         return 2
     found = [one for one in found if one.code not in flags.ignore]
-    _print(found, flags.format)
+    with printed():
+        _print(found, flags.format)
     return int(flags.fail_on != "never" and any(_is_as_grave(one, flags.fail_on) for one in found))
 
 
 def _is_as_grave(finding: Finding, least: str) -> bool:
-    return _GRAVITY.index(finding.severity) <= _GRAVITY.index(Severity(least))
+    return finding.severity.rank <= Severity(least).rank
 
 
 def _explain(code: str) -> int:
     rule = BY_CODE[code]
     incident = textwrap.fill(rule.incident, 100, break_on_hyphens=False)
-    sys.stdout.write(f"{rule.code} ({rule.severity}): {rule.title}\n\n{incident}\n")
+    with printed():
+        sys.stdout.write(f"{rule.code} ({rule.severity}): {rule.title}\n\n{incident}\n")
     return 0
 
 
@@ -218,12 +222,12 @@ async def _ask(flags: argparse.Namespace) -> linted.Found:
 
 def _print(findings: Sequence[Finding], form: str) -> None:
     if form == "text":
-        told.show(findings, sys.stdout)
-        sys.stdout.write(f"{told.count(findings) or 'nothing found'}\n")
+        showing.show(findings, sys.stdout)
+        sys.stdout.write(f"{showing.count(findings) or 'nothing found'}\n")
         return
     shown = (
         sarif(findings, RULES, version("fleet-epp"))
         if form == "sarif"
-        else {"findings": [told.as_json(one) for one in findings]}
+        else {"findings": [one.words for one in findings]}
     )
     sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")

@@ -26,14 +26,13 @@ T = TypeVar("T")
 CONFIG = "envoy-gateway-config"
 """The ConfigMap of Envoy Gateway's chart."""
 _OTHERS = (
-    Kind("EnvoyExtensionPolicy", "gateway.envoyproxy.io", ("v1alpha1",)),
     Kind("QuotaPolicy", "aigateway.envoyproxy.io", ("v1alpha1",)),
     Kind("ConfigMap", "", ("v1",)),
     Kind("Deployment", "apps", ("v1",)),
     Kind("HelmRelease", "helm.toolkit.fluxcd.io", ("v2",)),
     Kind("CustomResourceDefinition", "apiextensions.k8s.io", ("v1",), is_wide=True),
 )
-_NOT = {"EndpointSlice", "AgentgatewayBackend", "AgentgatewayPolicy", "Model", "ModelPool"}
+_NOT = {"EndpointSlice", "AgentgatewayBackend", "AgentgatewayPolicy", "Model", "ModelPool", "Namespace"}
 READ = (*(one for one in KINDS if one.name not in _NOT), *_OTHERS)
 
 

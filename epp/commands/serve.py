@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from epp.commands.output import printed
 from epp.config.cluster.wishes import PoolName
 from epp.config.decode import ConfigError
 from epp.config.flags import HelpRequested, ServeFlags, UsageError, parse
@@ -44,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         with asyncio.Runner(loop_factory=Loop) as runner:
             runner.run(serve(flags))
     except HelpRequested as wanted:
-        sys.stdout.write(str(wanted))
+        with printed():
+            sys.stdout.write(str(wanted))
     except UsageError as fault:
         return _fault(fault, 2)
     except (ConfigError, StartError) as fault:

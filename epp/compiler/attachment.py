@@ -1,7 +1,7 @@
-"""What a policy is for: named or chosen by labels; an object, or one listener or rule of it.
+"""What hangs where: whom a policy is for, named or chosen by labels; whose routes a listener takes.
 
-Place:   asked by the targets about others' policies, and by epp.lint.
-Rule:    what is not known chooses nothing: so a selector of namespaces by labels, which are not at hand.
+Place:   asked by the targets about others' policies, by gateways.py, and by epp.lint.
+Rule:    what is not known chooses nothing: so a policy's selector of namespaces, whose labels are not asked.
 Source:  Envoy Gateway 1.8 (targetRef, targetRefs, targetSelectors); agentgateway knows the last two.
 """
 
@@ -57,8 +57,42 @@ def selects(selector: Node, home: str, thing: Thing) -> bool:
         return False
     if thing.namespace != home and selector["namespaces"]["from"].text != "All":
         return False
-    wanted = all(thing.labels.get(key) == value.text for key, value in selector["matchLabels"].entries())
-    return wanted and all(_holds(one, thing.labels) for one in selector["matchExpressions"])
+    return fits(selector, thing.labels)
+
+
+def fits(selector: Node, labels: Mapping[str, str]) -> bool:
+    """Whether a LabelSelector chooses what has ``labels``; an empty one chooses everything."""
+    wanted = all(labels.get(key) == value.text for key, value in selector["matchLabels"].entries())
+    return wanted and all(_holds(one, labels) for one in selector["matchExpressions"])
+
+
+NAME_LABEL = "kubernetes.io/metadata.name"
+"""Of every namespace, by Kubernetes itself."""
+
+
+def admits(listener: Node, home: str, namespace: str, labels: Mapping[str, str] | None) -> bool | None:
+    """Whether a listener of a Gateway in ``home`` takes routes of ``namespace``; None: nobody can tell.
+
+    ``labels``: of the namespace; None: they are not at hand.
+    """
+    allowed = listener["allowedRoutes"]["namespaces"]
+    selector = allowed["selector"]
+    match allowed["from"].text or "Same":
+        case "All":
+            return True
+        case "Same":
+            return namespace == home
+        case "Selector" if labels is not None or _keys(selector) <= {NAME_LABEL}:
+            return selector.is_there and fits(selector, {NAME_LABEL: namespace, **(labels or {})})
+        case "Selector":
+            return None
+        case _:
+            return False
+
+
+def _keys(selector: Node) -> set[str]:
+    named = {key for key, _ in selector["matchLabels"].entries()}
+    return named | {one["key"].text for one in selector["matchExpressions"]}
 
 
 def _holds(expression: Node, labels: Mapping[str, str]) -> bool:

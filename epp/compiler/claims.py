@@ -3,8 +3,9 @@
 Place:   between inputs/ and targets/.
 Rule:    a name belongs to whoever named it first where the same requests come in, whatever else the rules ask
          for: with more headers a younger rule would be tried first. Where that takes a guard away, or mixes
-         who may ask, the younger gets nothing new. What else overlaps depends on how a gateway sorts
-         (overlaps.py).
+         who may ask, the younger gets nothing new. An error changes nobody's names: the routes of before
+         stand, and a second one for a name would be beside them. What else overlaps depends on how a gateway
+         sorts (overlaps.py).
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,12 +21,20 @@ _Place: TypeAlias = tuple[str, str, str]
 """Namespace and name of a gateway, and a model."""
 
 
-def settle(routers: Iterable[Router]) -> tuple[tuple[Router, ...], tuple[Finding, ...]]:
-    """The routers, the oldest first, each without the names that an older one has."""
+def settle(
+    routers: Iterable[Router], faulty: Iterable[Router] = ()
+) -> tuple[tuple[Router, ...], tuple[Finding, ...]]:
+    """The routers, the oldest first, each without the names that an older one has.
+
+    ``faulty``: those of which something, or all, has an error: they have their names, and are not returned.
+    """
     owners: dict[_Place, list[_Owner]] = {}
     kept, findings = list[Router](), list[Finding]()
-    for router in sorted(routers, key=lambda one: (one.origin.age, one.origin.kind)):
-        taken = _taken(router, owners)
+    all_of_them = [*((one, True) for one in routers), *((one, False) for one in faulty)]
+    for router, is_live in sorted(all_of_them, key=lambda each: (each[0].origin.age, each[0].origin.kind)):
+        taken = _taken(router, owners, is_live=is_live)
+        if not is_live:
+            continue
         for rule in router.rules if taken else ():
             findings += _told(rule, router, taken)
         left = _without(router, taken)
@@ -36,11 +45,14 @@ def settle(routers: Iterable[Router]) -> tuple[tuple[Router, ...], tuple[Finding
 
 @dataclass(slots=True)
 class _Owner:
-    """A router that has a name. ``is_guarded``: some of the requests for it must go nowhere else."""
+    """A router that has a name. ``is_live``: without an error. ``is_guarded``: some of the requests for it
+    must go nowhere else.
+    """
 
     router: Router
-    is_guarded: bool = field(init=False)
     model: str
+    is_live: bool
+    is_guarded: bool = field(init=False)
 
     def __post_init__(self) -> None:
         rules = (rule for rule in self.router.rules if rule.is_guarded)
@@ -52,7 +64,7 @@ def _names(rule: Rule) -> set[str | None]:
     return {literal(one) for one in rule.models} or {None}
 
 
-def _taken(router: Router, owners: dict[_Place, list[_Owner]]) -> dict[str, list[_Owner]]:
+def _taken(router: Router, owners: dict[_Place, list[_Owner]], *, is_live: bool) -> dict[str, list[_Owner]]:
     """Its names that older routers have; the others are its own from now on."""
     taken: dict[str, list[_Owner]] = {}
     for name in dict.fromkeys(one for rule in router.rules for one in map(literal, rule.models)):
@@ -67,7 +79,7 @@ def _taken(router: Router, owners: dict[_Place, list[_Owner]]) -> dict[str, list
         if older:
             taken[name] = older
         else:
-            there.append(_Owner(router, name))
+            there.append(_Owner(router, name, is_live))
     return taken
 
 
@@ -89,13 +101,16 @@ def _told(rule: Rule, router: Router, taken: dict[str, list[_Owner]]) -> Iterato
         if name is None or name not in taken:
             continue
         owners = taken[name]
-        other = next((one for one in owners if said(one.router) != said(router)), None)
+        # of one with an error nobody knows whom it lets in
+        other = next((one for one in owners if one.is_live and said(one.router) != said(router)), None)
         if other is not None:
             yield _mixed(name, rule, other.router)
             continue
         owner = next((one for one in owners if one.is_guarded), owners[0])
         fix = f"give it another name here, or remove it from {owner.router.origin.object}"
         message = f"model {name} is that of {owner.router.origin.object}, which is older"
+        if not owner.is_live:
+            message += " and has an error, so that what was made of it stays"
         if owner.is_guarded:
             why = f"{message} and keeps sensitive requests for it: no other rule may take them"
             yield error("ModelNameTaken", rule.origin, why, fix)

@@ -5,56 +5,55 @@ Place:   the compiler's input; epp.lint reads the same.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from epp.compiler.findings import Origin
 from epp.compiler.kinds import GROUP_OF, KINDS
 
-CLUSTER_WIDE = frozenset(
-    {"CustomResourceDefinition", "Namespace", *(one.name for one in KINDS if one.is_wide)}
-)
+CLUSTER_WIDE = frozenset({"CustomResourceDefinition", *(one.name for one in KINDS if one.is_wide)})
 """Kinds that are in no namespace, of those that anybody looks at here."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Document:
-    """One object. ``place``: ``file:line``; empty: in a cluster."""
+    """One object, which nobody changes. ``place``: ``file:line``; empty: in a cluster."""
 
     content: Mapping[str, Any]
     place: str = ""
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """Empty: it says none."""
         return str(self.content.get("kind", ""))
 
-    @property
+    @cached_property
     def group(self) -> str:
         """``gateway.envoyproxy.io``; empty: Kubernetes' own."""
         return str(self.content.get("apiVersion", "")).rpartition("/")[0]
 
-    @property
+    @cached_property
     def metadata(self) -> Mapping[str, Any]:
         """Empty where there is none, or it is no mapping."""
         found = self.content.get("metadata")
         return found if isinstance(found, Mapping) else {}
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Empty: it says none."""
         return str(self.metadata.get("name", ""))
 
-    @property
+    @cached_property
     def namespace(self) -> str:
         """Empty: the kind has none, or the file does not say."""
         return str(self.metadata.get("namespace", ""))
 
-    @property
+    @cached_property
     def labels(self) -> Mapping[str, str]:
         """Its own."""
         return _texts(self.metadata.get("labels"))
 
-    @property
+    @cached_property
     def annotations(self) -> Mapping[str, str]:
         """Its own."""
         return _texts(self.metadata.get("annotations"))
@@ -71,7 +70,7 @@ class Document:
         found = self.content.get("status")
         return found if isinstance(found, Mapping) else {}
 
-    @property
+    @cached_property
     def origin(self) -> Origin:
         """For findings about it."""
         return Origin(

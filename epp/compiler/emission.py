@@ -6,6 +6,7 @@ Rule:    APPLY_ORDER is the safe one: nothing is there before what it names. Del
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from epp.compiler.findings import Finding, Origin
@@ -24,14 +25,14 @@ ROUTES = frozenset({"AIGatewayRoute", "HTTPRoute"})
 without that."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Emitted:
     """One object, and the inputs that it is for: with none of them left it goes."""
 
     document: Object
     sources: tuple[Origin, ...]
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, str, str]:
         """Kind, namespace, name."""
         meta = self.document["metadata"]

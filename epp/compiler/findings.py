@@ -7,6 +7,7 @@ Rule:    a finding names the object and the field, says what will happen, and ho
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 _LONGEST_VALUE = 64
 """Of what a message repeats."""
@@ -19,8 +20,13 @@ class Severity(StrEnum):
     WARNING = "warning"
     INFO = "info"
 
+    @property
+    def rank(self) -> int:
+        """0 is the gravest."""
+        return list(Severity).index(self)
 
-@dataclass(frozen=True, slots=True, order=True)
+
+@dataclass(frozen=True, order=True)
 class Origin:
     """The object, and in it the field, that asks for something or that something is said about."""
 
@@ -42,17 +48,17 @@ class Origin:
         """The same object, another field; ``+x`` is x below the field that it is at."""
         if field.startswith("+"):
             field = f"{self.field}.{field[1:]}".lstrip(".")
-        return replace(self, field=field)
+        return self if field == self.field else replace(self, field=field)
 
-    @property
+    @cached_property
     def object(self) -> str:
         """``ModelRouter/llm/qwen``, ``Fleet/llm/site/qwen``: which object and part, whatever the field."""
         return "/".join(part for part in (self.kind, self.namespace, self.name, self.part) if part)
 
-    @property
+    @cached_property
     def whole(self) -> str:
         """The same without the part."""
-        return replace(self, part="").object
+        return replace(self, part="").object if self.part else self.object
 
     @property
     def age(self) -> tuple[str, str, str]:
@@ -74,6 +80,18 @@ class Finding:
     def is_error(self) -> bool:
         """Whether nothing is made of the object."""
         return self.severity is Severity.ERROR
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What it says, and of what, as programs and logs have it."""
+        return {
+            "severity": self.severity.value,
+            "code": self.code,
+            "object": self.origin.object,
+            "field": self.origin.field,
+            "message": self.message,
+            "fix": self.fix,
+        }
 
 
 def quoted(value: str) -> str:

@@ -29,6 +29,10 @@ class Host:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+MOST_PORTS = 8
+"""Of the servers of one pool: what an InferencePool can have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Servers among which a picker chooses for each request: pods, and machines outside.

@@ -38,20 +38,25 @@ def inventory(options: Options) -> Inventory:
     return Inventory(options.inventory, options.target.product)
 
 
-def marked(emitted: Emitted, options: Options, owners: Mapping[str, str]) -> Emitted:
-    """The same object as ours. ``owners``: who answers for an input, by ``Origin.object``."""
+def marked(emitted: Emitted, options: Options, *answering: str) -> Emitted:
+    """The same object as ours. ``answering``: its ``people``."""
     document = emitted.document
     meta = dict(document["metadata"])
     meta["labels"] = {**meta.get("labels", {}), **labels(options)}
     sources = sorted({name for one in emitted.sources for name in (one.whole, one.object)})
     meta["annotations"] = {**meta.get("annotations", {}), SOURCE: ",".join(sources)}
-    people = sorted({owners[name] for name in sources if name in owners})
-    if people:
-        meta["annotations"][OWNER] = ", ".join(people)
+    if answering:
+        meta["annotations"][OWNER] = ", ".join(answering)
     references = _references(emitted)
     if references:
         meta["ownerReferences"] = references
     return Emitted({**document, "metadata": meta}, emitted.sources)
+
+
+def people(emitted: Emitted, owners: Mapping[str, str]) -> list[str]:
+    """Who answer for it. ``owners``: who does for an input, by ``Origin.object``."""
+    names = {name for one in emitted.sources for name in (one.whole, one.object)} if owners else ()
+    return sorted({owners[name] for name in names if name in owners})
 
 
 def labels(options: Options) -> dict[str, str]:

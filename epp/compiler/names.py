@@ -12,15 +12,15 @@ LONGEST = 63
 _HASH = 6
 
 
-def name_of(*parts: str) -> str:
+def name_of(*parts: str, longest: int = LONGEST) -> str:
     """A DNS label that begins with a letter, as a Service's name must, for ``parts``."""
     plain = [re.sub(r"[^a-z0-9-]+", "-", part.lower()).strip("-") for part in parts]
     whole = "-".join(part for part in plain if part)
     if not whole[:1].isalpha():
         whole = f"m-{whole}"
-    if (whole,) == parts and len(whole) <= LONGEST:
+    if (whole,) == parts and len(whole) <= longest:
         return whole
-    return f"{whole[: LONGEST - _HASH - 1].strip('-')}-{_digest(parts)}"
+    return f"{whole[: longest - _HASH - 1].strip('-')}-{_digest(parts)}"
 
 
 def numbered(name: str, number: int) -> str:

@@ -39,8 +39,7 @@ class Options:
     ``is_live``: objects are of a cluster, so that what is not there is missing. ``sees_gateways``: Gateways
     at least are all there. ``model_header``: in which a gateway is told the model; agentgateway sets it from
     the body, before others a body-based router does, or the client. Envoy AI Gateway has its own. ``claim``:
-    LLMKube's objects in a cluster are ours even without the annotation. ``now`` [unix s]: None where
-    heartbeats are not to be judged, as in files.
+    LLMKube's objects in a cluster are ours even without the annotation.
     """
 
     target: Target
@@ -52,7 +51,6 @@ class Options:
     sees_gateways: bool = False
     model_header: str = "x-gateway-model-name"
     claim: bool = False
-    now: float | None = None
 
     @property
     def routed_by(self) -> str:

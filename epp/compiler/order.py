@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from epp.compiler.intent import Rule
+from epp.compiler.findings import Finding, warning
+from epp.compiler.intent import Router, Rule
 from epp.compiler.patterns import EXACT, Matcher, of_model, of_value
 
 LARGEST = 4096
@@ -26,6 +27,9 @@ Match: TypeAlias = Mapping[str, Matcher]
 Strength: TypeAlias = Callable[[Match], tuple[int, ...]]
 
 
+Item = TypeVar("Item")
+
+
 class Unordered(ValueError):
     """The order cannot be kept; the text says why."""
 
@@ -35,9 +39,9 @@ def by_headers(match: Match) -> tuple[int, ...]:
     return (len(match),)
 
 
-def by_headers_and_exact_values(match: Match) -> tuple[int, ...]:
-    """As Envoy Gateway has it."""
-    return len(match), sum(one.kind == EXACT for one in match.values())
+def by_exact_values(are_exact: Sequence[bool]) -> tuple[int, int]:
+    """As Envoy Gateway has it, of a match with these headers: whether the value of each is Exact."""
+    return len(are_exact), sum(are_exact)
 
 
 def alternatives(rule: Rule, model_header: str) -> list[Match]:
@@ -54,6 +58,18 @@ def alternatives(rule: Rule, model_header: str) -> list[Match]:
             raise Unordered(f"more than {LARGEST} combinations of models and header values")
         found = [joined for one, other in itertools.product(found, values) for joined in both(one, other)]
     return _without_covered(found)
+
+
+def unreached(router: Router, found: Sequence[Sequence[Match]]) -> Iterator[Finding]:
+    """Of rules without matches; one that only refuses is of no use then, and nobody's fault."""
+    for rule, matches in zip(router.rules, found, strict=True):
+        if rule.backends and not matches:
+            yield warning(
+                "RuleNeverReached",
+                rule.origin,
+                f"rule {rule.name}: every request that fits it fits an earlier rule",
+                "remove it, or put it before the other",
+            )
 
 
 def both(one: Match, other: Match) -> Iterator[Match]:
@@ -75,63 +91,130 @@ def covers(one: Match, other: Match) -> bool:
     return all(name in other and matcher.covers(other[name]) for name, matcher in one.items())
 
 
+class Near(Generic[Item]):
+    """Items, found by matches that may share requests with theirs.
+
+    Two that ask for different values of one header share none and are not compared: so 4,000 rules for a team
+    each are put in order in 0.3 s.
+    """
+
+    __slots__ = ("_below", "_items")
+
+    def __init__(self) -> None:
+        self._items: dict[int, Item] = {}
+        self._below: dict[str, dict[str, Near[Item]]] = {}
+
+    def add(self, number: int, match: Match, item: Item) -> None:
+        self._at(match)._items[number] = item
+
+    def drop(self, number: int, match: Match) -> None:
+        del self._at(match)._items[number]
+
+    def to(self, match: Match) -> list[Item]:
+        """In the order of their numbers."""
+        return [item for _, item in sorted(self._found(dict(_texts(match))), key=lambda one: one[0])]
+
+    def _at(self, match: Match) -> "Near[Item]":
+        place = self
+        for name, value in _texts(match):
+            values = place._below.setdefault(name, {})
+            place = values.get(value) or values.setdefault(value, Near())
+        return place
+
+    def _found(self, texts: Mapping[str, str]) -> Iterator[tuple[int, Item]]:
+        yield from self._items.items()
+        for name, values in self._below.items():
+            wanted = texts.get(name)
+            places = values.values() if wanted is None else [values[wanted]] if wanted in values else []
+            for place in places:
+                yield from place._found(texts)
+
+
+def _texts(match: Match) -> list[tuple[str, str]]:
+    return sorted((name, one.value) for name, one in match.items() if one.is_text)
+
+
 def closure(
-    rules: Sequence[Sequence[Match]], *, strength: Strength = by_headers, pivot: str = ""
+    rules: Sequence[Sequence[Match]],
+    *,
+    strength: Strength = by_headers,
+    pivot: str = "",
+    after: Iterable[tuple[Match, tuple[int, ...]]] = (),
 ) -> list[list[Match]]:
     """The matches of each rule with which a gateway that sorts them by ``strength`` decides in this order.
 
     A rule with none is never reached. ``pivot``: a header that most matches have with an exact value, the
-    model's: with it 1,000 rules are compared in 0.1 s. Unordered: it cannot be done.
+    model's: with it 1,000 rules are compared in 0.1 s. ``after``: matches of others that come after all of
+    these, and how strong they are; ``rules`` then have an exact ``pivot`` in every match, others in none.
+    Unordered: it cannot be done.
     """
     later = _Later(pivot)
+    for match, rank in after:
+        later.add(_Tried(len(rules), match, rank))
     kept: list[list[Match]] = [[] for _ in rules]
     for index in reversed(range(len(rules))):
         own = _without_covered(rules[index])
         added: list[Match] = []
         for match in own:
-            for place, other in later.that_may_meet(match):
-                if covers(match, other):
-                    later.drop(place, other)
-                elif strength(match) < strength(other):
-                    added += both(match, other)
+            rank = strength(match)
+            for other in later.that_may_meet(match):
+                if covers(match, other.match):
+                    later.drop(other)
+                elif rank < other.rank:
+                    added += both(match, other.match)
         kept[index] = _distinct([*own, *added])
         if sum(map(len, kept)) > LARGEST:
             raise Unordered(f"more than {LARGEST} matches")
-        later.add(index, kept[index])
+        for match in kept[index]:
+            later.add(_Tried(index, match, strength(match)))
     return [[match for match in kept[index] if later.has(index, match)] for index in range(len(rules))]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tried:
+    """A match of rule ``rule``, and how strong it is."""
+
+    rule: int
+    match: Match
+    rank: tuple[int, ...]
+
+
 class _Later:
-    """Matches of the rules that come later, found by the value of ``pivot``."""
+    """Matches of the rules that come later, found by the value of ``pivot`` and then by all others."""
 
     def __init__(self, pivot: str) -> None:
         self._pivot = pivot
-        self._by_value: dict[str, dict[tuple[int, int], Match]] = {}
-        self._others: dict[tuple[int, int], Match] = {}
+        self._by_value: dict[str, Near[_Tried]] = {}
+        self._others: Near[_Tried] = Near()
+        self._count = itertools.count()
+        self._numbers: dict[tuple[int, int], int] = {}
 
-    def add(self, rule: int, matches: Iterable[Match]) -> None:
-        for match in matches:
-            self._place(match)[rule, id(match)] = match
+    def add(self, one: _Tried) -> None:
+        number = self._numbers[one.rule, id(one.match)] = next(self._count)
+        self._place(one.match).add(number, one.match, one)
 
     def has(self, rule: int, match: Match) -> bool:
-        return (rule, id(match)) in self._place(match)
+        return (rule, id(match)) in self._numbers
 
-    def drop(self, rule: int, match: Match) -> None:
-        self._place(match).pop((rule, id(match)), None)
+    def drop(self, one: _Tried) -> None:
+        number = self._numbers.pop((one.rule, id(one.match)), None)
+        if number is not None:
+            self._place(one.match).drop(number, one.match)
 
-    def that_may_meet(self, match: Match) -> list[tuple[int, Match]]:
+    def that_may_meet(self, match: Match) -> list[_Tried]:
         value = match.get(self._pivot)
-        places: Iterable[dict[tuple[int, int], Match]]
+        places: Iterable[Near[_Tried]]
         if value and value.kind == EXACT:
-            places = [self._by_value.get(value.value, {}), self._others]
+            here = self._by_value.get(value.value)
+            places = [self._others] if here is None else [here, self._others]
         else:
             places = [*self._by_value.values(), self._others]
-        return [(rule, other) for place in places for (rule, _), other in place.items()]
+        return [found for place in places for found in place.to(match)]
 
-    def _place(self, match: Match) -> dict[tuple[int, int], Match]:
+    def _place(self, match: Match) -> Near[_Tried]:
         value = match.get(self._pivot)
         if value and value.kind == EXACT:
-            return self._by_value.setdefault(value.value, {})
+            return self._by_value.setdefault(value.value, Near())
         return self._others
 
 
@@ -156,9 +239,6 @@ def _without_covered(matches: Iterable[Match]) -> list[Match]:
 
 def _is_exact(match: Match) -> bool:
     return all(one.kind == EXACT for one in match.values())
-
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)

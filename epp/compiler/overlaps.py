@@ -7,7 +7,7 @@ Rule:    claims.py has settled who has a name; this is about globs, defaults and
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
@@ -51,19 +51,30 @@ class _Placed:
 
 @dataclass(slots=True)
 class _Reach:
-    """What a router takes."""
+    """What a router takes. ``said``: who may ask. ``least``: strength of its weakest match. ``names_kept``:
+    see told().
+    """
 
     router: Router
     placed: list[_Placed]
+    names_kept: bool
+    said: Access | None = field(init=False)
+    least: tuple[int, ...] = field(init=False)
     by_model: dict[str, list[_Placed]] = field(default_factory=dict)
     wide: list[_Placed] = field(default_factory=list)
+    named: list[_Placed] = field(default_factory=list)
     guarded: list[_Placed] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.said = said(self.router)
+        self.least = min((one.strength for one in self.placed), default=())
 
     def index(self, model: str) -> None:
         """By the values of ``model``."""
         for one in self.placed:
-            there = self.wide if one.is_wide else self.by_model.setdefault(one.match[model].value, [])
-            there.append(one)
+            (self.wide if one.is_wide else self.named).append(one)
+        for one in self.named:
+            self.by_model.setdefault(one.match[model].value, []).append(one)
         self.guarded = [one for one in self.placed if one.rule.is_guarded]
 
     def has(self, met: Match, model: str, strength: tuple[int, ...]) -> bool:
@@ -79,49 +90,55 @@ class _Reach:
 
 @dataclass(frozen=True, slots=True)
 class _Gateway:
-    """How it tries matches. ``names_kept``: see told()."""
+    """How it tries matches."""
 
     model: str
     strength: Strength
     first: First
-    names_kept: bool
 
-    def reach(self, router: Router, rules: Sequence[Sequence[Match]]) -> _Reach:
+    def reach(self, router: Router, rules: Sequence[Sequence[Match]], *, names_kept: bool) -> _Reach:
         placed = [
             _Placed(rule, one, self.strength(one), not names(self.model, one))
             for rule, matches in zip(router.rules, rules, strict=True)
             for one in matches
         ]
-        reach = _Reach(router, placed)
+        reach = _Reach(router, placed, names_kept)
         reach.index(self.model)
         return reach
 
     def taken(
         self, taker: _Reach, takers: Sequence[_Placed], loser: _Reach, losers: Sequence[_Placed]
     ) -> Iterator["_Taken"]:
-        """What matches of the one take of matches of the other; at least one of the two names no model."""
-        hosts = _by_hosts(taker.router, loser.router) if takers and losers else ()
-        is_first = _Host.SOONER in hosts
-        if not is_first:  # so a default is compared with defaults only
-            least = min((one.strength for one in losers), default=())
-            takers = [one for one in takers if one.strength >= least]
-        if not takers or not (is_first or _Host.ALIKE in hosts):
+        """What matches of the one take of matches of the other; of any two one at least names no model."""
+        if not takers or not losers:
             return
-        tie = self.first(taker.router, loser.router)
-        for one in takers:
-            for other in losers:
-                if not (one.is_wide or other.is_wide):
-                    continue
-                is_tie = not is_first and one.strength == other.strength
-                if not is_first and (
-                    one.strength < other.strength
-                    or (is_tie and tie is False)
-                    or (self.names_kept and not other.is_wide)
-                ):
-                    continue
-                met = self._met(one, other, None if is_first else loser)
-                if met is not None:
-                    yield _Taken(taker.router, loser.router, one, other, met, is_tie and tie is None)
+        hosts = _by_hosts(taker.router, loser.router)
+        is_first = hosts is not _ALIKE and _Host.SOONER in hosts
+        if not (hosts is _ALIKE or is_first or _Host.ALIKE in hosts):
+            return
+        if not is_first and not self._may_take(taker, takers, loser):
+            return
+        if not is_first:
+            losers = [one for one in losers if one.is_wide or not loser.names_kept]
+            least = min((one.strength for one in losers), default=())
+            takers = [one for one in takers if one.strength >= least]  # so a default only meets defaults
+        for one, other in itertools.product(takers, losers):
+            if not is_first and one.strength < other.strength:
+                continue
+            is_tie = not is_first and one.strength == other.strength
+            who = self.first(taker.router, loser.router) if is_tie else True
+            if who is False:
+                continue
+            met = self._met(one, other, None if is_first else loser)
+            if met is not None:
+                yield _Taken(taker, loser, one, other, met, is_tie=who is None)
+
+    def _may_take(self, taker: _Reach, takers: Sequence[_Placed], loser: _Reach) -> bool:
+        """Whether the strongest is tried before the weakest; most routers need not be looked at closer."""
+        strongest = max(one.strength for one in takers)
+        return strongest > loser.least or (
+            strongest == loser.least and self.first(taker.router, loser.router) is not False
+        )
 
     def _met(self, one: _Placed, other: _Placed, loser: _Reach | None) -> Match | None:
         """What fits both, and ``loser`` has by nothing that is tried sooner."""
@@ -138,8 +155,8 @@ class _Gateway:
 class _Taken:
     """``is_tie``: the other may have it as well."""
 
-    taker: Router
-    loser: Router
+    taker: _Reach
+    loser: _Reach
     by: _Placed
     of: _Placed
     what: Match
@@ -150,7 +167,7 @@ class _Taken:
         """What a default loses to whoever wants more than it does."""
         return not self.of.match and bool(self.by.match)
 
-    def unsafe(self, younger: Router) -> Finding | None:
+    def unsafe(self, younger: _Reach) -> Finding | None:
         """The error, where sensitive requests or somebody else's are served."""
         rule = self.by.rule if self.taker is younger else self.of.rule
         if not self.by.rule.backends:
@@ -159,7 +176,7 @@ class _Taken:
             what = f"{self._said}; rule {self.of.rule.name} is to keep them, they are sensitive"
             fix = _FIX if self.by.is_wide else f"{_HOSTS}, or let rule {self.of.rule.name} name its models"
             return error("RequestsOfAnother", rule.origin, what, fix)
-        if said(self.taker) != said(self.loser) and not self.is_natural:
+        if self.taker.said != self.loser.said and not self.is_natural:
             what = f"{self._said}, and not the same clients may ask them"
             fix = "give one of them a listener of its own, or the same authentication to both"
             return error("AccessNotSeparable", rule.origin, what, fix)
@@ -170,7 +187,7 @@ class _Taken:
 
     @property
     def _said(self) -> str:
-        taker, loser = self.taker.origin.object, self.loser.origin.object
+        taker, loser = self.taker.router.origin.object, self.loser.router.origin.object
         if self.is_tie:
             return (
                 f"{taker} and {loser} want the same requests on one Gateway, and whose route was made first"
@@ -186,42 +203,119 @@ def told(
     model: str,
     strength: Strength = order.by_headers,
     first: First = by_age,
-    names_kept: bool = False,
+    names_kept: Container[int] = (),
 ) -> Iterator[Finding]:
     """``routers``: the oldest first; ``found``: the matches of each rule of each. ``model``: the header that
-    names it. ``names_kept``: what names a model will lose nothing, the target sees to that.
+    names it. ``names_kept``: places of routers of which what names a model loses nothing but to a longer
+    hostname, the target has seen to that.
 
     For each younger router the errors, one for a rule; without any the first that is no error.
     """
-    gateway = _Gateway(model, strength, first, names_kept)
-    before: list[_Reach] = []
-    meeting: list[_Reach] = []  # more than names, which claims.py has settled
-    for router, rules in zip(routers, found, strict=True):
-        younger = gateway.reach(router, rules)
-        meets = bool(younger.wide or router.hostnames)
-        near = [one for one in (before if meets else meeting) if same_requests(one.router, router)]
-        yield from _told(gateway, near, younger)
+    gateway = _Gateway(model, strength, first)
+    for near, younger in _meeting(gateway, routers, found, names_kept):
+        faults, notes = _between(gateway, near, younger, errors_only=False)
+        yield from faults or notes or itertools.islice(_hidden(near, younger), 1)
+
+
+def errors(
+    routers: Sequence[Router],
+    found: Sequence[Sequence[Sequence[Match]]],
+    *,
+    model: str,
+    strength: Strength = order.by_headers,
+) -> Iterator[Finding]:
+    """Those of told() that there are even if no name loses anything."""
+    gateway = _Gateway(model, strength, by_age)
+    for near, younger in _meeting(gateway, routers, found, range(len(routers))):
+        faults, _ = _between(gateway, near, younger, errors_only=True)
+        yield from faults
+
+
+def _meeting(
+    gateway: _Gateway,
+    routers: Sequence[Router],
+    found: Sequence[Sequence[Sequence[Match]]],
+    names_kept: Container[int],
+) -> Iterator[tuple[list[_Reach], _Reach]]:
+    """Each router, with the older ones that may take of it or lose to it."""
+    older = _Older()
+    for place, (router, rules) in enumerate(zip(routers, found, strict=True)):
+        younger = gateway.reach(router, rules, names_kept=place in names_kept)
+        yield [one for one in older.that_may_meet(younger) if same_requests(one.router, router)], younger
         if younger.placed:
-            before.append(younger)
-        if younger.placed and meets:
-            meeting.append(younger)
+            older.add(younger)
 
 
-def _told(gateway: _Gateway, near: Sequence[_Reach], younger: _Reach) -> Iterator[Finding]:
-    errors: dict[Origin, Finding] = {}
-    first: Finding | None = None
+class _Older:
+    """Names alone take nothing of names, which claims.py has settled, and rules for one team nothing of those
+    for another: of a site with 1,000 models and 200 teams few of 720,000 pairs are left.
+    """
+
+    def __init__(self) -> None:
+        self._all: list[_Reach] = []
+        self._hosted: set[int] = set()
+        self._takers: set[int] = set()
+        self._losers: set[int] = set()
+        self._guards: set[int] = set()
+        self._wide: order.Near[int] = order.Near()
+        self._count = itertools.count()
+
+    def add(self, one: _Reach) -> None:
+        place = len(self._all)
+        self._all.append(one)
+        if one.router.hostnames:
+            self._hosted.add(place)
+        if one.router.hostnames or one.wide:
+            self._takers.add(place)
+        if not one.names_kept:
+            self._losers.add(place)
+        if any(each.is_wide for each in one.guarded):
+            self._guards.add(place)
+        for each in one.wide:
+            self._wide.add(next(self._count), each.match, place)
+
+    def that_may_meet(self, younger: _Reach) -> list[_Reach]:
+        """The oldest first."""
+        if younger.router.hostnames:
+            return self._all
+        places = self._hosted | self._guards
+        if not younger.names_kept:
+            places |= self._takers
+        if younger.wide:
+            places |= self._losers
+        for one in younger.wide:
+            places.update(self._wide.to(one.match))
+        return [self._all[place] for place in sorted(places)]
+
+
+def _between(
+    gateway: _Gateway, near: Sequence[_Reach], younger: _Reach, *, errors_only: bool
+) -> tuple[list[Finding], list[Finding]]:
+    """What the younger takes or loses: the errors, one for a rule; and the first that is none."""
+    faults: dict[Origin, Finding] = {}
+    notes: list[Finding] = []
     for older in near:
-        for taken in _between(gateway, older, younger):
-            fault = taken.unsafe(younger.router)
+        if notes and not (older.guarded or younger.guarded or older.said != younger.said):
+            continue
+        for taken in _pair(gateway, older, younger, is_quick=errors_only or bool(notes)):
+            fault = taken.unsafe(younger)
             if fault is not None:
-                errors.setdefault(fault.origin, fault)
-            elif first is None and not taken.is_natural:
-                first = taken.told(younger.router)
-    if errors:
-        yield from errors.values()
+                faults.setdefault(fault.origin, fault)
+            elif not notes and not taken.is_natural:
+                notes.append(taken.told(younger.router))
+    return list(faults.values()), notes
+
+
+def _pair(gateway: _Gateway, older: _Reach, younger: _Reach, *, is_quick: bool) -> Iterator[_Taken]:
+    """``is_quick``: of what cannot be an error, nothing."""
+    if is_quick and older.said == younger.said:
+        old, young = older.guarded, younger.guarded
     else:
-        yield from [first] if first is not None else []
-        yield from itertools.islice(_hidden(near, younger), 1)
+        old, young = older.placed, younger.placed
+    yield from gateway.taken(older, older.wide, younger, young)
+    yield from gateway.taken(younger, younger.wide, older, old)
+    if older.guarded:  # else a name wins over what is wide, and should
+        yield from gateway.taken(younger, younger.named, older, [one for one in older.guarded if one.is_wide])
 
 
 def _hidden(near: Sequence[_Reach], younger: _Reach) -> Iterator[Finding]:
@@ -238,13 +332,6 @@ def _hidden(near: Sequence[_Reach], younger: _Reach) -> Iterator[Finding]:
                 f" its like: that is the longer hostname, and only {longer.origin.object} has it",
                 "give both the same hostnames, or such that do not meet",
             )
-
-
-def _between(gateway: _Gateway, older: _Reach, younger: _Reach) -> Iterator[_Taken]:
-    yield from gateway.taken(older, older.wide, younger, younger.placed)
-    yield from gateway.taken(younger, younger.wide, older, older.placed)
-    named = [one for one in younger.placed if not one.is_wide]  # a name wins over what is wide, and should
-    yield from gateway.taken(younger, named, older, [one for one in older.guarded if one.is_wide])
 
 
 def names(model: str, match: Match) -> bool:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 EXACT, ANY_CASE, GLOB = "exact", "any case", "glob"
+SPELLED, ANY = "spelled", "any"
+"""What EXACT accepts, and whatever there is; both are written as a regular expression, since some gateways
+try Exact values first."""
 
 MOST = 64
 """Globs that two can share before they are refused; two with three stars each share 20."""
 
 _ANY, _STAR = "?", "*"
 _SIGNS = "*?[\\"
+_SIGN = re.compile(r"[*?\[\\]")
 
 
 class BadPattern(ValueError):
@@ -30,6 +34,8 @@ def escape(name: str) -> str:
 
 def literal(glob: str) -> str | None:
     """The only name that it matches; None: there may be several."""
+    if _SIGN.search(glob) is None:
+        return glob
     bare = re.sub(r"\\(.)", "", glob, flags=re.DOTALL)
     if any(sign in bare for sign in _SIGNS):
         return None
@@ -124,41 +130,54 @@ class Matcher:
 
     def accepts(self, text: str) -> bool:
         """Whether a header may have this value."""
-        if self.kind == EXACT:
+        if self.is_text:
             return text == self.value
-        return _compiled(self).fullmatch(text) is not None
+        return self.kind == ANY or _compiled(self).fullmatch(text) is not None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it accepts one text only."""
+        return self.kind in {EXACT, SPELLED}
 
     @property
     def regex(self) -> str:
         """For whoever has nothing else for it."""
+        if self.kind == ANY:
+            return self.value
         if self.kind == GLOB:
             return f"^{regex(self.value)}$"
         return f"^{''.join(map(_in_any_case if self.kind == ANY_CASE else _plain, self.value))}$"
 
     def meet(self, other: "Matcher") -> tuple["Matcher", ...]:
         """What both accept, as matchers that together accept it. ValueError: too much to write down."""
-        if self == other:
+        if self == other or other.kind == ANY:
             return (self,)
-        one, another = (self, other) if other.kind == EXACT else (other, self)
-        if another.kind == EXACT:
-            return (another,) if one.accepts(another.value) else ()
-        if one.kind == another.kind == ANY_CASE:
-            return (one,) if one.value.lower() == another.value.lower() else ()
-        if one.kind == another.kind == GLOB:
+        if self.kind == ANY:
+            return (other,)
+        for one, another in ((self, other), (other, self)):
+            if another.kind == EXACT or (another.is_text and one.kind != EXACT):
+                return (another,) if one.accepts(another.value) else ()
+        if self.kind == other.kind == ANY_CASE:
+            return (other,) if self.value.lower() == other.value.lower() else ()
+        if self.kind == other.kind == GLOB:
             found = _shared(_signs(self.value), _signs(other.value))
             return tuple(sorted({of_model("".join(signs)) for signs in found}))
         raise ValueError(f"what {self.value!r} and {other.value!r} have in common cannot be written down")
 
     def covers(self, other: "Matcher") -> bool:
         """Whatever ``other`` accepts, this does; False where that is not certain."""
-        if other.kind == EXACT:
+        if other.is_text:
             return self.accepts(other.value)
-        if self.kind == EXACT:
-            return False
+        if self.is_text or other.kind == ANY:
+            return self.kind == ANY
         try:
             return self.meet(other) == (other,)
         except ValueError:
             return False
+
+
+ANYTHING = Matcher(".*", ANY)
+"""A value, whichever."""
 
 
 def of_model(pattern: str) -> Matcher:

@@ -6,7 +6,7 @@ Rule:    pods are found by labels, everything else by EndpointSlices of a Servic
 Source:  docs/kubernetes.md, for what our picker reads.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TypeAlias
@@ -15,7 +15,8 @@ from epp.compiler import ports
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emitted, made
 from epp.compiler.findings import Finding, Origin, error, info
-from epp.compiler.intent import Host, Pool, Rule, Strategy
+from epp.compiler.intent import MOST_PORTS, Host, Pool, Router, Rule, Strategy
+from epp.compiler.memory import Call, plainly
 from epp.compiler.names import name_of
 from epp.compiler.options import Options
 
@@ -24,6 +25,7 @@ BELONGS = "fleet-epp.dev/pool"
 """Label of nothing: a pool must select pods, and one without pods selects this."""
 SERVICE_NAME = "kubernetes.io/service-name"
 API = "inference.networking.k8s.io/v1"
+BODY_MODE = "aigateway.envoyproxy.io/processing-body-mode"
 
 
 _Alike: TypeAlias = tuple[str, int, tuple[tuple[str, str], ...]]
@@ -47,14 +49,17 @@ def merge(rule: Rule) -> Pool | None:
     return _joined(rule, pools)
 
 
-def shares_by_load(rule: Rule, made: Collection[tuple[str, str, str]]) -> Finding | None:
-    """What to say where one of the pools ``made`` stands for an order of backends."""
-    pool = merge(rule)
-    if pool is None or rule.strategy is not Strategy.FALLBACK:
-        return None
-    names = list(dict.fromkeys(one.name for one in rule.backends))
-    if len(names) < 2 or ("InferencePool", *_identity(pool)) not in made:
-        return None
+def shared_by_load(router: Router) -> list[tuple[tuple[str, str, str], Finding]]:
+    """Pools that would stand for an order of backends, and what to say where one is made."""
+    found = ((merge(rule), rule) for rule in router.rules if rule.strategy is Strategy.FALLBACK)
+    return [
+        (("InferencePool", *_identity(pool)), _shared_by_load(rule, names))
+        for pool, rule in found
+        if pool is not None and len(names := list(dict.fromkeys(one.name for one in rule.backends))) > 1
+    ]
+
+
+def _shared_by_load(rule: Rule, names: Sequence[str]) -> Finding:
     return info(
         "PickerSharesByLoad",
         rule.origin,
@@ -87,40 +92,50 @@ def _joined(rule: Rule, pools: list[Pool]) -> Pool | None:
 
 
 def objects(
-    pools: Iterable[Pool], documents: Documents, options: Options
+    pools: Iterable[Pool], documents: Documents, options: Options, call: Call = plainly
 ) -> tuple[list[Emitted], list[Finding]]:
     """InferencePools, the Service of their picker in each namespace, and slices of machines outside.
 
     A pool may be there several times, once for each rule that leads to it.
     """
-    wanted: dict[tuple[str, str], list[Pool]] = {}
+    wanted: dict[str, dict[str, list[Pool]]] = {}
     for pool in pools:
         if not pool.exists:
-            wanted.setdefault(_identity(pool), []).append(pool)
+            wanted.setdefault(pool.namespace, {}).setdefault(pool.name, []).append(pool)
     emitted: list[Emitted] = []
     findings: list[Finding] = []
-    for namespace in sorted({namespace for namespace, _ in wanted}):
-        here = {name: same for (where, name), same in sorted(wanted.items()) if where == namespace}
-        taken = _taken(namespace, documents, options)
+    for namespace, here in sorted(wanted.items()):
+        taken = call(_taken, namespace, documents, options)
         try:
             numbers = ports.assign(here, taken, first=ports.FIRST, count=ports.COUNT)
         except ValueError as fault:
-            origin = next(iter(here.values()))[0].origin
+            origin = here[min(here)][0].origin
             findings.append(
                 error("TooManyPools", origin, f"namespace {namespace}: {fault}", "use several namespaces")
             )
             continue
-        for name, same in here.items():
-            sources = tuple(dict.fromkeys(one.origin.at("") for one in same))
-            made_of, told = headless(same[0], sources)
+        for name in sorted(here):
+            made_of, told = call(_made_of, options, numbers[name], *here[name])
             emitted += made_of
-            findings += [*told, *_clashes(same)]
-            emitted.append(_pool(same[0], sources, numbers[name], options, with_hosts=bool(made_of)))
-        emitted.append(_picker_service(namespace, here, {*numbers.values(), *taken.values()}, options))
+            findings += told
+        sources = [call(_sources, *here[name]) for name in sorted(here)]
+        emitted.append(_picker_service(namespace, sources, {*numbers.values(), *taken.values()}, options))
     return emitted, findings
 
 
-def _clashes(same: list[Pool]) -> list[Finding]:
+def _made_of(options: Options, port: int, *same: Pool) -> tuple[list[Emitted], list[Finding]]:
+    """Everything of one pool, asked for by several rules."""
+    sources = _sources(*same)
+    emitted, told = headless(same[0], sources)
+    pool = _pool(same[0], sources, port, options, with_hosts=bool(emitted))
+    return [*emitted, pool], [*told, *_clashes(same)]
+
+
+def _sources(*same: Pool) -> tuple[Origin, ...]:
+    return tuple(dict.fromkeys(one.origin.at("") for one in same))
+
+
+def _clashes(same: Sequence[Pool]) -> list[Finding]:
     """Pools of one name that are not the same servers: two inputs chose one name, and the older has it."""
     first = same[0]
     others = (one for one in same if _servers(one) != _servers(first))
@@ -159,11 +174,11 @@ def _pool(
     if services:
         annotations[SLICES] = f"{SERVICE_NAME} in ({','.join(services)})"
     if options.target.is_envoy_ai_gateway:
-        annotations["aigateway.envoyproxy.io/processing-body-mode"] = "duplex"
+        annotations[BODY_MODE] = "duplex"
     numbers = pool.ports or tuple(dict.fromkeys(host.port for host in pool.hosts)) or (8000,)
     spec = {
         "selector": {"matchLabels": dict(pool.selector) or {BELONGS: pool.name}},
-        "targetPorts": [{"number": number} for number in numbers[:8]],
+        "targetPorts": [{"number": number} for number in numbers[:MOST_PORTS]],
         "endpointPickerRef": {
             "name": options.picker_service,
             "port": {"number": port},
@@ -239,10 +254,10 @@ def _port_name(port: int) -> str:
 
 
 def _picker_service(
-    namespace: str, pools: Mapping[str, list[Pool]], numbers: Collection[int], options: Options
+    namespace: str, sources: Iterable[Sequence[Origin]], numbers: Collection[int], options: Options
 ) -> Emitted:
     """With the ports of pools that go, too: while their routes stand, they are asked for."""
-    sources = dict.fromkeys(one.origin.at("") for same in pools.values() for one in same)
+    served = dict.fromkeys(one for of_pool in sources for one in of_pool)
     open_ports = [{"name": f"pool-{port}", "port": port, "targetPort": port} for port in sorted(numbers)]
     spec = {"selector": {"inferencepool": options.picker}, "ports": open_ports}
-    return made("v1", "Service", namespace, options.picker_service, *sources, spec=spec)
+    return made("v1", "Service", namespace, options.picker_service, *served, spec=spec)

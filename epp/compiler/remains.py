@@ -40,6 +40,12 @@ def left(router: Router, failed: frozenset[str], given_up: frozenset[str]) -> Ro
     return replace(router, rules=tuple(rules) if serving else (), budgets=budgets)
 
 
+def faulty(declared: Iterable[Router], left_over: Iterable[Router]) -> list[Router]:
+    """Those that are not served whole: all of their names stay theirs (claims.py)."""
+    whole = {id(one) for one in left_over}
+    return [one for one in declared if id(one) not in whole]
+
+
 def refused(intent: Intent, failed: frozenset[str]) -> frozenset[str]:
     """Parts with an error that have a refusal, as ``Origin.object``."""
     return frozenset(rule.origin.object for rule in _refusals(intent, failed))

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from epp.compiler.emission import APPLY_ORDER, FROZEN, ROUTES, Emitted
 from epp.compiler.marks import INVENTORY, TARGET, Inventory, lacking, sources_of
+from epp.compiler.memory import Call, plainly
 from epp.controller.fields import Object, bare, is_as_wanted, stamped
 
 Key: TypeAlias = tuple[str, str, str]
@@ -96,27 +97,23 @@ def difference(
     inventory: Inventory,
     doubt: Doubt | None = None,
     settled: Settled | None = None,
+    call: Call = plainly,
 ) -> Difference:
     """From ``live``, in which there may be objects of others, to ``desired``."""
     doubt, settled = doubt or Doubt(), settled or {}
     wanted = {one.key: one for one in desired}
+    every = (call(_asked, one, live.get(key), settled.get(key), inventory) for key, one in wanted.items())
+    asked = sorted((one for one in every if one is not None), key=lambda one: rank(one.key))
     applied: list[Step] = []
-    conflicts = []
     frozen = set[str]()
-    for key, emitted in sorted(wanted.items(), key=lambda item: rank(item[0])):
-        there, document = live.get(key), stamped(emitted.document)
-        sources = frozenset(one.object for one in emitted.sources)
-        if there is None:
-            applied.append(Step(Verb.CREATE, key, sources, document))
-        elif not belongs(there, inventory):
-            conflicts.append(Conflict(key, sources, whose(there), inventory_of(there)))
-        elif _is_leaving(there) or _is_equal(document, there, settled.get(key)):
-            continue
-        elif key[0] in FROZEN and doubt.about(sources_of(there)):
-            frozen |= lacking(sources_of(there) | sources_of(document), doubt.failed)
+    for step in (one for one in asked if isinstance(one, Step)):
+        before = sources_of(step.live) if step.live is not None else frozenset()
+        if step.key[0] in FROZEN and doubt.about(before):
+            frozen |= lacking(before | sources_of(step.wanted or {}), doubt.failed)
         else:
-            applied.append(Step(Verb.CHANGE, key, sources, document, there))
+            applied.append(step)
     applied = [step for step in applied if not _waits(step, frozen, doubt)]
+    conflicts = tuple(one for one in asked if isinstance(one, Conflict))
     surplus = [key for key, there in live.items() if key not in wanted and belongs(there, inventory)]
     going, kept = list[Step](), list[Key]()
     for key in sorted(surplus, key=_deletion_rank):
@@ -129,7 +126,22 @@ def difference(
             going.append(Step(Verb.DELETE, key, parts_of(sources), live=live[key]))
     others = ((_other_gateway(live[key], inventory), key) for key in sorted(live.keys() - wanted.keys()))
     left = tuple((gateway, key) for gateway, key in others if gateway)
-    return Difference((*applied, *going), tuple(conflicts), tuple(kept), left)
+    return Difference((*applied, *going), conflicts, tuple(kept), left)
+
+
+def _asked(
+    emitted: Emitted, live: Object | None, settled: tuple[Object, Object] | None, inventory: Inventory
+) -> Step | Conflict | None:
+    """What an object asks for when nothing is in doubt; None: it is as it should be, or going."""
+    key, document = emitted.key, stamped(emitted.document)
+    sources = frozenset(one.object for one in emitted.sources)
+    if live is None:
+        return Step(Verb.CREATE, key, sources, document)
+    if not belongs(live, inventory):
+        return Conflict(key, sources, whose(live), inventory_of(live))
+    if _is_leaving(live) or _is_equal(document, live, settled):
+        return None
+    return Step(Verb.CHANGE, key, sources, document, live)
 
 
 def _waits(step: Step, frozen: Collection[str], doubt: Doubt) -> bool:

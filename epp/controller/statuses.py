@@ -21,6 +21,7 @@ from epp.compiler.emission import ROUTES
 from epp.compiler.findings import Finding, Origin, warning
 from epp.compiler.inputs.llmkube.claiming import is_claimed
 from epp.compiler.inputs.llmkube.status import CONDITION, Outcome, words
+from epp.compiler.memory import Call, plainly
 from epp.compiler.options import Options
 from epp.controller.carrying import AT_ONCE, is_away
 from epp.controller.cluster import Cluster, Deposed
@@ -44,6 +45,7 @@ def wanted_statuses(
     live: Mapping[Key, Object],
     errors: Mapping[str, str],
     missing: frozenset[str],
+    call: Call = plainly,
 ) -> dict[Key, Mapping[str, Any]]:
     """Our part of the status of each claimed object. ``errors``: by input, why something is not written.
 
@@ -59,6 +61,7 @@ def wanted_statuses(
         *(Documents(tuple(documents)), options, compiled.intent.routers, compiled.findings),
         outcomes=outcomes,
         missing=missing & {one.key[0] for one in compiled.objects},
+        call=call,
     )
     return {
         (word.origin.kind, word.origin.namespace, word.origin.name): {

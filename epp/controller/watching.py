@@ -18,6 +18,7 @@ from epp.compiler.documents import Document
 from epp.compiler.inputs.llmkube.status import CONDITION
 from epp.compiler.kinds import Kind, Role
 from epp.compiler.marks import Inventory
+from epp.compiler.memory import Memory
 from epp.config.cluster.heartbeats import HEARTBEAT, is_late
 from epp.controller.difference import Key, belongs
 from epp.controller.discovery import Discovery
@@ -96,7 +97,8 @@ class Watching:
         self._is_discovered = False
         self._fault: ApiFault | None = None
         self._written: dict[Key, Written] = {}
-        self._documents: dict[tuple[str, str, str], tuple[object, Document]] = {}
+        self._documents: dict[Key, tuple[object, Document | None]] = {}
+        self._typed = Memory()
 
     # --- what is known
 
@@ -145,12 +147,19 @@ class Watching:
         return self._namespaces == ("",) or key[1] in self._namespaces
 
     def live(self) -> dict[Key, Object]:
-        """All objects of kinds that we make, ours and others', as they are after what we have written."""
+        """All objects of kinds that we make, ours and others', as they are after what we have written.
+
+        The same objects stay the same.
+        """
         found: dict[Key, Object] = {}
-        for one in self._all():
-            if one.kind.role is Role.MADE:
-                for document in one.following.objects.values():
-                    found[_key(one.kind, document)] = _typed(one.kind, document)
+        with self._typed as call:
+            for one in self._all():
+                if one.kind.role is Role.MADE:
+                    for document in one.following.objects.values():
+                        is_typed = "kind" in document
+                        found[_key(one.kind, document)] = (
+                            document if is_typed else call(_typed, one.kind, document)
+                        )
         for key, written in list(self._written.items()):
             there = found.get(key)
             if self._is_told(key, written, there):
@@ -166,14 +175,19 @@ class Watching:
         known, self._documents = self._documents, {}
         for one in self._all():
             for document in one.following.objects.values():
-                if self._is_input(one.kind, document):
-                    key = _key(one.kind, document)
-                    had = known.get(key)
-                    if had is None or had[0] is not document or one.kind.name == "EndpointSlice":
-                        plain = Document(self._plain(one.kind, document))
-                        had = (document, had[1] if had is not None and had[1] == plain else plain)
-                    self._documents[key] = had
-        return [document for _, document in self._documents.values()]
+                key = _key(one.kind, document)
+                had = known.get(key)
+                if had is None or had[0] is not document or _beats(document):
+                    had = document, self._input(one.kind, document, had and had[1])
+                self._documents[key] = had
+        return [document for _, document in self._documents.values() if document is not None]
+
+    def _input(self, kind: Kind, document: Object, before: Document | None) -> Document | None:
+        """``before``, when it says the same; None: it is none."""
+        if not self._is_input(kind, document):
+            return None
+        plain = Document(self._plain(kind, document))
+        return before if before == plain else plain
 
     def declared(self) -> Iterator[Object]:
         """What people declare as it is, with its status and whose its fields are."""
@@ -313,6 +327,11 @@ def _typed(kind: Kind, document: Object) -> Object:
     if "kind" in document:
         return document
     return {"apiVersion": f"{kind.group}/{kind.versions[0]}".lstrip("/"), "kind": kind.name, **document}
+
+
+def _beats(document: Object) -> bool:
+    """Time changes it: what a metal agent says is news when it says it no more."""
+    return HEARTBEAT in (document["metadata"].get("annotations") or {})
 
 
 def _foreign(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,10 @@ Rule:    a finding is certain: a rule that would need an object which was not gi
 """
 
 from epp.compiler.documents import Documents
-from epp.compiler.findings import Finding, Severity
+from epp.compiler.findings import Finding
 from epp.lint.context import Context
 from epp.lint.registry import RULES
 from epp.lint.view import View
-
-_GRAVITY = list(Severity)
 
 
 def lint(documents: Documents, context: Context) -> list[Finding]:
@@ -24,5 +22,4 @@ def lint(documents: Documents, context: Context) -> list[Finding]:
 
 def _gravest_first(finding: Finding) -> tuple[int, str, str, str, str]:
     origin = finding.origin
-    place = (origin.place, origin.object, origin.field)
-    return _GRAVITY.index(finding.severity), *place, finding.code
+    return finding.severity.rank, origin.place, origin.object, origin.field, finding.code

@@ -23,7 +23,7 @@ INFERENCE = "inference.networking.k8s.io"
 GROUPS = {
     **GROUP_OF,
     **dict.fromkeys(("GatewayConfig", "QuotaPolicy"), AI),
-    **dict.fromkeys(("EnvoyExtensionPolicy", "EnvoyGateway"), EG),
+    "EnvoyGateway": EG,
     **dict.fromkeys(("ConfigMap", "Secret"), ""),
     "Deployment": "apps",
     "CustomResourceDefinition": "apiextensions.k8s.io",

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from epp.commands.compile import run
+from epp.commands.compile import MOST_RULES, run
+from epp.compiler.emission import ROUTES
 from epp.compiler.options import Target
 from epp.main import main
 
@@ -333,3 +334,30 @@ sensitive: {{classes: [pii]}}
         status, _ = self.compile(fleet)
         assert status == 1
         assert "it was changed by somebody: remove it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target, most", [*MOST_RULES.items()])
+def test_what_is_too_much_for_one_route_is_spread_unless_that_is_forbidden(
+    target: Target, most: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.yaml"
+
+    def compiled(count: int, *more: str) -> tuple[int, list[int], str]:
+        """The status, how many rules each route has, and the last line for people."""
+        models = "".join(f"  - {{name: m{at}, pods: {{app: m{at}}}}}\n" for at in range(count))
+        site.write_text(FLEET.partition("- {name")[0] + models)
+        status = run(["-f", str(site), "--target", target, *more])
+        out, err = capsys.readouterr()
+        made = [one for one in yaml.safe_load_all(out) if one["kind"] in ROUTES]
+        return status, [len(one["spec"]["rules"]) for one in made], err.splitlines()[-1]
+
+    for flags in ([], ["--split"], ["--no-split", "--split"]):
+        status, rules, _ = compiled(most + 1, *flags)
+        assert status == 0 and sum(rules) == most + 1 and max(rules) <= most
+    assert compiled(most, "--no-split")[:2] == compiled(most)[:2]
+    status, rules, told = compiled(most + 1, "--no-split")
+    assert (status, rules) == (1, [])
+    assert told == (
+        f"epp compile: --no-split: Fleet/llm/site comes to {most + 1} rules with {most + 1} matches, and a"
+        f" route of {target} holds {most} with 128: leave --no-split out, or make several of it"
+    )

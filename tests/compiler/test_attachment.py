@@ -1,4 +1,4 @@
-"""What a policy is for."""
+"""What a policy is for, and whose routes a listener takes."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.compiler.attachment import Thing, places, sections
+from epp.compiler.attachment import NAME_LABEL, Thing, admits, places, sections
 from epp.compiler.documents import Document
+from epp.compiler.node import Node
 
 ROUTE = Thing("HTTPRoute", "llm", "qwen", {"team": "a"})
 
@@ -62,6 +63,51 @@ def test_it_says_where() -> None:
     assert [one.at.field for one in places(both, ROUTE)] == ["spec.targetRefs[1]", "spec.targetSelectors[0]"]
 
 
+def listener(**namespaces: Any) -> Node:
+    return Node({"name": "http", **({"allowedRoutes": {"namespaces": namespaces}} if namespaces else {})})
+
+
+NORTH = {"from": "Selector", "selector": {"matchLabels": {"site": "north"}}}
+NAMED = {"from": "Selector", "selector": {"matchExpressions": [where(NAME_LABEL, "In", "llm", "lab")]}}
+
+
+@pytest.mark.parametrize(
+    "allowed, labels, takes",
+    [
+        ({}, None, False),
+        ({"from": "Same"}, None, False),
+        ({"from": "All"}, None, True),
+        (NORTH, {"site": "north"}, True),
+        (NORTH, {"site": "south"}, False),
+        (NORTH, {}, False),
+        (NORTH, None, None),
+        ({"from": "Selector", "selector": {}}, None, True),
+        ({"from": "Selector"}, {}, False),
+        ({"from": "None"}, {}, False),
+    ],
+)
+def test_a_listener_takes_routes_of_namespaces(
+    allowed: dict[str, Any], labels: dict[str, str] | None, takes: bool | None
+) -> None:
+    """None: a selector by labels that are not at hand."""
+    assert admits(listener(**allowed), "edge", "llm", labels) is takes
+
+
+def test_a_listener_takes_those_of_its_own_namespace_unless_a_selector_says_otherwise() -> None:
+    assert [admits(listener(**one), "llm", "llm", {}) for one in ({}, {"from": "Same"}, NORTH)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_the_name_of_a_namespace_is_a_label_that_all_have() -> None:
+    assert admits(listener(**NAMED), "edge", "llm", None) is True
+    assert admits(listener(**NAMED), "edge", "prod", None) is False
+    both = {**NAMED["selector"], **NORTH["selector"]}
+    assert admits(listener(**{**NAMED, "selector": both}), "edge", "llm", None) is None
+
+
 WORDS = st.sampled_from(["HTTPRoute", "Gateway", "llm", "qwen", "team", "a", "In", "Exists", "All", ""])
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | WORDS,
@@ -93,3 +139,14 @@ def test_whatever_is_written_is_read(spec: dict[str, Any]) -> None:
     refs = spec.get("targetRefs")
     named = [*(refs if isinstance(refs, list) else []), {"kind": "HTTPRoute", "name": "qwen"}]
     assert sections(policy(**{**spec, "targetRefs": named}), [ROUTE]) == before | {""}
+
+
+@given(ANYTHING, st.none() | st.dictionaries(WORDS, WORDS, max_size=2))
+def test_whatever_a_listener_says_it_takes_routes_or_not(
+    namespaces: Any, labels: dict[str, str] | None
+) -> None:
+    """Only a selector leaves it open, and none with the labels at hand."""
+    one = Node({"allowedRoutes": {"namespaces": namespaces}})
+    takes = admits(one, "edge", "llm", labels)
+    assert takes in (True, False, None)
+    assert takes is not None or (labels is None and namespaces["from"] == "Selector")

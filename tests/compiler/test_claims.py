@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from epp.compiler import claims
 from epp.compiler.intent import Access, Budget, Condition, GatewayRef, Jwt, Router, Scope
@@ -185,3 +187,40 @@ def test_a_router_may_say_a_name_twice() -> None:
         "a", rule(QWEN, of=origin("a"), models=("qwen",)), rule(QWEN, of=origin("a"), models=("qwen",))
     )
     assert claims.settle([twice]) == ((twice,), ())
+
+
+def test_an_error_changes_nobodys_names() -> None:
+    """``a`` is left out with an error: ``b`` is told the same, and has what it had."""
+    a, b = asking_for("a", OLD, "qwen"), asking_for("b", YOUNG, "qwen", "phi")
+    assert names(claims.settle([a, b])[0]) == {"a": ("qwen",), "b": ("phi",)}
+    kept, (told,) = claims.settle([b], [a])
+    assert names(kept) == {"b": ("phi",)}
+    assert "is that of ModelRouter/llm/a, which is older and has an error" in told.message
+
+
+def test_of_one_with_an_error_nobody_knows_whom_it_lets_in() -> None:
+    """So the younger one, which is secured, is only told that the name is not its own."""
+    secured = asking_for("b", YOUNG, "qwen", "phi", access=Access(IDP, origin("b")))
+    kept, (told,) = claims.settle([secured], [asking_for("a", OLD, "qwen")])
+    assert names(kept) == {"b": ("phi",)} and (told.code, told.is_error) == ("ModelNameTaken", False)
+
+
+@given(
+    asked=st.lists(st.sets(st.sampled_from("abcd"), min_size=1), min_size=1, max_size=5),
+    hosts=st.lists(st.sampled_from([(), ("x.example.com",), ("y.example.com",)]), min_size=5, max_size=5),
+    wrong=st.sets(st.integers(0, 4)),
+)
+def test_who_has_a_name_does_not_depend_on_errors(
+    asked: list[set[str]], hosts: list[tuple[str, ...]], wrong: set[int]
+) -> None:
+    everyone = [
+        asking_for(f"r{place}", f"2026-01-0{place + 1}T00:00:00Z", *sorted(models), hostnames=hosts[place])
+        for place, models in enumerate(asked)
+    ]
+    live = [one for place, one in enumerate(everyone) if place not in wrong]
+    faulty = [one for place, one in enumerate(everyone) if place in wrong]
+    all_of_them = names(claims.settle(everyone)[0])
+    left = {one.name for one in live}
+    assert names(claims.settle(live, faulty)[0]) == {
+        name: models for name, models in all_of_them.items() if name in left
+    }

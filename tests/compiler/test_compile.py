@@ -97,15 +97,6 @@ def test_a_model_that_leads_to_one_with_an_error_has_none_of_its_own_and_goes() 
     assert "Fleet/llm/site/away" in result.failed and "Fleet/llm/site/qwen" not in result.failed
 
 
-def test_the_name_of_a_router_that_is_refused_is_free_for_the_next() -> None:
-    refused, younger = router("older", OLD, "qwen", url=LOOPBACK), router("younger", YOUNG, "qwen")
-    result = compiled(refused, younger)
-    assert errors(result) == [("InvalidHost", "ModelRouter/llm/older")]
-    assert [one.name for one in result.intent.routers] == ["younger"] and routed(result) == {"qwen"}
-    assert "ModelNameTaken" not in [one.code for one in result.findings]
-    assert result.failed == {"ModelRouter/llm/older"}
-
-
 def test_where_nothing_is_left_nothing_is_made() -> None:
     result = compiled(router("only", OLD, "qwen", url=LOOPBACK))
     assert result.objects == () and result.intent.routers == ()
@@ -132,6 +123,17 @@ def test_of_two_that_are_called_alike_the_older_has_the_name(order: int) -> None
     assert "is made for Fleet/llm/chat" in result.findings[0].message
     assert "qwen" in routed(result) and "phi" not in routed(result)
     assert not [one for one in result.objects if any(s.kind == "ModelRouter" for s in one.sources)]
+
+
+def test_every_one_is_told_that_comes_too_late() -> None:
+    """And nobody else loses anything."""
+    tied = {name: [{**QWEN, "name": f"{name}{end}"} for end in ("-*", "*")] for name in ("chat", "code")}
+    documents = [fleet(name, *models) for name, models in tied.items()]
+    late = [router(name, OLD, f"m-{name}") for name in ("chat", "code")]
+    result = compiled(*documents, *late, router("other", YOUNG, "gpt"))
+    assert set(errors(result)) == {("NameTaken", f"ModelRouter/llm/{name}") for name in ("chat", "code")}
+    assert {one.name for one in result.intent.routers} == {"chat", "code", "other"}
+    assert "gpt" in routed(result)
 
 
 def test_what_two_make_alike_is_there_once_and_for_both() -> None:

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from epp.commands.files import load
-from epp.commands.told import as_json
 from epp.compiler.compile import Compiled, compile_documents
 from epp.compiler.intent import GatewayRef
 from epp.compiler.options import Options, Target
@@ -59,6 +58,6 @@ def test_golden(case: Path) -> None:
     for target in targets(case):
         result = compiled(case, target)
         compared(case / f"{target}.yaml", text(one.document for one in result.objects))
-        findings[str(target)] = [as_json(one) for one in result.findings]
+        findings[str(target)] = [one.words for one in result.findings]
     compared(case / "findings.yaml", yaml.safe_dump(findings, sort_keys=False, width=110, allow_unicode=True))
     assert (case / "in.yaml").read_text().startswith("# "), "its first lines say what it shows"

@@ -129,3 +129,49 @@ def test_a_fleet_is_compiled_to_its_listener() -> None:
         found = compile_documents([Document(content, "fleet.yaml:1")], Options(target)).objects
         (parent,) = next(one.document["spec"]["parentRefs"] for one in found if one.key[0] in ROUTES)
         assert parent["sectionName"] == "inside"
+
+
+def gateway(*listeners: dict[str, Any]) -> Document:
+    meta = {"name": "ai", "namespace": "edge"}
+    content = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": meta}
+    return Document({**content, "spec": {"gatewayClassName": "any", "listeners": list(listeners)}})
+
+
+def listener(name: str, allowed: dict[str, Any] | None = None) -> dict[str, Any]:
+    more = {"allowedRoutes": {"namespaces": allowed}} if allowed else {}
+    return {"name": name, "protocol": "HTTP", "port": 80, **more}
+
+
+def namespace(**labels: str) -> Document:
+    meta = {"name": "llm", "labels": labels}
+    return Document({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+
+
+NORTH = {"from": "Selector", "selector": {"matchLabels": {"site": "north"}}}
+OPEN, CLOSED = listener("open", {"from": "All"}), listener("inside")
+
+
+@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize(
+    "section, given, told",
+    [
+        pytest.param("", [gateway(OPEN)], [], id="for-all"),
+        pytest.param("", [gateway(CLOSED)], ["ListenerNotOpen"], id="for-its-own"),
+        pytest.param("", [gateway(CLOSED, OPEN)], [], id="one-of-two"),
+        pytest.param("inside", [gateway(CLOSED, OPEN)], ["ListenerNotOpen"], id="the-other-of-two"),
+        pytest.param("none", [gateway(OPEN)], ["ListenerNotOpen"], id="no-such-listener"),
+        pytest.param("", [gateway(listener("a", NORTH)), namespace(site="north")], [], id="fits"),
+        pytest.param(
+            "", [gateway(listener("a", NORTH)), namespace(site="south")], ["ListenerNotOpen"], id="not"
+        ),
+        pytest.param("", [gateway(listener("a", NORTH))], ["ListenerMayBeClosed"], id="not-at-hand"),
+        pytest.param("", [], [], id="no-gateway-at-hand"),
+    ],
+)
+def test_whether_a_listener_takes_its_routes_is_told(
+    target: Target, section: str, given: list[Document], told: list[str]
+) -> None:
+    site = replace(router("site", *MANY), gateway=GatewayRef("ai", "edge", section))
+    findings = EMIT[target](Intent((site,)), Documents(given), Options(target)).findings
+    assert [one.code for one in findings if one.code.startswith("Listener")] == told
+    assert not any(one.is_error for one in findings)

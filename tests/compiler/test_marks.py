@@ -5,7 +5,7 @@ from typing import Any
 
 from epp.compiler.emission import made
 from epp.compiler.findings import Origin
-from epp.compiler.marks import INVENTORY, MANAGED_BY, OWNER, SOURCE, marked, sources_of
+from epp.compiler.marks import INVENTORY, MANAGED_BY, OWNER, SOURCE, marked, people, sources_of
 from epp.compiler.options import Options, Target
 from tests.compiler.makers import origin
 
@@ -15,7 +15,8 @@ PHI = replace(origin("phi"), uid="uid-phi")
 
 
 def meta(*sources: Origin, namespace: str = "llm", owners: dict[str, str] | None = None) -> dict[str, Any]:
-    found = marked(made("v1", "Service", namespace, "one", *sources, spec={}), OPTIONS, owners or {})
+    plain = made("v1", "Service", namespace, "one", *sources, spec={})
+    found = marked(plain, OPTIONS, *people(plain, owners or {}))
     assert found.sources == sources
     return dict(found.document["metadata"])
 
@@ -43,7 +44,7 @@ def test_a_file_owns_nothing() -> None:
 def test_labels_are_the_inventory_and_what_there_was() -> None:
     plain = made("v1", "Service", "llm", "one", QWEN, annotations={"theirs": "y"}, spec={})
     plain.document["metadata"]["labels"] = {"app": "x"}
-    found = marked(plain, replace(OPTIONS, inventory="site-a"), {}).document["metadata"]
+    found = marked(plain, replace(OPTIONS, inventory="site-a")).document["metadata"]
     assert found["labels"].items() >= {"app": "x", MANAGED_BY: "fleet-epp", INVENTORY: "site-a"}.items()
     assert found["annotations"].items() >= {"theirs": "y", SOURCE: "ModelRouter/llm/qwen"}.items()
 

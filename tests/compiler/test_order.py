@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from epp.compiler import order
 from epp.compiler.intent import Condition, Rule
 from epp.compiler.order import Match, Strength
-from epp.compiler.patterns import of_model, of_value
+from epp.compiler.patterns import ANYTHING, EXACT, SPELLED, Matcher, of_model, of_value
 from tests.compiler.makers import backend, origin, pool, rule
 
 MODEL, TEAM, KIND = "model", "team", "class"
@@ -45,6 +45,10 @@ def first(rules: Sequence[Sequence[Match]], request: dict[str, str]) -> int | No
     )
 
 
+def exact_first(match: Match) -> tuple[int, ...]:
+    return order.by_exact_values([one.kind == EXACT for one in match.values()])
+
+
 def closed(*rules: Rule, strength: Strength = order.by_headers) -> list[list[Match]]:
     return order.closure([order.alternatives(one, MODEL) for one in rules], strength=strength, pivot=MODEL)
 
@@ -70,7 +74,7 @@ def test_a_rule_that_an_earlier_one_covers_is_never_reached() -> None:
 
 
 def test_envoy_gateway_puts_exact_values_before_patterns() -> None:
-    glob, exact = closed(named("qwen-*"), named(team="red"), strength=order.by_headers_and_exact_values)
+    glob, exact = closed(named("qwen-*"), named(team="red"), strength=exact_first)
     assert {TEAM: of_value("red"), MODEL: of_model("qwen-*")} in glob
     assert exact == [{TEAM: of_value("red")}]
 
@@ -105,7 +109,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("strength", [order.by_headers, order.by_headers_and_exact_values])
+@pytest.mark.parametrize("strength", [order.by_headers, exact_first])
 @given(wanted=st.lists(rules, max_size=6), tried=st.lists(requests, min_size=1, max_size=10))
 def test_the_gateway_takes_the_first_rule_that_fits(
     strength: Strength, wanted: list[Rule], tried: list[dict[str, str]]
@@ -142,3 +146,52 @@ def test_nothing_is_lost_or_moved_where_routes_are_split(
         assert 0 < len(route) <= most_rules
         assert all(0 < len(share.matches) <= most_matches for share in route)
         assert sum(len(share.matches) for share in route) <= most_in_route
+
+
+@given(
+    wanted=st.lists(rules, max_size=4),
+    others=st.lists(rules, min_size=1, max_size=3),
+    tried=st.lists(requests, min_size=1, max_size=10),
+)
+def test_others_get_nothing_that_fits_a_rule_for_a_model(
+    wanted: list[Rule], others: list[Rule], tried: list[dict[str, str]]
+) -> None:
+    """By rules for more than a model. Of a tie nobody knows who has it: here they have."""
+    plain = [[one for one in order.alternatives(rule, MODEL) if is_named(one)] for rule in wanted]
+    foreign = [one for rule in others for one in order.alternatives(rule, MODEL) if not is_named(one)]
+    after = [(match, (*exact_first(match), 1)) for match in foreign]
+    written = order.closure(plain, strength=exact_first, pivot=MODEL, after=after)
+    for request in tried:
+        wanted_of = first([[], *plain], request)
+        if wanted_of is not None:
+            assert gateway([foreign, *written], request, exact_first) == wanted_of
+
+
+def is_named(match: Match) -> bool:
+    return MODEL in match and match[MODEL].kind == EXACT
+
+
+matchers = st.one_of(
+    st.builds(Matcher, st.sampled_from("ab"), st.sampled_from([EXACT, SPELLED])),
+    st.builds(of_model, st.sampled_from(["a*", "?"])),
+    st.just(ANYTHING),
+)
+any_matches = st.dictionaries(st.sampled_from(["x", "y", "z"]), matchers)
+
+
+@given(placed=st.lists(any_matches, max_size=12), dropped=st.sets(st.integers(0, 11)), asked=any_matches)
+def test_whoever_may_meet_is_near(placed: list[Match], dropped: set[int], asked: Match) -> None:
+    """In the order of their numbers; those that ask for other values are not."""
+    near: order.Near[int] = order.Near()
+    for number, match in enumerate(placed):
+        near.add(number, match, number)
+    left = set(range(len(placed))) - dropped
+    for number in set(range(len(placed))) & dropped:
+        near.drop(number, placed[number])
+    assert near.to(asked) == [number for number in sorted(left) if not differ(placed[number], asked)]
+    assert set(near.to(asked)) >= {number for number in left if any(order.both(placed[number], asked))}
+
+
+def differ(one: Match, other: Match) -> bool:
+    texts = [(one[name], other[name]) for name in one.keys() & other.keys()]
+    return any(a.is_text and b.is_text and a.value != b.value for a, b in texts)

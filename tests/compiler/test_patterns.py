@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.compiler.patterns import BadPattern, Matcher, escape, literal, matches, of_model, of_value, regex
+from epp.compiler.patterns import (
+    ANYTHING,
+    EXACT,
+    SPELLED,
+    BadPattern,
+    Matcher,
+    escape,
+    literal,
+    matches,
+    of_model,
+    of_value,
+    regex,
+)
 
 
 @pytest.mark.parametrize(
@@ -99,3 +111,33 @@ def test_every_regular_expression_is_one(glob: str) -> None:
 def test_what_cannot_be_written_down_is_refused() -> None:
     with pytest.raises(ValueError, match="in common cannot be written down"):
         Matcher("[ab]x*", "glob").meet(Matcher("[bc]x*", "glob"))
+
+
+kinds = st.one_of(
+    st.builds(of_model, st.sampled_from(["a*", "?b", "*/*", "ab"])),
+    st.builds(Matcher, st.sampled_from(["ab", "AB", "a.b"]), st.sampled_from([EXACT, SPELLED])),
+    st.builds(of_value, st.sampled_from(["ab", "aB", "a.b"]), ignore_case=st.booleans()),
+    st.just(ANYTHING),
+)
+TRIED = ("ab", "AB", "aB", "a.b", "axb", "a/b", "b", "")
+
+
+@given(kinds, kinds)
+def test_of_whatever_kinds_two_share_what_both_accept(one: Matcher, other: Matcher) -> None:
+    try:
+        shared = one.meet(other)
+    except ValueError:  # a glob and a text in any case
+        assert {one.kind, other.kind} == {"glob", "any case"}
+        return
+    for text in TRIED:
+        assert any(each.accepts(text) for each in shared) == (one.accepts(text) and other.accepts(text)), text
+        assert one.accepts(text) or not (one.covers(other) and other.accepts(text))
+    assert all((re.fullmatch(one.regex, text) is not None) == one.accepts(text) for text in TRIED)
+
+
+def test_a_text_that_is_spelled_out_gives_way_to_an_exact_one() -> None:
+    exact, spelled = Matcher("a"), Matcher("a", SPELLED)
+    assert exact.meet(spelled) == spelled.meet(exact) == (exact,)
+    assert spelled.meet(ANYTHING) == ANYTHING.meet(spelled) == (spelled,)
+    assert ANYTHING.covers(Matcher("a*", "glob")) and not Matcher("a*", "glob").covers(ANYTHING)
+    assert spelled.covers(exact) and not spelled.covers(ANYTHING)

@@ -10,7 +10,7 @@ from epp.compiler.documents import Document, Documents
 from epp.compiler.emission import Emitted
 from epp.compiler.intent import Host, Pool, Strategy, Upstream
 from epp.compiler.options import Options, Target
-from tests.compiler.makers import backend, origin, pool, rule
+from tests.compiler.makers import backend, origin, pool, router, rule
 
 OPTIONS = Options(Target.GATEWAY_API)
 CUDA, METAL = pool("qwen-cuda"), pool("qwen-metal", pods=False)
@@ -64,11 +64,9 @@ def test_the_order_of_backends_is_the_picker_s_to_keep_and_that_is_told() -> Non
     both = rule(backend(CUDA), backend(METAL))
     joined = pools.merge(both)
     assert joined
-    made = {("InferencePool", "llm", joined.name)}
-    told = pools.shares_by_load(both, made)
-    assert told and told.code == "PickerSharesByLoad" and "to have qwen-cuda first" in told.fix
-    assert pools.shares_by_load(both, set()) is None
-    assert pools.shares_by_load(rule(backend(CUDA)), {("InferencePool", "llm", "qwen-cuda")}) is None
+    ((key, told),) = pools.shared_by_load(router("r", rule(backend(CUDA)), both))
+    assert key == ("InferencePool", "llm", joined.name)
+    assert told.code == "PickerSharesByLoad" and "to have qwen-cuda first" in told.fix
 
 
 # --- its objects ---------------------------------------------------------------------------------------

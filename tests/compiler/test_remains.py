@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from epp.compiler import remains
 from epp.compiler.compile import compile_documents
-from epp.compiler.documents import Document, Documents
+from epp.compiler.documents import Document
 from epp.compiler.emission import Emission
 from epp.compiler.findings import Origin, error
 from epp.compiler.intent import Budget, GatewayRef, Intent, Router, Rule, Scope
@@ -138,7 +138,7 @@ class TestCompiled:
         assert [bool(one.backends) for one in rules if one.models == ("bad",)] == [False]
         assert "Fleet/llm/site/bad" in compiled.failed
 
-    def unable(self, intent: Intent, _documents: Documents, _options: Options) -> Emission:
+    def unable(self, intent: Intent, *_: object) -> Emission:
         """A gateway that can do nothing with the name."""
         rules = [one for found in intent.routers for one in found.rules if one.models == ("bad",)]
         return Emission((), tuple(error("Unable", one.origin, "it cannot", "rename it") for one in rules))

@@ -23,7 +23,7 @@ def emitted(kind: str, name: str, *sources: str, **spec: Any) -> Emitted:
         "metadata": {"name": name, "namespace": "models"},
         "spec": spec,
     }
-    return marked(Emitted(document, tuple(map(origin, sources or ("chat",)))), OPTIONS, {})
+    return marked(Emitted(document, tuple(map(origin, sources or ("chat",)))), OPTIONS)
 
 
 def foreign(kind: str, name: str, **spec: Any) -> dict[str, Any]:

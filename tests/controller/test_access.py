@@ -3,12 +3,14 @@
 import functools
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
 from bench.rig.kube import plural
+from epp.compiler.documents import Document, Documents
 from epp.compiler.kinds import KINDS, Role, kinds_of
 from epp.compiler.options import Target
 from tests.compiler.test_golden import CASES, compiled
@@ -81,4 +83,30 @@ def test_kinds_are_called_as_their_definitions_say() -> None:
     }
     assert found == {key: called[key] for key in found}
     not_here = {kind.name for kind in KINDS} - {name for _, name in found}
-    assert not_here == {"Service", "EndpointSlice", "AgentgatewayBackend", "AgentgatewayPolicy"}
+    assert not_here == {
+        "Namespace",
+        "Service",
+        "EndpointSlice",
+        "AgentgatewayBackend",
+        "AgentgatewayPolicy",
+    }
+
+
+OF_FILES_ALONE = {"Fleet", "ConfigMap"}
+"""ConfigMaps are anybody's: that of Envoy Gateway, with its rate limits, is not worth reading them all."""
+
+
+@pytest.mark.parametrize("target", Target)
+def test_it_follows_whatever_the_compiler_looks_for(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What files may hold and nobody reads of a cluster would be a trap that only files are told of."""
+    asked = set[str]()
+    named = Documents._named
+
+    def noted(documents: Documents, kind: str, group: str | None) -> Mapping[tuple[str, str], Document]:
+        asked.add(kind)
+        return named(documents, kind, group)
+
+    monkeypatch.setattr(Documents, "_named", noted)
+    for case in CASES:
+        compiled(case, target)
+    assert asked - OF_FILES_ALONE <= {kind.name for kind in kinds_of(target)} and "Gateway" in asked

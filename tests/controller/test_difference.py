@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from epp.compiler.emission import APPLY_ORDER, Emitted
 from epp.compiler.marks import inventory, lacking
+from epp.compiler.memory import Memory
 from epp.compiler.options import Options, Target
 from epp.controller.carrying import Fate, carry_out
 from epp.controller.difference import Difference, Doubt, Key, Verb, difference, rank
@@ -242,6 +243,32 @@ def test_a_round_that_is_killed_is_ended_by_the_next(
     api.limit = None
     written(api, *wanted)
     assert ours(api) == ours(whole)
+
+
+@given(
+    st.lists(st.tuples(objects, st.booleans()), max_size=5),
+    strangers,
+    st.sets(st.sampled_from(["chat", "code"])),
+)
+def test_with_a_memory_it_is_the_same(
+    turns: list[tuple[list[Emitted], bool]], others: list[dict[str, object]], failed: set[str]
+) -> None:
+    """What is wanted and what is there change, and much of it does not."""
+    api, memory = world((), others), Memory()
+    live: dict[Key, dict[str, object]] = {}
+    kept: dict[Key, Emitted] = {}
+    doubt = Doubt(failed={f"ModelRouter/models/{name}" for name in failed})
+    for wanted, is_written in turns:
+        kept = {one.key: one if kept.get(one.key) != one else kept[one.key] for one in wanted}
+        if is_written:
+            written(api, *kept.values())
+        live = {
+            key: live[key] if live.get(key) == one else copy.deepcopy(one) for key, one in api.objects.items()
+        }
+        plain = difference(kept.values(), live, inventory=INVENTORY, doubt=doubt)
+        with memory as call:
+            assert difference(kept.values(), live, inventory=INVENTORY, doubt=doubt, call=call) == plain
+        assert memory.size == len(kept)
 
 
 async def _killed(api: ModelApi, found: Difference) -> None:

@@ -86,7 +86,7 @@ class World:
             watching=self.known,  # type: ignore[arg-type]
             files=Files(self._files, lambda: None),
             cluster=cluster,
-            compile=lambda *_: Compiled(self._wanted, (), frozenset(), Intent((), ())),
+            compile=lambda *_, **__: Compiled(self._wanted, (), frozenset(), Intent((), ())),
             statuses=Statuses(cluster, OPTIONS, **how),
             events=Events(cluster, **how),
             metrics=self.metrics,

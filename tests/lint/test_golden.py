@@ -8,7 +8,6 @@ import os
 import pytest
 import yaml
 
-from epp.commands.told import as_json
 from epp.lint.registry import BY_CODE
 from tests.lint.cases import CASES, GOLDEN, Case
 
@@ -25,7 +24,7 @@ def test_the_trap_is_found_and_nothing_else(case: Case) -> None:
     findings = case.findings("bad")
     assert [finding.code for finding in findings] == [case.code], findings
     path = case.folder / "findings.yaml"
-    text = yaml.safe_dump([as_json(one) for one in findings], sort_keys=False, width=110, allow_unicode=True)
+    text = yaml.safe_dump([one.words for one in findings], sort_keys=False, width=110, allow_unicode=True)
     if WRITES:
         path.write_text(text)
     assert path.read_text() == text

@@ -73,6 +73,18 @@ def test_before_v1_1_the_pool_is_in_the_routes_namespace_whatever_is_granted() -
     assert codes(*good, version=(1, 0)) == [("PoolInOtherNamespace", Severity.ERROR)]
 
 
+def test_a_pool_of_another_namespace_is_found_behind_others() -> None:
+    """Behind one of its own namespace, and behind what is no pool."""
+    route, *around = case("PoolInOtherNamespace")
+    (rule,) = route["spec"]["rules"]
+    (far,) = rule["backendRefs"]
+    near, service = {**far, "namespace": "llm"}, {"name": "openai"}
+    for first in (near, service):
+        spec = {**route["spec"], "rules": [{**rule, "backendRefs": [first, far]}]}
+        found = codes({**route, "spec": spec}, *around, version=(1, 1))
+        assert ("PoolInOtherNamespace", Severity.ERROR) in found
+
+
 class TestWhatIsNotThere:
     """A reference that leads out of what was given."""
 

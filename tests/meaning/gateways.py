@@ -50,6 +50,8 @@ class Gateway:
         self._objects = {(one["kind"], one["metadata"]["name"]): one for one in objects}
         self._addresses = addresses
         self._model_header = model_header
+        # Envoy AI Gateway writes the header whatever the body says, others only what is there
+        self.names_none = route == "AIGatewayRoute"
         routes = [one for (kind, _), one in self._objects.items() if kind == route]
         tries = [one for route in routes for one in _tries(route)]
         if route == "AIGatewayRoute":  # the catch-all of each of its HTTPRoutes, after its own rules
@@ -57,7 +59,9 @@ class Gateway:
         self._tries = sorted(tries, key=_KEYS[order])
 
     def answer(self, request: Request) -> Answer:
-        headers = {**request.headers, self._model_header: request.model}
+        headers = dict(request.headers)
+        if request.model or self.names_none:
+            headers[self._model_header] = request.model
         for one in self._tries:
             if all(_fits(matcher, headers) for matcher in one.headers):
                 served_by = tuple(dict.fromkeys(self._served_by(one.rule)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Request:
-    """``headers``: names in lower case, as a gateway has them."""
+    """``model``: empty: the body names none. ``headers``: names in lower case, as a gateway has them."""
 
     model: str
     headers: Mapping[str, str] = field(default_factory=dict)

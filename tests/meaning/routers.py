@@ -102,11 +102,17 @@ def routers(draw: st.DrawFn, *, cloud: bool = False, plain: bool = False) -> dic
     return spec
 
 
-def requests(spec: dict[str, Any]) -> Iterator[Request]:
-    """All that could make a difference."""
+def requests(spec: dict[str, Any], *, names_none: bool = True) -> Iterator[Request]:
+    """All that could make a difference.
+
+    ``names_none``: the gateway has a header for the model even where there is none. For others LLMKube's
+    pattern ``*``, which fits no model too, has another meaning, which is told (NamelessRequestsGoOn).
+    """
     classification = spec.get("policy", {}).get("classification", {})
     header = classification.get("headerKey", "X-LLMKube-Classification").lower()
     models = (*MODELS, "cuda", "spare", "unheard-of")
+    if names_none or not any("*" in one.get("match", {}).get("models", ()) for one in spec["rules"]):
+        models = ("", *models)
     for model, cls, team, complexity in itertools.product(
         models, (None, "pii", "PII", "phi", "public", "other"), (None, *TEAMS), (None, "simple", "Complex")
     ):

@@ -64,7 +64,7 @@ def ruled(result: Compiled) -> list[Rule]:
 def differences(spec: dict[str, Any], of: Gateway) -> list[str]:
     return [
         f"{one}: the proxy {wanted}, the gateway {got}"
-        for one in requests(spec)
+        for one in requests(spec, names_none=of.names_none)
         if not (wanted := proxy.answer(spec, one)).is_like(got := of.answer(one))
     ]
 

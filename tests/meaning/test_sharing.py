@@ -16,6 +16,7 @@ from epp.compiler.emission import Emitted
 from epp.compiler.inputs import Reading, llmkube
 from epp.compiler.intent import Access, Allowance, GatewayRef, Jwt, Router
 from epp.compiler.options import Options, Target
+from epp.compiler.targets.envoy_ai_gateway import separation
 from tests.compiler.envoy_ai_gateway.made import provider
 from tests.compiler.makers import origin, router, rule
 from tests.meaning import proxy
@@ -165,11 +166,20 @@ def kept(oldest: Shared, request: Request) -> tuple[str, ...] | None:
     return wanted.backends if wanted.because in closed else None
 
 
-@pytest.mark.parametrize("target", Target, ids=str)
+@pytest.mark.parametrize(
+    "target, many",
+    [*((target, separation.MANY) for target in Target), (Target.ENVOY_AI_GATEWAY_1_1, 0)],
+    ids=str,
+)
 @given(sharing=routers())
 @settings(max_examples=120, deadline=None)
-def test_the_oldest_routers_sensitive_requests_are_its_own(target: Target, sharing: list[Shared]) -> None:
-    result, oldest = compiled(sharing, target), sharing[0]
+def test_the_oldest_routers_sensitive_requests_are_its_own(
+    target: Target, many: int, sharing: list[Shared]
+) -> None:
+    """``many``: values of a header that are told apart; as if there were more of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(separation, "MANY", many)
+        result, oldest = compiled(sharing, target), sharing[0]
     if f"ModelRouter/llm/{oldest.name}" in result.failed:
         event("the oldest cannot be had")
         return

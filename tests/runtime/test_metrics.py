@@ -672,7 +672,7 @@ def test_what_is_in_flight_is_shown_where_it_is_and_whose_it_is() -> None:
     assert value(metrics, "llm_d_epp_inflight_requests", **at_first) == 2
     assert value(metrics, "llm_d_epp_inflight_tokens", **at_first) == 42
     placed[0].reservation.move(second)
-    placed[1].reservation.prefilled()
+    placed[1].reservation.prefilled(0.0)
     assert value(metrics, "llm_d_epp_inflight_tokens", **at_first) == 0
     assert value(metrics, "llm_d_epp_inflight_tokens", **at_second) == 30
     for each in placed:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -48,26 +48,27 @@ FLOOD_SECONDS = 30.0
 DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 4, 8, 12, 13
 
 
-def _picker(logs: Path, driver: str, server: LlamaServer, *, tls: bool) -> Iterator[Picker]:
-    with Picker(
+def _picker(logs: Path, driver: str, server: LlamaServer, *, tls: bool, name: str = "abuse") -> Picker:
+    return Picker(
         logs=logs,
-        name=f"picker-abuse-{driver}{'-tls' * tls}",
+        name=f"picker-{name}-{driver}{'-tls' * tls}",
         endpoints={"a": server.address},
         driver=driver,
         tls=tls,
         flags=["--grpc-max-recv-msg-size", "1MiB"],
-    ) as picker:
-        yield picker
+    )
 
 
 @pytest.fixture(scope="module")
 def plain(logs: Path, driver: str, _servers: list[LlamaServer]) -> Iterator[Picker]:
-    yield from _picker(logs, driver, _servers[0], tls=False)
+    with _picker(logs, driver, _servers[0], tls=False) as picker:
+        yield picker
 
 
 @pytest.fixture(scope="module")
 def secure(logs: Path, driver: str, _servers: list[LlamaServer]) -> Iterator[Picker]:
-    yield from _picker(logs, driver, _servers[0], tls=True)
+    with _picker(logs, driver, _servers[0], tls=True) as picker:
+        yield picker
 
 
 @pytest.fixture(scope="module")
@@ -353,10 +354,17 @@ def to_be_echoed(stream: int) -> bytes:
     return call(stream) + data(stream, asked) + data(stream, message(request_body(BODY).SerializeToString()))
 
 
-@only_fast
-def test_who_never_reads_is_read_from_no_more_and_closed_in_the_end(plain: Picker, secure: Picker) -> None:
-    """All that it asks for would be held here. Both at once, since each takes its time."""
-    pickers, began = (plain, secure), time.monotonic()
+@pytest.fixture(scope="module", autouse=True)
+def unread(logs: Path, _servers: list[LlamaServer]) -> Iterator[Future[None]]:
+    """What holds of peers that never read; found out beside the other tests, since it takes half a minute."""
+    with ThreadPoolExecutor() as aside, ExitStack() as stack:
+        pickers = [_picker(logs, "fast", _servers[0], tls=tls, name="unread") for tls in (False, True)]
+        yield aside.submit(_never_read, [stack.enter_context(picker) for picker in pickers])
+
+
+def _never_read(pickers: list[Picker]) -> None:
+    """By one peer of each; all that it asks for would be held there."""
+    began = time.monotonic()
     with ExitStack() as stack, ThreadPoolExecutor() as aside:
         others = [stack.enter_context(Wire(picker)) for picker in pickers]
         for other in others:
@@ -377,6 +385,13 @@ def test_who_never_reads_is_read_from_no_more_and_closed_in_the_end(plain: Picke
         assert all(other.is_served(2 * 10**8 + 3) for other in others)
     for picker in pickers:
         assert len(lines(picker, f"answers unread for {UNREAD_SECONDS:g} s")) == 1
+
+
+@only_fast
+def test_who_never_reads_is_read_from_no_more_and_closed_in_the_end(
+    driver: str, unread: Future[None]
+) -> None:
+    unread.result()
 
 
 @only_fast

@@ -115,13 +115,14 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
 # --- random faults -----------------------------------------------------------------------------------
 
 
-def test_a_fleet_that_fails_at_random_for_a_minute_loses_nothing_else() -> None:
+def test_a_fleet_that_fails_at_random_loses_nothing_else() -> None:
+    """Long enough for a server that is well and gets nothing (fleet_soak.OUT_SECONDS)."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.fleet_soak", "--seconds=60"],
+        [sys.executable, "-m", "bench.fleet_soak", "--seconds=40"],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=115,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,11 +1,16 @@
-"""Several replicas of which one serves: two real pickers, one Lease in a real Kubernetes API."""
+"""Several replicas of which one serves: two real pickers, one Lease in a real Kubernetes API.
+
+What waits for a Lease to run out, or for gateways to hear of an end, is played at once (``scenes``).
+"""
 
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -13,6 +18,7 @@ from bench.rig.picker import Picker
 from bench.rig.process import wait_until
 from epp.core.election import LEASE_SECONDS, RETRY_PERIOD
 from tests.system.cluster import NAMESPACE, STRANGER, Stage, picked
+from tests.system.kube_plane import ControlPlane
 from tests.system.talk import endpoints, page, series
 
 pytestmark = [
@@ -57,11 +63,20 @@ def leads(picker: Picker) -> float | None:
     return series(picker).get("fleet_epp_leader")
 
 
+def replicas_of(stage: Stage) -> Replicas:
+    stage.server("127.0.0.2")
+    stage.apply(stage.pool(), stage.pod(f"{stage.name}-one", "127.0.0.2"))
+    return Replicas(stage)
+
+
 @pytest.fixture
 def replicas(stage: Stage) -> Replicas:
-    stage.server("127.0.0.2")
-    stage.apply(stage.pool(), stage.pod("one", "127.0.0.2"))
-    return Replicas(stage)
+    return replicas_of(stage)
+
+
+def phase_of(picker: Picker) -> str:
+    (one,) = endpoints(picker).values()
+    return str(one["phase"])
 
 
 def names_of(picker: Picker, *services: str) -> dict[str, str]:
@@ -77,31 +92,12 @@ def test_only_the_leader_is_ready_and_the_other_keeps_its_fleet_warm(replicas: R
         "liveness": "SERVING",
         "anything": "SERVICE_UNKNOWN",
     }
-    wait_until(lambda: endpoints(follower)["one-rank-0"]["phase"] == "ready", what="the follower looks too")
+    wait_until(lambda: phase_of(follower) == "ready", what="the follower looks too")
     assert (leads(leader), leads(follower)) == (1.0, 0.0)
     lease = replicas.lease()
     assert (lease["leaseDurationSeconds"], lease["leaseTransitions"]) == (LEASE_SECONDS, 0)
     why_not = page(follower, "/readyz")["reason"]
     assert why_not == f"not the leader of {NAMESPACE}/{replicas.name}: that is {lease['holderIdentity']}"
-
-
-def test_a_leader_that_is_told_to_stop_hands_over_at_once_and_serves_on_for_a_while(
-    replicas: Replicas,
-) -> None:
-    """Gateways need time to hear of it; the lease does not wait for them."""
-    for picker in (replicas.one, replicas.two):
-        picker.command.append("--drain-timeout=8s")
-    leader, follower = replicas.start()
-    began = time.monotonic()
-    os.kill(leader.pid, signal.SIGTERM)
-    wait_until(lambda: serves(follower), what="the follower leads", timeout=LEASE_SECONDS)
-    assert time.monotonic() - began < LEASE_SECONDS / 2
-    assert not serves(leader)
-    assert picked(leader, 1) == picked(follower, 1), "both still answer"
-    assert leader.wait(timeout=20) == 0
-    assert time.monotonic() - began > 8
-    assert "the lease is given back" in leader.log.read_text()
-    assert replicas.lease()["leaseTransitions"] == 1
 
 
 @pytest.mark.parametrize(
@@ -120,25 +116,6 @@ def test_whoever_does_not_want_to_wait_for_gateways_need_not(
     picker.wait(timeout=10)
 
 
-def test_a_leader_that_dies_is_followed_when_its_lease_has_run_out(replicas: Replicas) -> None:
-    leader, follower = replicas.start()
-    began = time.monotonic()
-    leader.kill()
-    wait_until(lambda: serves(follower), what="the follower leads", timeout=2 * LEASE_SECONDS)
-    assert time.monotonic() - began < LEASE_SECONDS + TAKES_OVER + 1
-    assert leads(follower) == 1.0
-
-
-def test_a_leader_that_was_asleep_wakes_up_as_a_follower(replicas: Replicas) -> None:
-    leader, follower = replicas.start()
-    os.kill(leader.pid, signal.SIGSTOP)
-    with ExitStack() as later:
-        later.callback(os.kill, leader.pid, signal.SIGCONT)
-        wait_until(lambda: serves(follower), what="the follower leads", timeout=2 * LEASE_SECONDS)
-    wait_until(lambda: leader.health("liveness") == "SERVING", what="the sleeper answers")
-    assert not serves(leader) and serves(follower)
-
-
 def test_whoever_may_not_have_the_lease_says_which_right_is_missing(stage: Stage) -> None:
     stage.apply(stage.pool())
     picker = stage.picker("--ha-enable-leader-election", token=STRANGER).launch()
@@ -152,3 +129,73 @@ def leadership(picker: Picker) -> str:
     if picker.health("liveness") != "SERVING":
         return ""
     return str(page(picker, "/readyz").get("details", {}).get("leader election", ""))
+
+
+# --- what takes its time -----------------------------------------------------------------------------
+
+
+def hands_over(replicas: Replicas) -> None:
+    """Gateways need time to hear of it; the lease does not wait for them."""
+    for picker in (replicas.one, replicas.two):
+        picker.command.append("--drain-timeout=8s")
+    leader, follower = replicas.start()
+    began = time.monotonic()
+    os.kill(leader.pid, signal.SIGTERM)
+    wait_until(lambda: serves(follower), what="the follower leads", timeout=LEASE_SECONDS)
+    assert time.monotonic() - began < LEASE_SECONDS / 2
+    assert not serves(leader)
+    assert picked(leader, 1) == picked(follower, 1), "both still answer"
+    assert leader.wait(timeout=20) == 0
+    assert time.monotonic() - began > 8
+    assert "the lease is given back" in leader.log.read_text()
+    assert replicas.lease()["leaseTransitions"] == 1
+    follower.kill()  # nobody waits for its gateways
+
+
+def dies(replicas: Replicas) -> None:
+    leader, follower = replicas.start()
+    began = time.monotonic()
+    leader.kill()
+    wait_until(lambda: serves(follower), what="the follower leads", timeout=2 * LEASE_SECONDS)
+    assert time.monotonic() - began < LEASE_SECONDS + TAKES_OVER + 1
+    assert leads(follower) == 1.0
+
+
+def sleeps(replicas: Replicas) -> None:
+    leader, follower = replicas.start()
+    os.kill(leader.pid, signal.SIGSTOP)
+    with ExitStack() as later:
+        later.callback(os.kill, leader.pid, signal.SIGCONT)
+        wait_until(lambda: serves(follower), what="the follower leads", timeout=2 * LEASE_SECONDS)
+    wait_until(lambda: leader.health("liveness") == "SERVING", what="the sleeper answers")
+    assert not serves(leader) and serves(follower)
+
+
+Scene: TypeAlias = Callable[[Replicas], None]
+
+
+@pytest.fixture(scope="module")
+def scenes(plane: ControlPlane, logs: Path) -> Iterator[Mapping[Scene, Future[None]]]:
+    """How each of them ends."""
+    with ThreadPoolExecutor() as together, ExitStack() as parts:
+        played = {
+            scene: replicas_of(Stage(plane, logs, name, parts))
+            for name, scene in (("hands-over", hands_over), ("dies", dies), ("sleeps", sleeps))
+        }
+        yield {scene: together.submit(scene, replicas) for scene, replicas in played.items()}
+
+
+def test_a_leader_that_is_told_to_stop_hands_over_at_once_and_serves_on_for_a_while(
+    scenes: Mapping[Scene, Future[None]],
+) -> None:
+    scenes[hands_over].result()
+
+
+def test_a_leader_that_dies_is_followed_when_its_lease_has_run_out(
+    scenes: Mapping[Scene, Future[None]],
+) -> None:
+    scenes[dies].result()
+
+
+def test_a_leader_that_was_asleep_wakes_up_as_a_follower(scenes: Mapping[Scene, Future[None]]) -> None:
+    scenes[sleeps].result()

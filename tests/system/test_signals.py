@@ -54,6 +54,31 @@ def test_a_start_that_is_interrupted_ends_without_a_word(
     assert (end.returncode, end.stdout, end.stderr) == (-number, "", "")
 
 
+EARLIEST = """
+import sys
+
+class Trap:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "enum":  # of the standard library it is in almost everything
+            import _signal
+            _signal.raise_signal(_signal.SIGINT)
+
+sys.meta_path.insert(0, Trap)
+from epp.__main__ import run
+sys.argv[1:] = ["version"]
+run()
+"""
+
+
+def test_signals_are_seen_to_before_anything_is_imported() -> None:
+    """But for what Python itself does at its start."""
+    end = subprocess.run(
+        [sys.executable, "-S", "-c", EARLIEST], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (end.returncode, end.stdout, end.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_a_hang_up_during_the_start_is_nothing() -> None:
     end = interrupted("uvloop", signal.SIGHUP, "version")
     assert (end.returncode, end.stderr) == (0, "")

@@ -1,7 +1,7 @@
 """Arguments as other people's charts write them start the picker unchanged, in a real cluster.
 
-Only free ports are added at the end: what is written twice counts as written last. The arguments are what the
-templates render, the configuration files those of the same charts.
+Only free ports are added at the end, and not to wait for gateways: what is written twice counts as written
+last. The arguments are what the templates render, the configuration files those of the same charts.
 
 Source: GIE v1.5, config/charts/epplib/templates; llm-d-router v0.10, config/charts/routerlib/templates;
 KServe, config/llmisvcconfig and its LLMInferenceService controller.
@@ -92,7 +92,7 @@ def started(stage: Stage, *arguments: str, tls: bool = True) -> Picker:
         "metrics-port": picker.metrics_port,
     }
     # Go takes switches without a value only; the rest may be apart
-    added = [f"--{flag}={port}" for flag, port in ports.items()]
+    added = [*(f"--{flag}={port}" for flag, port in ports.items()), "--drain-timeout=0s"]
     picker.command[:] = [sys.executable, "-m", "epp", *arguments, *added]
     picker.tls = tls
     picker.start()

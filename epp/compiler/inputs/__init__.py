@@ -11,8 +11,12 @@ from epp.compiler.intent import Objective, Router
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one kind of input says."""
+    """What one kind of input says.
+
+    ``faulty``: of objects with an error, at which gateway they ask for which models, as far as one can read.
+    """
 
     routers: tuple[Router, ...] = ()
     objectives: tuple[Objective, ...] = ()
     findings: tuple[Finding, ...] = ()
+    faulty: tuple[Router, ...] = ()

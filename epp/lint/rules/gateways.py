@@ -5,11 +5,10 @@ from collections.abc import Iterator
 
 from epp.compiler.findings import Severity
 from epp.lint.rule import Admission, Trap, rule
-from epp.lint.rules.traffic import MODEL
+from epp.lint.rules.traffic import CONFIG, MODEL
 from epp.lint.view import Object, View, is_pool
 
 DESTINATION = "x-gateway-destination-endpoint"
-CONFIG = "aigateway.envoyproxy.io/gateway-config"
 _PLAIN = ("TLS", "TCP", "UDP")
 _SMALL = re.compile(r"(\d+)(Ki|k|)")
 _ENOUGH = 1 << 20

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import TypeAlias
 
-from epp.compiler.attachment import reference
 from epp.compiler.findings import Severity
+from epp.compiler.gateways import envoy_proxy
 from epp.compiler.node import Node
+from epp.compiler.order import by_exact_values
 from epp.lint.rule import Trap, rule
 from epp.lint.view import Object, View
 
@@ -41,16 +42,14 @@ def rules_reordered(view: View) -> Iterator[Trap]:
 
 def _sorts(view: View, gateway: Object) -> bool:
     """Whether it certainly does; its EnvoyProxy, or that of its class, may say otherwise."""
-    holders: list[tuple[Object, Node]] = [(gateway, gateway.spec["infrastructure"]["parametersRef"])]
     class_of = view.find("GatewayClass", "", gateway.spec["gatewayClassName"].text)
     if class_of is None:
         return False
-    holders.append((class_of, class_of.spec["parametersRef"]))
-    for holder, ref in holders:
-        if ref.is_there:
-            proxy = view.found(reference(ref, holder.namespace, kind="EnvoyProxy"))
-            return proxy is not None and not proxy.spec["preserveRouteOrder"].is_true
-    return True
+    ref = envoy_proxy(gateway.spec, gateway.namespace, class_of.spec)
+    if ref is None:
+        return True
+    proxy = view.found(ref)
+    return proxy is not None and not proxy.spec["preserveRouteOrder"].is_true
 
 
 def _leads_to(rule_of: Node) -> list[tuple[str, str, str]]:
@@ -70,7 +69,7 @@ def _matches(rule_of: Node) -> list[Headers]:
 
 
 def _rank(headers: Headers) -> tuple[int, int]:
-    return len(headers), sum(kind == "Exact" for kind, _ in headers.values())
+    return by_exact_values([kind == "Exact" for kind, _ in headers.values()])
 
 
 def _overtakes(first: Node, second: Node, alike: list[Headers]) -> bool:

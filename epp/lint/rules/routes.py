@@ -5,13 +5,10 @@ from collections.abc import Iterator
 
 from epp.compiler.attachment import Reference, reference
 from epp.compiler.findings import Severity
+from epp.compiler.http_routes import MOST_AI_RULES, MOST_IN_AI_ROUTE, MOST_MATCHES
 from epp.compiler.node import Node
 from epp.lint.rule import Admission, Trap, rule
 from epp.lint.view import EG, Object, View, is_pool
-
-MOST_RULES = 15
-MOST_MATCHES, MOST_OF_A_RULE = 127, 64
-"""Of the HTTPRoute that is made: 128 in all, one of which is the catch-all that is added."""
 
 _RULES = "object.spec.?rules.orValue([])"
 _REFS = "r.?backendRefs.orValue([])"
@@ -84,9 +81,9 @@ def several_pools(view: View) -> Iterator[Trap]:
     "more rules or matches than the HTTPRoute behind it can have",
     Admission(
         "AIGatewayRoute",
-        f"{_RULES}.size() <= {MOST_RULES} && "
-        f"{_RULES}.all(r, r.?matches.orValue([]).size() <= {MOST_OF_A_RULE}) && "
-        f"{_RULES}.map(r, r.?matches.orValue([]).size()).sum() <= {MOST_MATCHES}",
+        f"{_RULES}.size() <= {MOST_AI_RULES} && "
+        f"{_RULES}.all(r, r.?matches.orValue([]).size() <= {MOST_MATCHES}) && "
+        f"{_RULES}.map(r, r.?matches.orValue([]).size()).sum() <= {MOST_IN_AI_ROUTE}",
     ),
 )
 def too_many_rules(view: View) -> Iterator[Trap]:
@@ -98,21 +95,21 @@ def too_many_rules(view: View) -> Iterator[Trap]:
     """
     for route in view.of("AIGatewayRoute"):
         rules = route.spec["rules"]
-        if len(rules) > MOST_RULES:
+        if len(rules) > MOST_AI_RULES:
             yield Trap(
                 route,
                 rules,
-                f"has {len(rules)} rules: {MOST_RULES} at most become an HTTPRoute",
+                f"has {len(rules)} rules: {MOST_AI_RULES} at most become an HTTPRoute",
                 "several AIGatewayRoutes, best one for each model",
             )
         matches = [one["matches"] for one in rules]
         most = max((len(one) for one in matches), default=0)
-        if most > MOST_OF_A_RULE or sum(map(len, matches)) > MOST_MATCHES:
+        if most > MOST_MATCHES or sum(map(len, matches)) > MOST_IN_AI_ROUTE:
             yield Trap(
                 route,
                 rules,
-                f"has {sum(map(len, matches))} matches, {most} in one rule: {MOST_MATCHES} and"
-                f" {MOST_OF_A_RULE} at most become an HTTPRoute",
+                f"has {sum(map(len, matches))} matches, {most} in one rule: {MOST_IN_AI_ROUTE} and"
+                f" {MOST_MATCHES} at most become an HTTPRoute",
                 "several AIGatewayRoutes, best one for each model",
             )
 

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from epp.compiler.attachment import Reference
 from epp.compiler.findings import Severity
 from epp.compiler.node import Node
+from epp.compiler.options import AI_MODEL_HEADER
 from epp.lint.rule import Admission, Trap, rule
 from epp.lint.view import Object, View, is_pool
 
-MODEL = "x-ai-eg-model"
+CONFIG = "aigateway.envoyproxy.io/gateway-config"
+MODEL = AI_MODEL_HEADER
 AI_METADATA = "io.envoy.ai_gateway"
 LOWEST_EJECTION = 10
 """[%] The default."""
@@ -279,7 +281,7 @@ def _costs(route: Object) -> list[str]:
 
 
 def _config(gateway: Object) -> str:
-    return gateway.annotations["aigateway.envoyproxy.io/gateway-config"].text
+    return gateway.annotations[CONFIG].text
 
 
 def _global(view: View, gateway: Object) -> list[str]:

@@ -608,3 +608,23 @@ def test_a_team_may_ask_by_patterns() -> None:
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     allowed = replace(ACCESS, allowances=(Allowance("red", ("qwen-[",)),))
     assert codes(emit(router("site", QWEN, access=allowed))) == ["InvalidAuthorization"]
+
+
+@pytest.mark.parametrize(
+    "older, younger, told",
+    [
+        ("b", "a", "ModelRouter/llm/a takes"),
+        ("a", "b", "ModelRouter/llm/a takes"),
+        ("a", "a-b", "ModelRouter/llm/a and ModelRouter/llm/a-b want"),
+        ("a" * 63, "a" * 53 + "0", f"ModelRouter/llm/{'a' * 63} and "),
+    ],
+)
+def test_of_two_alike_the_first_by_name_has_it(older: str, younger: str, told: str) -> None:
+    """However many routes a router comes to have; the names of several may be cut."""
+    team = (Condition("x-team", ("red",)),)
+    one, other = (
+        router(name, rule(backend(pool(name[:9])), conditions=team, of=origin(name)), created=created)
+        for name, created in ((older, "2026-01-01T00:00:00Z"), (younger, "2026-01-02T00:00:00Z"))
+    )
+    (said,) = [each for each in emit(one, other).findings if each.code == "RequestsOfAnother"]
+    assert said.message.startswith(told)

@@ -20,6 +20,7 @@ FOLDERS = {
     "gateway.envoyproxy.io": "envoy-gateway-v1.8.1",
     "gateway.networking.k8s.io": "gateway-api-v1.5.1",
     "inference.networking.k8s.io": "gie-v1.5.0",
+    "inference.llmkube.dev": "llmkube-v0.9.19",
 }
 BUILT_IN = {"Service", "EndpointSlice"}
 

@@ -1,5 +1,6 @@
 """The first rule of a router that fits decides, whatever order Envoy Gateway tries them in."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from epp.compiler import order
 from epp.compiler.documents import Document, Documents
 from epp.compiler.intent import Budget, Condition, Intent, Router, Rule, Scope, Upstream
 from epp.compiler.options import Options, Target
@@ -405,6 +407,32 @@ def test_a_name_before_an_earlier_rules_pattern_is_found() -> None:
     assert matches.misplaced([*names, pattern, name], in_order=True) is None
     late, early = (0, {matches.MODEL: Matcher("a")}), (1, {matches.MODEL: Matcher("a*", "glob")})
     assert matches.misplaced([early, *names, late], in_order=True) == (0, 1)
+
+
+texts = st.sampled_from([Matcher("a"), Matcher("b"), Matcher("a", "spelled"), Matcher(".*", "any")])
+tries = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.dictionaries(st.sampled_from([matches.MODEL, "x-team", "x-tier"]), texts),
+    ),
+    max_size=8,
+)
+
+
+@given(tried=tries, in_order=st.booleans())
+def test_what_is_found_misplaced_is_what_comparing_all_of_them_finds(
+    tried: list[matches.Placed], in_order: bool
+) -> None:
+    assert matches.misplaced(tried, in_order=in_order) == next(plainly_misplaced(tried, in_order), None)
+
+
+def plainly_misplaced(tried: list[matches.Placed], in_order: bool) -> Iterator[tuple[int, int]]:
+    ranked = tried if in_order else sorted(tried, key=lambda one: matches.strength(one[1]), reverse=True)
+    for place, (later, match) in enumerate(ranked):
+        for earlier, other in ranked[place + 1 :]:
+            for met in order.both(match, other) if earlier < later else ():
+                if not any(one <= earlier and order.covers(had, met) for one, had in ranked[:place]):
+                    yield earlier, later
 
 
 def test_routers_that_cannot_be_kept_apart_have_their_routes_all_the_same() -> None:

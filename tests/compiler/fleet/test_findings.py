@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from epp.compiler.compile import compile_documents
 from epp.compiler.documents import Document, Documents
@@ -396,3 +398,47 @@ def test_what_others_call_a_fleet_is_none_of_ours() -> None:
     content = {"apiVersion": "fleet.cattle.io/v1alpha1", "kind": "Fleet", "metadata": {"name": "a"}}
     reading = fleet.read(Documents([Document(content)]), OPTIONS)
     assert (reading.routers, reading.findings) == ((), ())
+
+
+FAULTS = {
+    "prot": "1",
+    "foo": "[1]",
+    "port": "0",
+    "timeout": "never",
+    "health": "'x y'",
+    "region": "'x y'",
+    "local": "perhaps",
+    "servedAs": "5",
+}
+"""Fields of servers that are wrong whatever stands beside them."""
+
+
+@given(wrong=st.lists(st.sampled_from(sorted(FAULTS)), min_size=1, unique=True), of_a_model=st.booleans())
+def test_all_faults_of_a_model_or_backend_are_told_and_no_others(
+    wrong: list[str], *, of_a_model: bool
+) -> None:
+    fields = ", ".join(f"{name}: {FAULTS[name]}" for name in wrong)
+    if of_a_model:
+        found = told(f"models: [{GOOD}, {{name: a, pods: {{a: b}}, {fields}}}]")
+    else:
+        found = told(f"models: [{GOOD}]", f"backends: {{a: {{pods: {{a: b}}, {fields}}}}}")
+    where = "models[a]" if of_a_model else "backends.a"
+    assert {one.partition(" ")[0] for one in found} == {f"{where}.{name}" for name in wrong}
+    assert len(found) == len(wrong)
+
+
+@pytest.mark.parametrize("field", ["pods: 5", "hosts: 5", "url: 5", "pool: 5", "service: 5", "provider: x"])
+def test_nothing_is_told_that_only_follows_from_another_fault(field: str) -> None:
+    """A key without a use, servers that are nowhere."""
+    (found,) = told(f"models: [{GOOD}, {{name: a, secret: k, {field}}}]")
+    assert found.startswith(f"models[a].{field.partition(':')[0]} ")
+
+
+def test_every_name_that_leads_nowhere_is_told() -> None:
+    text = f"models: [{GOOD}, {{name: a, backends: [god, good, nobody, bad]}}]", "backends: {bad: {prot: 1}}"
+    found = [one.partition(" -> ")[0] for one in told(*text) if one.startswith("models")]
+    assert found == [
+        'models[a].backends BackendsUnresolved: there is no backend and no model "god"',
+        'models[a].backends BackendsUnresolved: there is no backend and no model "nobody"',
+        'models[a].backends BackendsUnresolved: uses "bad", which has an error',
+    ]

@@ -1,6 +1,5 @@
 """HTTPRoutes and InferencePools for every gateway that conforms: what comes out, and what is refused."""
 
-import re
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -29,7 +28,6 @@ from epp.compiler.intent import (
 )
 from epp.compiler.options import Options, Target
 from epp.compiler.targets import gateway_api
-from epp.compiler.targets.gateway_api.routes import duration
 from tests.compiler.http_routes import assert_within_limits, chosen, codes, of_kind, the
 from tests.compiler.makers import backend, origin, pool, router, rule
 
@@ -144,6 +142,16 @@ def test_thirty_models_are_two_routes_whose_names_keep_the_order() -> None:
     ]
 
 
+def test_long_names_that_begin_alike_have_routes_of_their_own() -> None:
+    """Two of 63 characters that differ in the last, with two routes each."""
+    rules = [rule(backend(pool("a")), name=f"r{number}", models=(f"m{number}",)) for number in range(30)]
+    others = [replace(one, name=f"x{one.name}", models=(f"x{one.models[0]}",)) for one in rules]
+    found = emit(router("r" * 62 + "a", *rules), router("r" * 62 + "b", *others))
+    names = [one["metadata"]["name"] for one in of_kind(found, "HTTPRoute")]
+    assert len(set(names)) == 4 and all(len(name) <= 63 for name in names)
+    assert [one.code for one in found.findings if one.is_error] == []
+
+
 def test_a_pool_in_another_namespace_is_granted() -> None:
     emission = emit(router("site", rule(backend(replace(pool("qwen"), namespace="pools")), models=("qwen",))))
     grant = the(emission, "ReferenceGrant")
@@ -158,31 +166,6 @@ def test_one_routers_fault_is_not_anothers() -> None:
 
 
 # --- timeouts ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (120, "120s"),
-        (1.5, "1s500ms"),
-        (0.1, "100ms"),
-        (1800, "1800s"),
-        (100_000, "27h2800s"),
-        (1e-4, "1ms"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@given(st.floats(0.001, 10_000_000))
-def test_every_duration_is_one_of_the_gateway_api(seconds: float) -> None:
-
-    text = duration(seconds)
-    assert re.fullmatch(r"([0-9]{1,5}(h|m|s|ms)){1,4}", text)
-    units = {"h": 3600, "s": 1, "ms": 0.001}
-    told = sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)(ms|h|s)", text))
-    assert abs(told - seconds) <= 0.0005001
 
 
 def test_a_backend_with_a_longer_timeout_is_not_cut_short() -> None:

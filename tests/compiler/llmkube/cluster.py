@@ -87,8 +87,13 @@ FLEET = (model(), model("mac", "metal"), service("cuda"), service("metal", of="m
 """One service in pods, and one on a Mac."""
 
 
-def read(*documents: Document, target: Target = Target.ENVOY_AI_GATEWAY_1_1, **options: Any) -> Reading:
-    return llmkube.read(Documents(documents), Options(target, **options))
+def read(
+    *documents: Document,
+    target: Target = Target.ENVOY_AI_GATEWAY_1_1,
+    now: float | None = None,
+    **options: Any,
+) -> Reading:
+    return llmkube.read(Documents(documents), Options(target, **options), now=now)
 
 
 def read_router(document: Document, **options: Any) -> Router:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ from tests.compiler.llmkube.cluster import (
     to,
 )
 
-OPTIONS = Options(Target.ENVOY_AI_GATEWAY_1_1, now=1.8e9)
+OPTIONS = Options(Target.ENVOY_AI_GATEWAY_1_1)
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -95,9 +96,57 @@ def changed(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
     return copy
 
 
+WORDS = st.sampled_from(
+    [
+        *("cuda", "metal", "cloud", "gone", "qwen", "qwen*", "q[a-z]", "[", "", " ", "blue", "X-Team"),
+        *("pii", "phi", "PII", "public", "header-only", "off", "local", "cloud", "simple", "complex"),
+        *("primary-fallback", "weighted", "shadow", "Static", "BackendNameMatch", "stdout", "team", "rule"),
+        *("1s", "1.5s", "0s", "soon", "https://llm.example.com/v1", "http://127.0.0.1", "openai", "litellm"),
+    ]
+)
+
+
+REQUIRED = frozenset({"name", "gatewayRef", "backends", "route", "provider", "model", "team"})
+
+
+def like(value: Any) -> st.SearchStrategy[Any]:
+    """What has the type of ``value``, as have its parts, some of which are left out: what a CRD lets pass."""
+    match value:
+        case bool():
+            return st.booleans()
+        case int():
+            return st.integers(-1, 3) | st.sampled_from([60, 3600, 2**31])
+        case str():
+            return st.just(value) | WORDS
+        case list():
+            picked = st.lists(st.sampled_from(range(len(value))), unique=True)
+            return picked.flatmap(lambda places: st.tuples(*(part(value[at]) for at in places)).map(list))
+        case _:
+            parts = {key: part(one) for key, one in value.items()}
+            needed = {key: one for key, one in parts.items() if key in REQUIRED}
+            return st.fixed_dictionaries(
+                needed, optional={key: parts[key] for key in parts.keys() - REQUIRED}
+            )
+
+
+def part(value: Any) -> st.SearchStrategy[Any]:
+    """Of the whole: mostly as it is, else nothing would be right as a whole."""
+    return st.one_of(st.just(value), st.just(value), like(value))
+
+
+def at(value: Any, path: tuple[str | int, ...]) -> Any:
+    return at(value[path[0]], path[1:]) if path else value
+
+
+PLACES = [one for one in places(WHOLE) if one[:1] != ("dataPlane",) and one]
+ODD = st.deferred(lambda: json)  # one choice, not as many as there are kinds of JSON
+CHANGED = st.sampled_from(PLACES).flatmap(lambda path: st.tuples(st.just(path), like(at(WHOLE, path)) | ODD))
+ROUTERS = part({key: value for key, value in WHOLE.items() if key != "dataPlane"})
+
+
 def is_one_or_the_other(asked: Document, *others: Document) -> None:
     given = Documents([*FLEET, *others, asked])
-    reading = llmkube.read(given, OPTIONS)
+    reading = llmkube.read(given, OPTIONS, now=1.8e9)
     routers = [one for one in reading.routers if one.origin.object == asked.origin.object]
     errors = [one for one in reading.findings if one.is_error and one.origin.object == asked.origin.object]
     assert bool(routers) != bool(errors)
@@ -117,10 +166,34 @@ def test_the_router_that_is_changed_below_is_whole() -> None:
     assert read(*FLEET, document("ModelRouter", "whole", WHOLE)).routers
 
 
+@pytest.mark.parametrize(
+    "specs", [ROUTERS, CHANGED.map(lambda change: changed(WHOLE, *change))], ids=["whole", "in-one-place"]
+)
+def test_a_third_of_the_routers_below_are_right(specs: st.SearchStrategy[dict[str, Any]]) -> None:
+    """Else what is said of them is hardly looked at."""
+    found: list[int] = []
+
+    @settings(max_examples=200, derandomize=True, database=None)
+    @given(specs)
+    def count(spec: dict[str, Any]) -> None:
+        reading = read(*FLEET, document("ModelRouter", "some", {**spec, "dataPlane": "Gateway"}))
+        found.append(sum(len(one.rules) for one in reading.routers))
+
+    count()
+    assert sum(map(bool, found)) > len(found) / 3
+    assert len(set(found)) > 4
+
+
 @settings(max_examples=400)
-@given(path=st.sampled_from([one for one in places(WHOLE) if one[:1] != ("dataPlane",) and one]), new=json)
-def test_a_router_with_anything_in_one_place(path: tuple[str | int, ...], new: Any) -> None:
-    is_one_or_the_other(document("ModelRouter", "some", changed(WHOLE, path, new)))
+@given(change=CHANGED)
+def test_a_router_with_anything_in_one_place(change: tuple[tuple[str | int, ...], Any]) -> None:
+    is_one_or_the_other(document("ModelRouter", "some", changed(WHOLE, *change)))
+
+
+@settings(max_examples=400)
+@given(spec=ROUTERS)
+def test_a_router_of_what_a_crd_lets_pass(spec: dict[str, Any]) -> None:
+    is_one_or_the_other(document("ModelRouter", "some", {**spec, "dataPlane": "Gateway"}))
 
 
 @given(spec=st.dictionaries(st.sampled_from(sorted(WHOLE)), json))

@@ -9,7 +9,9 @@ from epp.compiler.findings import Finding
 from epp.compiler.intent import Condition, Rule, Strategy
 from epp.compiler.options import Target
 from tests.compiler.llmkube.cluster import (
+    FLEET,
     outside,
+    read,
     read_router,
     read_rules,
     refused,
@@ -374,3 +376,35 @@ def test_a_class_and_its_very_header_are_both_asked_for(written: str) -> None:
     policy = {"classification": {"headerKey": "X-Class"}}
     match = {"headers": {"x-class": written}, "dataClassification": ["internal"]}
     assert conditions(match, policy=policy) == (Condition("x-class", (written,)),)
+
+
+# --- requests that name no model
+
+
+BODILESS = {"match": {"models": ["*"]}}
+
+
+@pytest.mark.parametrize("target", [Target.AGENTGATEWAY, Target.GATEWAY_API])
+def test_where_no_model_is_no_header_a_star_does_not_fit_it(target: Target) -> None:
+    """LLMKube's proxy takes such a request for one of the pattern ``*``, and of that alone."""
+    found, remarks = told(router(rules=[rule("cuda", **BODILESS)]), target=target)
+    assert codes(remarks) == ["NamelessRequestsGoOn"] and found.rules[0].models == ("*",)
+    assert "has no header x-gateway-model-name here" in remarks[0].message
+    assert read_router(router(rules=[rule("cuda", match={"models": ["q*"]})]), target=target)
+
+
+@pytest.mark.parametrize("target", [Target.AGENTGATEWAY, Target.GATEWAY_API])
+@pytest.mark.parametrize(
+    "match", [{}, {"dataClassification": ["pii"]}, {"headers": {"X-LLMKube-Classification": "pii"}}]
+)
+def test_sensitive_ones_would_go_on_to_other_rules(match: dict[str, Any], target: Target) -> None:
+    guard = rule("cuda", match={**BODILESS["match"], **match}, failClosed=True)
+    reading = read(*FLEET, router(rules=[guard], defaultRoute="cuda"), target=target)
+    (fault,) = [one for one in reading.findings if one.is_error]
+    assert (fault.code, fault.origin.field) == ("UnsafeSensitiveRoute", "spec.rules[0].match.models")
+    assert fault.fix == "leave models out" and not reading.routers
+    assert read(*FLEET, router(rules=[{**guard, "match": match}], defaultRoute="cuda"), target=target).routers
+
+
+def test_envoy_ai_gateway_has_its_header_all_the_same() -> None:
+    assert read_rules(rule("cuda", **BODILESS))[0].models == ("*",)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from epp.compiler.compile import compile_documents
 from epp.compiler.documents import Document, Documents
 from epp.compiler.findings import warning
 from epp.compiler.inputs import llmkube
@@ -106,6 +107,30 @@ def test_applied_is_not_ready_before_the_gateway_says_so() -> None:
     refused = {QWEN: Outcome(refused="NoMatchingParent: no listener allows namespace llm")}
     _, status, _, message = only(say(*FLEET, router(), outcomes=refused))
     assert status == "False" and "no listener allows namespace llm" in message
+
+
+@pytest.mark.parametrize(
+    "found, said",
+    [
+        pytest.param(
+            [], "there is no Gateway edge/ai-gateway: nobody serves what is made for it: create it", id="none"
+        ),
+        pytest.param(
+            [gateway()], "Gateway edge/ai-gateway has no listener that takes routes of", id="closed"
+        ),
+    ],
+)
+def test_a_gateway_that_cannot_take_it_is_the_cause_and_the_remedy_is_said(
+    found: list[Document], said: str
+) -> None:
+    given = [*FLEET, router(), *found]
+    compiled = compile_documents(given, OPTIONS)
+    refused = {QWEN: Outcome(refused="HTTPRoute llm/qwen: no gateway has accepted it yet")}
+    told = words(Documents(given), OPTIONS, compiled.intent.routers, compiled.findings, outcomes=refused)
+    _, status, reason, message = only(list(told))
+    assert (status, reason) == ("False", "ReconcileFailed")
+    assert message.startswith(said)
+    assert message.endswith("(HTTPRoute llm/qwen: no gateway has accepted it yet)")
 
 
 def test_what_could_not_be_applied_says_why() -> None:

@@ -8,6 +8,7 @@ Source:  docs/fleet-file.md.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from epp.compiler.documents import Document, Documents
@@ -18,7 +19,9 @@ from epp.compiler.inputs.fleet.declared import complain, declare
 from epp.compiler.inputs.fleet.file import API_VERSION, KIND, FleetFile, check_name
 from epp.compiler.inputs.fleet.rules import rules
 from epp.compiler.inputs.fleet.site import Site, invalid
-from epp.compiler.intent import GatewayRef, Objective, Router
+from epp.compiler.intent import GatewayRef, Objective, Router, Rule
+from epp.compiler.memory import Call, plainly
+from epp.compiler.node import Node
 from epp.compiler.options import Options
 from epp.config import decode
 from epp.config.decode import ConfigError, Section
@@ -26,19 +29,22 @@ from epp.config.decode import ConfigError, Section
 __all__ = ["read"]
 
 
-def read(documents: Documents, options: Options) -> Reading:
+def read(documents: Documents, options: Options, call: Call = plainly) -> Reading:
     """One router for each fleet."""
     routers: list[Router] = []
     objectives: list[Objective] = []
     findings: list[Finding] = []
     group = API_VERSION.partition("/")[0]
     findings += [_unknown(one) for one in documents if one.group == group and one.kind != KIND]
+    faulty: list[Router] = []
     for document in documents.of(KIND, group):
-        reading = _read(document, options)
+        reading = call(_read, document, options)
         routers += reading.routers
         objectives += reading.objectives
         findings += reading.findings
-    return Reading(tuple(routers), tuple(objectives), tuple(findings))
+        if not reading.routers:
+            faulty += _faulty(document, options)
+    return Reading(tuple(routers), tuple(objectives), tuple(findings), tuple(faulty))
 
 
 def _unknown(document: Document) -> Finding:
@@ -80,6 +86,26 @@ def _read(document: Document, options: Options) -> Reading:
         audit=file.audit,
     )
     return Reading((router,), policies.objectives(site, made), tuple(site.findings))
+
+
+def _faulty(document: Document, options: Options) -> Iterator[Router]:
+    """Which models a fleet asks for that has an error as a whole, as far as it can be read."""
+    file = Node(document.content)
+    where, _, name = file["gateway"].text.rpartition("/")
+    gateway = GatewayRef(name, where or document.namespace) if name else options.gateway
+    names = (text for one in file["models"] for text in (one["name"], *one["aliases"]))
+    models = tuple(dict.fromkeys(one.text for one in names if one.text))
+    if gateway is None or not models:
+        return
+    rule = Rule(document.name, (), document.origin, models=models)
+    yield Router(
+        document.name,
+        document.namespace,
+        replace(gateway, section=file["listener"].text or gateway.section),
+        (rule,),
+        document.origin,
+        hostnames=tuple(one.text for one in file["hostnames"] if one.text),
+    )
 
 
 _ALL_LEAN_ON = {"", "apiVersion", "kind", "metadata", "models", "backends"}

@@ -10,12 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from epp.compiler.http_routes import MOST_WEIGHT
 from epp.compiler.inputs.fleet.file import ANY_NAME, ModelEntry
 from epp.compiler.inputs.fleet.site import Model, Site
 from epp.compiler.intent import Backend, Strategy, is_glob
-
-HEAVIEST = 1_000_000
-"""Of a weight, as Gateway API has it."""
 
 LONGEST_WAY = 16
 """Models of models of models: nobody could follow more."""
@@ -53,11 +51,12 @@ class Resolver:
             self._on_the_way.append(name)
             try:
                 self._found[name] = self._choices(model)
-            except _UnusableError as fault:
+            except* _UnusableError as faults:
                 self._found[name] = None
-                code, field, message, fix = fault.args
-                where = model.origin.at(f"models[{name}]{field}")
-                self._site.error(code, where, message, fix)
+                for fault in faults.exceptions:
+                    code, field, message, fix = fault.args
+                    where = model.origin.at(f"models[{name}]{field}")
+                    self._site.error(code, where, message, fix)
             self._on_the_way.pop()
         return self._found[name]
 
@@ -65,7 +64,15 @@ class Resolver:
         entry = model.entry
         if model.own is not None:
             return Choices((_called(model.own, entry.name),))
-        parts = [(name, self._reference(model, name)) for name in entry.names]
+        parts: list[tuple[str, Choices]] = []
+        faults: list[_UnusableError] = []
+        for name in entry.names:
+            try:
+                parts.append((name, self._reference(model, name)))
+            except _UnusableError as fault:
+                faults.append(fault)
+        if faults:
+            raise ExceptionGroup("what it is served by", faults)
         if entry.shares:
             return _shared(parts, entry.shares)
         return _in_order(parts)
@@ -185,6 +192,6 @@ def _whole(parts: list[Fraction]) -> list[int]:
     """The same shares as whole numbers that gateways take; one that has a share keeps at least 1."""
     scale = math.lcm(*(part.denominator for part in parts))
     whole = [int(part * scale) for part in parts]
-    if max(whole) <= HEAVIEST:
+    if max(whole) <= MOST_WEIGHT:
         return whole
-    return [max(1, number * HEAVIEST // max(whole)) if number else 0 for number in whole]
+    return [max(1, number * MOST_WEIGHT // max(whole)) if number else 0 for number in whole]

@@ -5,7 +5,9 @@ Rule:    whatever is wrong with one leaves the others; its names stay known, so 
          what is really wrong.
 """
 
+import re
 from dataclasses import replace
+from typing import TypeVar
 
 from epp.compiler.findings import Origin
 from epp.compiler.inputs.fleet.file import ModelEntry, Servers, check_name, twice
@@ -15,6 +17,8 @@ from epp.compiler.intent import Backend
 from epp.compiler.names import name_of
 from epp.config import decode
 from epp.config.decode import ConfigError, Section
+
+Entry = TypeVar("Entry", bound=Servers)
 
 
 def declare(site: Site) -> None:
@@ -44,7 +48,7 @@ def _declare_backend(site: Site, name: str, section: Section) -> None:
     try:
         if fault := check_name(name):
             raise section.error(fault)
-        entry = decode.read(section, Servers)
+        entry = _entry(section, Servers, site, origin)
         if not entry.is_given:
             raise section.error('says nowhere where it is: write "pods", "hosts", "url" or "provider"')
         site.backends[name] = _backend(entry, name, site, origin, section)
@@ -61,7 +65,7 @@ def _declare_model(site: Site, section: Section, place: int) -> None:
     origin = replace(site.origin, field=field, part=own or section.path)
     section = replace(section, path=field)
     try:
-        entry = decode.read(section, ModelEntry)
+        entry = _entry(section, ModelEntry, site, origin)
         if taken is not None:
             first = site.models[taken].entry.name
             site.error(
@@ -81,6 +85,35 @@ def _declare_model(site: Site, section: Section, place: int) -> None:
         site.lost.append(Lost(tuple(names), origin, place))
         return
     site.models.update(dict.fromkeys(names, Model(entry, origin, place, backend)))
+
+
+_LEANT_ON = frozenset({"name", "pods", "hosts", "pool", "service", "url", "provider", "backends"})
+"""Fields without which others would be told to be wrong, as a secret that is of no use."""
+
+
+def _entry(section: Section, kind: type[Entry], site: Site, origin: Origin) -> Entry:
+    """ConfigError: the last of its faults; all others have been told."""
+    try:
+        return decode.read(section, kind)
+    except ConfigError as first:
+        last = first
+    while (field := _field(last, section)) and field not in _LEANT_ON:
+        section = section.only({field}, others=True)
+        try:
+            decode.read(section, kind)
+            break
+        except ConfigError as wrong:
+            if not _field(wrong, section):  # only now, since something is left out
+                break
+            site.invalid(origin, last)
+            last = wrong
+    raise last
+
+
+def _field(fault: ConfigError, section: Section) -> str:
+    """Which field of ``section`` it is about; empty: the section itself."""
+    name = re.split(r"[.\[]", fault.path.removeprefix(section.path).removeprefix("."), maxsplit=1)[0]
+    return name if name in section.fields() else ""
 
 
 def _names(section: Section) -> list[str]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from epp.compiler.http_routes import MOST_HOSTNAMES, MOST_WEIGHT
+from epp.compiler.intent import MOST_PORTS
 from epp.config.decode import Section
 from epp.core.addresses import read_host, read_port, read_target
 from epp.core.scoring import Bytes, Seconds
@@ -171,8 +173,8 @@ class Servers:
             raise ValueError('secret: has no use here, only with "provider", "url" or "service"')
         for number in self.numbers:
             _check_port("port", number)
-        if len(self.numbers) > 8 or len(set(self.numbers)) < len(self.numbers):
-            raise ValueError("port: must be at most 8 different ones")
+        if len(self.numbers) > MOST_PORTS or len(set(self.numbers)) < len(self.numbers):
+            raise ValueError(f"port: must be at most {MOST_PORTS} different ones")
         _check_labels("pods", self.pods)
         _may("pool", self.pool, NAMED, _NAMED)
         _may("service", self.service, rf"{NAMED}:\d{{1,5}}", '"name:port" or "namespace/name:port"')
@@ -227,8 +229,8 @@ class ModelEntry(Servers):
             raise ValueError('says nowhere where it is served: write "pods", "hosts" or "backends"')
         if self.backends:
             self._check_nothing_else()
-        if any(share < 0 or share > 1_000_000 for share in self.shares.values()):
-            raise ValueError("backends: shares must be from 0 to 1000000")
+        if any(share < 0 or share > MOST_WEIGHT for share in self.shares.values()):
+            raise ValueError(f"backends: shares must be from 0 to {MOST_WEIGHT}")
         if self.shares and not any(self.shares.values()):
             raise ValueError(
                 "backends: all shares are 0, so that nothing would serve it; give one of them more"
@@ -383,8 +385,8 @@ class FleetFile:
     def __post_init__(self) -> None:
         _may("gateway", self.gateway, NAMED, _NAMED)
         _may("listener", self.listener, r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "the name of a listener")
-        if len(self.hostnames) > 16:
-            raise ValueError(f"hostnames: must be at most 16, got {len(self.hostnames)}")
+        if len(self.hostnames) > MOST_HOSTNAMES:
+            raise ValueError(f"hostnames: must be at most {MOST_HOSTNAMES}, got {len(self.hostnames)}")
         for name in self.hostnames:
             _must("hostnames", name, rf"(\*\.)?({LABEL}\.)*{LABEL}", "host names such as ai.example.com")
         _check_port("port", self.port)

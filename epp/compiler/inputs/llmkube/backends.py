@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from epp.compiler.documents import Document
 from epp.compiler.inputs.llmkube import objects
 from epp.compiler.inputs.llmkube.providers import Unusable, is_private, upstream
-from epp.compiler.inputs.llmkube.servers import Served, Servers
-from epp.compiler.inputs.llmkube.told import FAILED, INVALID, Told
+from epp.compiler.inputs.llmkube.servers import Served
+from epp.compiler.inputs.llmkube.telling import FAILED, INVALID, Told
 from epp.compiler.intent import Backend, Upstream
 from epp.compiler.options import Options
 from epp.core.durations import duration
@@ -59,13 +59,15 @@ def names_of(choices: Iterable[Choice]) -> list[tuple[Choice, tuple[str, ...]]]:
 
 
 class Backends:
-    """Reads those of one router."""
+    """Reads those of one router. ``served``: the InferenceServices that it names, of its namespace."""
 
-    def __init__(self, document: Document, servers: Servers, options: Options, told: Told) -> None:
+    def __init__(
+        self, document: Document, served: Mapping[str, Served | None], options: Options, told: Told
+    ) -> None:
         self._namespace = document.namespace
         said = document.annotations.get(LOCAL_BACKENDS, "")
         self._trusted = {part.strip() for part in said.split(",")}
-        self._servers = servers
+        self._served = served
         self._options = options
         self._told = told
         self._timeout: float | None = None
@@ -157,7 +159,7 @@ class Backends:
                 f"move the router to {ref.namespace}, or name the service's URL as an external backend",
             )
             return None
-        served = self._servers.get((self._namespace, ref.name))
+        served = self._served.get(ref.name)
         if served is None:
             self._told.error(
                 FAILED,

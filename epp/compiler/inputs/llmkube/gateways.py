@@ -21,11 +21,8 @@ def endpoint(gateway: GatewayRef, documents: Documents) -> str:
     return f"{scheme}://{host}" if port in {usual, None} else f"{scheme}://{host}:{port}"
 
 
-def hosts(gateway: GatewayRef, documents: Documents) -> list[str]:
+def hosts(found: Document) -> list[str]:
     """Its addresses, then the hostnames of its listeners."""
-    found = documents.find("Gateway", gateway.namespace, gateway.name)
-    if found is None:
-        return []
     names = [one.get("hostname") for one in _mappings(found.spec.get("listeners"))]
     return [*_addresses(found), *(one for one in names if isinstance(one, str) and one)]
 

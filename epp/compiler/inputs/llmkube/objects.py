@@ -12,8 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-GROUP = "inference.llmkube.dev"
-
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from epp.compiler.inputs.llmkube import objects
-from epp.compiler.inputs.llmkube.told import Told
+from epp.compiler.inputs.llmkube.telling import Told
 from epp.compiler.intent import Access, Allowance, Budget, Jwt, Scope
 
 TEAM_HEADER = "x-llmkube-team"

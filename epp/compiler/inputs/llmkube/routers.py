@@ -3,9 +3,10 @@
 Rule:    an object is a router, or has an error; never both, never neither.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Mapping, Sequence
 
-from epp.compiler.documents import Document, Documents
+from epp.compiler.documents import Document
+from epp.compiler.findings import Finding
 from epp.compiler.inputs.llmkube.backends import Backends
 from epp.compiler.inputs.llmkube.claiming import CLAIM
 from epp.compiler.inputs.llmkube.gateways import hosts
@@ -21,10 +22,11 @@ from epp.compiler.inputs.llmkube.objects import (
 )
 from epp.compiler.inputs.llmkube.policy import read_access, read_audit, read_budgets
 from epp.compiler.inputs.llmkube.rules import Rules
-from epp.compiler.inputs.llmkube.servers import Served, Servers
-from epp.compiler.inputs.llmkube.told import INVALID, Told
+from epp.compiler.inputs.llmkube.servers import Served
+from epp.compiler.inputs.llmkube.telling import INVALID, Told
 from epp.compiler.intent import Backend, Router, Rule, Scope, Upstream
 from epp.compiler.intent import GatewayRef as Gateway
+from epp.compiler.node import Node
 from epp.compiler.options import Options, Target
 from epp.compiler.patterns import escape
 
@@ -59,18 +61,38 @@ def is_for_gateway(document: Document, options: Options, told: Told) -> bool:
     return plane == "Gateway"
 
 
+def services(document: Document) -> tuple[str, ...]:
+    """The InferenceServices that a ModelRouter leads to, each once: those of its own namespace."""
+    refs = (one["inferenceServiceRef"] for one in Node(document.content)["spec"]["backends"])
+    homes = {"", document.namespace}
+    return tuple(dict.fromkeys(one["name"].text for one in refs if one["namespace"].text in homes))
+
+
+def asks(document: Document, options: Options) -> tuple[bool, Sequence[Finding]]:
+    """Whether a ModelRouter is to be compiled, and what is to be told of that."""
+    told = Told(document.origin, is_live=options.is_live)
+    return is_for_gateway(document, options, told), told.findings
+
+
 def read_router(
-    document: Document, servers: Servers, documents: Documents, options: Options, told: Told
-) -> Iterator[Router]:
-    """At most one; none where it is wrong, which is told."""
+    document: Document, options: Options, *served: Served | None
+) -> tuple[Router | None, Sequence[Finding]]:
+    """``served``: its ``services``. None: it is wrong, which is told."""
+    told = Told(document.origin, is_live=options.is_live)
+    return _router(document, dict(zip(services(document), served, strict=True)), options, told), told.findings
+
+
+def _router(
+    document: Document, served: Mapping[str, Served | None], options: Options, told: Told
+) -> Router | None:
     try:
         spec = decode(ModelRouter, document.content.get("spec"), "spec")
     except Unreadable as fault:
         told.unreadable(fault)
-        return
+        return None
     told.unknown(spec, document.spec, "spec")
     gateway = _gateway(spec.gateway_ref, "spec.gatewayRef", document, options, told)
-    choices = Backends(document, servers, options, told).read(spec)
+    choices = Backends(document, served, options, told).read(spec)
     rules = Rules(spec, choices, options, told).read()
     policy = spec.policy or Policy()
     access = read_access(policy.auth, told)
@@ -85,10 +107,9 @@ def read_router(
             "leave it out",
         )
     if gateway is None or told.has_failed:
-        return
-    _remark_loops(rules, hosts(gateway, documents), told)
+        return None
     kept = {one.name for one in rules}
-    yield Router(
+    return Router(
         name=document.name,
         namespace=document.namespace,
         gateway=gateway,
@@ -100,10 +121,12 @@ def read_router(
     )
 
 
-def _remark_loops(rules: Iterable[Rule], gateway_hosts: Collection[str], told: Told) -> None:
-    backends = {one.name: one for rule in rules for one in rule.backends}
+def loops(router: Router, gateway: Document) -> tuple[None, Sequence[Finding]]:
+    """What is to be told of backends that are the router's own ``gateway``."""
+    told, theirs = Told(router.origin), hosts(gateway)
+    backends = {one.name: one for rule in router.rules for one in rule.backends}
     for one in backends.values():
-        if isinstance(one.servers, Upstream) and one.servers.host in gateway_hosts:
+        if isinstance(one.servers, Upstream) and one.servers.host in theirs:
             told.warning(
                 "LeadsBack",
                 one.servers.origin.field,
@@ -111,6 +134,7 @@ def _remark_loops(rules: Iterable[Rule], gateway_hosts: Collection[str], told: T
                 f"and go round until a time is up if a rule sends {one.model} there again",
                 "name the server behind the gateway",
             )
+    return None, told.findings
 
 
 def exposure(spec: Service | None) -> Exposure | None:
@@ -120,13 +144,16 @@ def exposure(spec: Service | None) -> Exposure | None:
 
 
 def read_exposed(
-    document: Document, served: Served, exposed: Exposure, options: Options, told: Told
-) -> Iterator[Router]:
-    """A router of one rule, for the service's own name; none where it is wrong, which is told."""
-    field = "spec.endpoint.gateway"
+    document: Document, served: Served, options: Options
+) -> tuple[Router | None, Sequence[Finding]]:
+    """A router of one rule, for the service's own name. None: it is not exposed, or wrong, which is told."""
+    exposed, field = exposure(served.spec), "spec.endpoint.gateway"
+    told = Told(document.origin, is_live=options.is_live)
+    if exposed is None:
+        return None, ()
     gateway = _gateway(exposed.gateway_ref, f"{field}.gatewayRef", document, options, told)
     if gateway is None:
-        return
+        return None, told.findings
     if served.shares:
         told.warning(
             "ModelPoolNotActivated",
@@ -138,10 +165,9 @@ def read_exposed(
     backend = Backend(
         document.name, served.pool, document.origin, down=served.down, health_path=served.health_path
     )
-    rule = Rule(
-        document.name, (backend,), told.origin.at(field), models=(escape(model_name(document, exposed)),)
-    )
-    yield Router(document.name, document.namespace, gateway, (rule,), document.origin)
+    models = (escape(model_name(document, exposed)),)
+    rule = Rule(document.name, (backend,), document.origin.at(field), models=models)
+    return Router(document.name, document.namespace, gateway, (rule,), document.origin), told.findings
 
 
 def model_name(document: Document, exposed: Exposure) -> str:

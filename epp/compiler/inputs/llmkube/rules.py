@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from epp.compiler.inputs.llmkube import objects
 from epp.compiler.inputs.llmkube.backends import SAYS_CLOUD, Choice, names_of, read_timeout
-from epp.compiler.inputs.llmkube.told import INVALID, UNSAFE, UNSUPPORTED, Told
+from epp.compiler.inputs.llmkube.telling import INVALID, UNSAFE, UNSUPPORTED, Told
 from epp.compiler.intent import Condition, Rule, Strategy
 from epp.compiler.options import Options
 from epp.compiler.patterns import BadPattern, escape, regex
@@ -41,6 +41,7 @@ class Rules:
         self._choices = choices
         self._told = told
         self._model_header = options.routed_by
+        self._names_none = options.target.is_envoy_ai_gateway
         self._names = {one.name for one in spec.backends or ()}
         said = (spec.policy and spec.policy.classification) or objects.Classification()
         self._mode = said.mode or "header-only"
@@ -165,6 +166,9 @@ class Rules:
             return None
         if not choices:
             return None
+        if "*" in models and not self._names_none:
+            is_guarded = bool(one.fail_closed) or self._asks_for_sensitive(conditions)
+            self._remark_nameless(one, f"{field}.match.models", is_guarded=is_guarded)
         return Rule(
             name=one.name,
             backends=tuple(choice.backend for choice in choices),
@@ -188,6 +192,17 @@ class Rules:
                 f"rule {one.name} is left out: {what}",
                 "correct the rule, or remove it",
             )
+
+    def _remark_nameless(self, one: objects.Rule, field: str, *, is_guarded: bool) -> None:
+        """LLMKube's proxy takes a request without a model for one of the pattern ``*``."""
+        what = (
+            f"a request that names no model has no header {self._model_header} here, which * does not fit: it"
+            f" goes past rule {one.name}, to rules for any model"
+        )
+        if is_guarded:
+            self._told.error(UNSAFE, field, f"{what}, and may be sensitive", "leave models out")
+        else:
+            self._told.info("NamelessRequestsGoOn", field, what, "leave models out, if it is for any request")
 
     def _asks_for_sensitive(self, conditions: Iterable[Condition]) -> bool:
         values = (value for one in conditions if one.header == self._header for value in one.values)

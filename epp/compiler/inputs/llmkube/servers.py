@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from epp.compiler.documents import Document
-from epp.compiler.inputs.llmkube.known import Key, Known
-from epp.compiler.inputs.llmkube.objects import Service, ServiceStatus, Slice, Unreadable, decode
-from epp.compiler.inputs.llmkube.told import INVALID, Told
-from epp.compiler.intent import Pool
+from epp.compiler.findings import Finding
+from epp.compiler.inputs.llmkube.known import Agent, Key, Known
+from epp.compiler.inputs.llmkube.objects import Model, Service, ServiceStatus, Unreadable, decode
+from epp.compiler.inputs.llmkube.telling import INVALID, Told
+from epp.compiler.intent import MOST_PORTS, Pool
 from epp.compiler.names import LONGEST, name_of
 from epp.compiler.options import Options
-from epp.config.cluster.heartbeats import HEARTBEAT, is_late
+from epp.config.cluster.heartbeats import HEARTBEAT
 
 POD_LABEL = "inference.llmkube.dev/service"
 METAL_SERVICE_PORT = 8080
@@ -67,47 +68,53 @@ class Servers:
         return self._served[key]
 
     def _read(self, key: Key, document: Document, spec: Service) -> Served | None:
-        told = self._known.tell(document)
-        if len(document.name) > LONGEST:
-            told.error(
-                INVALID,
-                "metadata.name",
-                f"{document.name} has {len(document.name)} characters, and pods are found by a label with it",
-                f"use at most {LONGEST}",
-            )
-            return None
-        status = self._status(document, told)
-        slices = self._known.slices(key)
-        if self._is_metal(key, spec, told, slices):
-            down = _down(status) or _down_agents(slices, self._options)
-            return Served(spec, _macs(document, slices), "", down, self._known.pool(key))
-        runtime = spec.runtime or _DEFAULT_RUNTIME
-        path = spec.probe_path or ("" if spec.has_other_probe else _HEALTH.get(runtime, ""))
-        return Served(spec, _pods(document, spec, runtime), path, _down(status), self._known.pool(key))
+        known = self._known
+        model = known.model((key[0], spec.model_ref or ""))
+        inputs = document, spec, model, known.pool(key), self._options.is_live
+        return known.ask(_served, *inputs, *known.agents(key))
 
-    def _status(self, document: Document, told: Told) -> ServiceStatus:
-        try:
-            return decode(ServiceStatus, document.content.get("status"), "status")
-        except Unreadable as fault:
-            told.warning(
-                "StatusUnreadable", fault.field, f"{fault}: it counts as serving", "correct the field"
-            )
-            return ServiceStatus()
 
-    def _is_metal(
-        self, key: Key, spec: Service, told: Told, slices: Sequence[tuple[Document, Slice]]
-    ) -> bool:
-        model = self._known.model((key[0], spec.model_ref or ""))
-        if model is not None:
-            return model.is_metal
-        told.warning(
-            "ModelNotFound",
-            "spec.modelRef",
-            f"there is no Model {spec.model_ref or '(none is named)'} that says whether it runs in pods "
-            f"or on a Mac; it is taken for {'a Mac, since an agent serves it' if slices else 'pods'}",
-            "add the Model",
+def _served(
+    document: Document, spec: Service, model: Model | None, shares: str, is_live: bool, *agents: Agent
+) -> tuple[Served | None, Sequence[Finding]]:
+    """With what is to be told of it."""
+    told = Told(document.origin, is_live=is_live)
+    if len(document.name) > LONGEST:
+        told.error(
+            INVALID,
+            "metadata.name",
+            f"{document.name} has {len(document.name)} characters, and pods are found by a label with it",
+            f"use at most {LONGEST}",
         )
-        return bool(slices)
+        return None, told.findings
+    down = _down(_status(document, told))
+    if _is_metal(spec, model, told, agents):
+        down = down or _down_agents(agents, is_live=is_live)
+        return Served(spec, _macs(document, agents), "", down, shares), told.findings
+    runtime = spec.runtime or _DEFAULT_RUNTIME
+    path = spec.probe_path or ("" if spec.has_other_probe else _HEALTH.get(runtime, ""))
+    return Served(spec, _pods(document, spec, runtime), path, down, shares), told.findings
+
+
+def _status(document: Document, told: Told) -> ServiceStatus:
+    try:
+        return decode(ServiceStatus, document.content.get("status"), "status")
+    except Unreadable as fault:
+        told.warning("StatusUnreadable", fault.field, f"{fault}: it counts as serving", "correct the field")
+        return ServiceStatus()
+
+
+def _is_metal(spec: Service, model: Model | None, told: Told, agents: Sequence[Agent]) -> bool:
+    if model is not None:
+        return model.is_metal
+    told.warning(
+        "ModelNotFound",
+        "spec.modelRef",
+        f"there is no Model {spec.model_ref or '(none is named)'} that says whether it runs in pods "
+        f"or on a Mac; it is taken for {'a Mac, since an agent serves it' if agents else 'pods'}",
+        "add the Model",
+    )
+    return bool(agents)
 
 
 # --- where ---------------------------------------------------------------------------------------------
@@ -128,15 +135,15 @@ def _pods(document: Document, spec: Service, runtime: str) -> Pool:
     )
 
 
-def _macs(document: Document, slices: Sequence[tuple[Document, Slice]]) -> Pool:
-    ports = dict.fromkeys(one.port for _, one in slices if one.port is not None)
+def _macs(document: Document, agents: Sequence[Agent]) -> Pool:
+    ports = dict.fromkeys(one.slice.port for one in agents if one.slice.port is not None)
     name = _service_name(document.name)
     return Pool(
         name=name_of(document.name),
         namespace=document.namespace,
         origin=document.origin,
         slices=(name,),
-        ports=tuple(ports)[:8] or (_DEFAULT_PORT,),
+        ports=tuple(ports)[:MOST_PORTS] or (_DEFAULT_PORT,),
         service=f"{name}:{METAL_SERVICE_PORT}",
     )
 
@@ -156,17 +163,16 @@ def _down(status: ServiceStatus) -> str:
     return f"{phase}: {status.scheduling_status}" if status.scheduling_status else phase
 
 
-def _down_agents(slices: Sequence[tuple[Document, Slice]], options: Options) -> str:
-    if not slices:
-        return "no metal agent has registered it" if options.is_live else ""
-    reasons = [_down_agent(document, one, options.now) for document, one in slices]
+def _down_agents(agents: Sequence[Agent], *, is_live: bool) -> str:
+    if not agents:
+        return "no metal agent has registered it" if is_live else ""
+    reasons = [_down_agent(one) for one in agents]
     return reasons[0] if all(reasons) else ""
 
 
-def _down_agent(document: Document, one: Slice, now: float | None) -> str:
-    if not one.is_ready:
+def _down_agent(agent: Agent) -> str:
+    if not agent.slice.is_ready:
         return "its metal agent says not ready"
-    beat = document.annotations.get(HEARTBEAT, "")
-    if now is not None and is_late(beat, now):
-        return f"no heartbeat of its metal agent since {beat}"
+    if agent.is_late:
+        return f"no heartbeat of its metal agent since {agent.document.annotations.get(HEARTBEAT, '')}"
     return ""

@@ -18,11 +18,14 @@ from epp.compiler.inputs.llmkube.gateways import endpoint
 from epp.compiler.inputs.llmkube.known import Known
 from epp.compiler.inputs.llmkube.routers import exposure, is_for_gateway, model_name
 from epp.compiler.inputs.llmkube.servers import Servers
-from epp.compiler.inputs.llmkube.told import FAILED, Told
+from epp.compiler.inputs.llmkube.telling import FAILED, Told
 from epp.compiler.intent import Router
+from epp.compiler.memory import Call, plainly
 from epp.compiler.options import Options
 
 CONDITION = "GatewayReady"
+_NOBODY_SERVES = frozenset({"GatewayNotFound", "ListenerNotOpen"})
+"""Findings that say why no gateway has accepted anything."""
 LONGEST = 4096
 """Characters of a message; Kubernetes takes 32,768, people fewer."""
 
@@ -58,11 +61,12 @@ def words(
     *,
     outcomes: Mapping[str, Outcome],
     missing: Collection[str] = (),
+    call: Call = plainly,
 ) -> Iterator[Word]:
     """``routers``: that were compiled. ``outcomes``: by ``Origin.object``; what is not there has not been
     applied yet. ``missing``: kinds that the gateway needs and the cluster does not know.
     """
-    known = Known(documents, options)
+    known = Known(documents, options, call)
     servers = Servers(known, options)
     compiled = {one.origin.object: one for one in routers}
     told: dict[str, list[Finding]] = {}
@@ -106,6 +110,9 @@ def _verdict(
         said = "; ".join(one.message for one in about) or "nothing is left of it"
         return False, next((one.code for one in about), FAILED), said
     if outcome.refused:
+        cause = next((one for one in about if one.code in _NOBODY_SERVES), None)
+        if cause is not None:
+            return False, FAILED, f"{cause.message}: {cause.fix} ({outcome.refused})"
         return False, FAILED, f"the gateway does not serve it: {outcome.refused}"
     return True, "Exposed", _summary(router)
 

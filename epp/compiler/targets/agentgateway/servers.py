@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from epp.compiler.documents import Documents
+from epp.compiler.durations import duration
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, error, info
 from epp.compiler.intent import Backend, Pool, Router, Rule, Schema, Strategy, Upstream
 from epp.compiler.names import name_of
-from epp.compiler.targets.gateway_api.routes import called, duration, out_of_service, renamed
+from epp.compiler.targets.gateway_api.routes import called, out_of_service, renamed
 from epp.compiler.targets.gateway_api.servers import INFERENCE, machines, service_port
 
 API = "agentgateway.dev/v1alpha1"
@@ -135,7 +136,7 @@ def _is_own(backend: Backend) -> bool:
 def _spec(groups: Sequence[Sequence[Object]]) -> Object:
     health = {
         "unhealthyCondition": "response.code >= 500",
-        "eviction": {"duration": duration(QUARANTINE), "consecutiveFailures": 1},
+        "eviction": {"duration": duration(QUARANTINE, plain=True), "consecutiveFailures": 1},
     }
     return {
         "ai": {"groups": [{"providers": list(group)} for group in groups]},
@@ -164,7 +165,7 @@ def _providers(backend: Backend, rule: Rule, documents: Documents) -> list[Objec
     if limit and not rule.timeout:
         for one in found:
             policies = one.setdefault("policies", {})
-            policies["http"] = {"requestTimeout": duration(limit)}
+            policies["http"] = {"requestTimeout": duration(limit, plain=True)}
     return found
 
 

@@ -9,14 +9,24 @@ Rule:    a model has servers behind a picker (an InferencePool) or beside each o
 
 from collections.abc import Sequence
 
-from epp.compiler import pools
+from epp.compiler import order, pools
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emission, Emitted
 from epp.compiler.findings import Finding
 from epp.compiler.intent import GatewayRef, Intent, Pool, Router
+from epp.compiler.memory import Call, plainly
 from epp.compiler.options import Options
 from epp.compiler.order import Match
-from epp.compiler.targets.envoy_ai_gateway import access, budgets, gateways, matches, others, overlaps, routes
+from epp.compiler.patterns import literal
+from epp.compiler.targets.envoy_ai_gateway import (
+    access,
+    budgets,
+    gateways,
+    matches,
+    others,
+    routes,
+    separation,
+)
 from epp.compiler.targets.envoy_ai_gateway.backends import Planner, beside_others
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 from epp.compiler.targets.envoy_ai_gateway.surroundings import Gateway, Surroundings
@@ -24,34 +34,36 @@ from epp.compiler.targets.envoy_ai_gateway.surroundings import Gateway, Surround
 __all__ = ["emit"]
 
 
-def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
+def emit(intent: Intent, documents: Documents, options: Options, call: Call = plainly) -> Emission:
     """Everything that the intent asks of this gateway."""
-    around = Surroundings(documents, options)
+    around = call(Surroundings, documents, options)
     emitted, findings, used = list[Emitted](), list[Finding](), list[Pool]()
-    for gateway, routers in _by_gateway(intent, around):
-        for router, found in _matches(gateway, routers, findings):
-            made, told, wanted = _router(router, found, gateway, around)
+    for gateway, routers in _by_gateway(intent, around, call):
+        for router, found in _matches(gateway, routers, findings, call):
+            made, told, wanted = call(_router, router, gateway, around, *found)
             emitted += made
             findings += told
             used += wanted
         for made, told in (gateways.objects(gateway, routers), access.objects(gateway, routers)):
             emitted += made
             findings += told
-    made, told = pools.objects(used, documents, options)
+    made, told = pools.objects(used, documents, options, call)
     return Emission((*emitted, *made), (*findings, *told))
 
 
-def _by_gateway(intent: Intent, around: Surroundings) -> list[tuple[Gateway, list[Router]]]:
+def _by_gateway(intent: Intent, around: Surroundings, call: Call) -> list[tuple[Gateway, list[Router]]]:
     found: dict[tuple[str, str], list[Router]] = {}
     for router in intent.routers:
         found.setdefault((router.gateway.namespace, router.gateway.name), []).append(router)
-    return [
-        (around.gateway(GatewayRef(name, namespace)), routers) for (namespace, name), routers in found.items()
-    ]
+    return [(call(_gateway, around, *where), routers) for where, routers in found.items()]
+
+
+def _gateway(around: Surroundings, namespace: str, name: str) -> Gateway:
+    return around.gateway(GatewayRef(name, namespace))
 
 
 def _router(
-    router: Router, found: Sequence[Sequence[Match]], gateway: Gateway, around: Surroundings
+    router: Router, gateway: Gateway, around: Surroundings, *found: Sequence[Match]
 ) -> tuple[list[Emitted], list[Finding], list[Pool]]:
     planner = Planner(router, around)
     plans, refusals = [], list[Finding]()
@@ -75,25 +87,41 @@ def _router(
     emitted = [one for plan in plans for one in plan.objects]
     emitted += routes.objects(router, packed, limits, around.options)
     told += [one for plan in plans for one in plan.findings]
-    told += [*matches.unreached(router, found), *budgets.told(router, around.documents), *theirs]
+    told += [*order.unreached(router, found), *budgets.told(router, around.documents), *theirs]
     return emitted, told, [plan.pool for plan in plans if plan.pool]
 
 
 def _matches(
-    gateway: Gateway, routers: Sequence[Router], findings: list[Finding]
+    gateway: Gateway, routers: Sequence[Router], findings: list[Finding], call: Call
 ) -> list[tuple[Router, list[list[Match]]]]:
     """Of each router that can be had; about the others, and what is between them, there are ``findings``."""
     found, possible = list[list[list[Match]]](), list[Router]()
+    in_order = gateway.keeps_order
+    wide = [] if in_order or len(routers) < 2 else [one for one in routers if not call(_is_narrow, one)]
+    crowded = sorted(separation.crowded(wide))
     for router in routers:
-        try:
-            found.append(matches.of_rules(router, in_order=gateway.keeps_order))
-        except Refused as refused:
-            findings.append(refused.finding)
+        rules = call(_of_rules, router, in_order, *crowded)
+        if isinstance(rules, Finding):
+            findings.append(rules)
         else:
+            found.append(rules)
             possible.append(router)
-    if gateway.keeps_order:
-        findings += overlaps.cannot_share(possible)
-    elif len(possible) > 1:
-        found, told = overlaps.settled(possible, found)
+    if in_order:
+        findings += separation.cannot_share(possible)
+    elif wide:
+        found, told = separation.settled(possible, found, call)
         findings += told
     return list(zip(possible, found, strict=True))
+
+
+def _is_narrow(router: Router) -> bool:
+    """It takes requests for models by name only, at whatever hostname: these no other such router takes."""
+    named = all(rule.models and None not in map(literal, rule.models) for rule in router.rules)
+    return named and not router.hostnames
+
+
+def _of_rules(router: Router, in_order: bool, *crowded: str) -> list[list[Match]] | Finding:
+    try:
+        return matches.of_rules(router, in_order=in_order, crowded=frozenset(crowded))
+    except Refused as refused:
+        return refused.finding

@@ -18,17 +18,16 @@ from typing import TypeGuard
 from epp.compiler import pools
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, Origin, info, warning
+from epp.compiler.http_routes import MOST_BACKENDS
 from epp.compiler.intent import Backend, Host, Pool, Router, Rule, Servers, Strategy, Upstream
 from epp.compiler.names import name_of
 from epp.compiler.options import Target
+from epp.compiler.pools import BODY_MODE
 from epp.compiler.targets.envoy_ai_gateway import providers, traffic
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 from epp.compiler.targets.envoy_ai_gateway.surroundings import Surroundings
 
 POOLS = "inference.networking.k8s.io"
-MOST_REFS = 16
-"""Of a rule, as an HTTPRoute has it."""
-BODY_MODE = "aigateway.envoyproxy.io/processing-body-mode"
 NOBODY = "no-server.invalid"
 """A name that no DNS may ever know [RFC 6761]. Envoy answers 503 at once for a backend that has no address;
 where every reference has weight 0 Envoy Gateway would answer 500."""
@@ -165,11 +164,11 @@ class Planner:
             objects += nobody.nowhere()
             refs.append({"name": nobody.name, "weight": 1, **({"priority": 0} if is_ordered else {})})
             findings += [_refused_at_once(rule)] if rule.backends else []
-        if len(refs) > MOST_REFS:
+        if len(refs) > MOST_BACKENDS:
             raise Refused(
                 "TooManyBackends",
                 rule.origin,
-                f"{len(refs)} backends, and a rule of an HTTPRoute has at most {MOST_REFS}",
+                f"{len(refs)} backends, and a rule of an HTTPRoute has at most {MOST_BACKENDS}",
                 "leave some out, or put servers of one kind behind one Service",
             )
         return Plan(rule, tuple(refs), _tried(rule, living), None, tuple(objects), tuple(findings))

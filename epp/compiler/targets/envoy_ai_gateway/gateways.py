@@ -11,7 +11,7 @@ from typing import Any
 from epp.compiler.documents import Document
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, info, warning
-from epp.compiler.gateways import missing
+from epp.compiler.gateways import closed, missing
 from epp.compiler.intent import Router
 from epp.compiler.names import name_of
 from epp.compiler.targets.envoy_ai_gateway.matches import MODEL
@@ -202,21 +202,4 @@ def _listeners(gateway: Gateway, routers: Sequence[Router]) -> Iterator[Finding]
                 " Gateway's controller to an empty string",
             )
     for router in routers:
-        if router.namespace != gateway.namespace and not _is_open(gateway, router):
-            yield warning(
-                "ListenerNotOpen",
-                router.origin,
-                f"no listener of Gateway {gateway.namespace}/{gateway.name} takes routes of namespace"
-                f" {router.namespace}: its requests get 404",
-                "set allowedRoutes.namespaces.from: All on the listener, or a selector that fits the"
-                " namespace",
-            )
-
-
-def _is_open(gateway: Gateway, router: Router) -> bool:
-    """Whether a listener may take routes of another namespace; what a selector selects is not looked up."""
-    return any(
-        ((one.get("allowedRoutes") or {}).get("namespaces") or {}).get("from", "Same") != "Same"
-        for one in gateway.listeners
-        if router.gateway.section in {"", one.get("name")}
-    )
+        yield from closed(router, gateway.documents)

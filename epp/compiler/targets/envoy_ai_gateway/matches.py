@@ -9,37 +9,40 @@ Source:  Envoy Gateway: more headers first, then more Exact values, then the old
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
-from epp.compiler import order
+from epp.compiler import order, overlaps
 from epp.compiler.emission import Object
-from epp.compiler.findings import Finding, quoted, warning
+from epp.compiler.findings import quoted
+from epp.compiler.http_routes import MOST_HEADERS, is_value
 from epp.compiler.intent import Router, Rule
 from epp.compiler.options import AI_MODEL_HEADER
 from epp.compiler.order import Match
-from epp.compiler.patterns import EXACT, Matcher
+from epp.compiler.patterns import EXACT, SPELLED, Matcher
 from epp.compiler.targets.envoy_ai_gateway.refused import Refused
 
 MODEL = AI_MODEL_HEADER
 
-MOST_HEADERS, LONGEST_VALUE = 16, 4096
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]{1,256}", re.ASCII)
-_VALUE = re.compile(r"[!-~]+(?:[\t ]?[!-~]+)*", re.ASCII)
 
 
 def strength(match: Match) -> tuple[int, ...]:
     """The larger is tried first."""
-    return len(match) + (MODEL not in match), sum(_is_exact(one) for one in match.values())
+    are_exact = [_is_exact(one) for one in match.values()]
+    return order.by_exact_values(are_exact if MODEL in match else [False, *are_exact])
 
 
-def of_rules(router: Router, *, in_order: bool) -> list[list[Match]]:
+def of_rules(router: Router, *, in_order: bool, crowded: Collection[str] = ()) -> list[list[Match]]:
     """The matches of each rule with which the first rule that fits decides. None: no request ever gets there.
 
-    ``in_order``: the gateway tries them as they are written. Refused: it cannot be done.
+    ``in_order``: the gateway tries them as they are written. ``crowded``: headers whose values are spelled
+    out, where a match names no model. Refused: it cannot be done.
     """
     try:
-        plain = [order.alternatives(rule, MODEL) for rule in router.rules]
+        plain = [
+            [_spelled(match, crowded) for match in order.alternatives(rule, MODEL)] for rule in router.rules
+        ]
         _check_own(router, plain)
         found = plain if in_order else order.closure(plain, strength=strength, pivot=MODEL)
     except order.Unordered as fault:
@@ -51,6 +54,16 @@ def of_rules(router: Router, *, in_order: bool) -> list[list[Match]]:
             raise refusal(router, why, in_order=in_order)
         _check(rule, matches)
     return found
+
+
+def _spelled(match: Match, crowded: Collection[str]) -> Match:
+    """Weaker than one that names a model as well."""
+    if overlaps.names(MODEL, match):
+        return match
+    return {
+        name: Matcher(one.value, SPELLED) if name in crowded and _is_exact(one) else one
+        for name, one in match.items()
+    }
 
 
 def _check_own(router: Router, plain: Sequence[Sequence[Match]]) -> None:
@@ -71,24 +84,12 @@ def _check(rule: Rule, matches: Sequence[Match]) -> None:
     """Refused: a name or a value is none that an HTTPRoute, which is made of the AIGatewayRoute, can have."""
     for header in (header for match in matches for header in written(match)["headers"]):
         name, value = header["name"], header["value"]
-        if not _NAME.fullmatch(name) or len(value) > LONGEST_VALUE or not _VALUE.fullmatch(value):
+        if not _NAME.fullmatch(name) or not is_value(value):
             raise Refused(
                 "UnsupportedMatchInGatewayMode",
                 rule.origin,
                 f"header {quoted(name)} with {quoted(value)} is none that an HTTPRoute can name",
                 "rename it, or choose by another header",
-            )
-
-
-def unreached(router: Router, found: Sequence[Sequence[Match]]) -> Iterator[Finding]:
-    """Of rules without matches; one that only refuses is of no use then, and nobody's fault."""
-    for rule, matches in zip(router.rules, found, strict=True):
-        if rule.backends and not matches:
-            yield warning(
-                "RuleNeverReached",
-                rule.origin,
-                f"rule {rule.name}: every request that fits it fits an earlier rule",
-                "remove it, or put it before the other",
             )
 
 
@@ -153,7 +154,9 @@ def misplaced(tried: Sequence[Placed], *, in_order: bool) -> tuple[int, int] | N
     of one before it, that is tried still sooner has all of these requests.
     """
     ranked = list(tried) if in_order else sorted(tried, key=lambda one: strength(one[1]), reverse=True)
-    near = _Near(ranked)
+    near: order.Near[int] = order.Near()
+    for place, (_, match) in enumerate(ranked):
+        near.add(place, match, place)
     for place, (rule, match) in enumerate(ranked):
         for other in near.to(match):
             earlier, late = ranked[other]
@@ -164,25 +167,3 @@ def misplaced(tried: Sequence[Placed], *, in_order: bool) -> tuple[int, int] | N
                 if not any(one <= earlier and order.covers(had, met) for one, had in sooner):
                     return earlier, rule
     return None
-
-
-class _Near:
-    """Places of matches, found by the model that they ask for."""
-
-    def __init__(self, ranked: Sequence[Placed]) -> None:
-        self._by_model: dict[str, list[int]] = {}
-        self._others: list[int] = []
-        self._all = range(len(ranked))
-        for place, (_, match) in enumerate(ranked):
-            model = match.get(MODEL)
-            if model and model.kind == EXACT:
-                self._by_model.setdefault(model.value, []).append(place)
-            else:
-                self._others.append(place)
-
-    def to(self, match: Match) -> Iterator[int]:
-        """Those that a request of ``match`` may fit."""
-        model = match.get(MODEL)
-        if model and model.kind == EXACT:
-            return iter([*self._by_model.get(model.value, []), *self._others])
-        return iter(self._all)

@@ -13,24 +13,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from epp.compiler import order
+from epp.compiler.durations import duration
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Origin
+from epp.compiler.http_routes import MOST_AI_RULES, MOST_IN_AI_ROUTE, MOST_MATCHES
 from epp.compiler.intent import Router
 from epp.compiler.names import name_of, numbered
 from epp.compiler.options import Options, Target
 from epp.compiler.order import Match
-from epp.compiler.patterns import EXACT
 from epp.compiler.targets.envoy_ai_gateway import matches as headers
 from epp.compiler.targets.envoy_ai_gateway import traffic
 from epp.compiler.targets.envoy_ai_gateway.backends import Plan
 from epp.compiler.targets.envoy_ai_gateway.budgets import COSTS, Limits
-from epp.compiler.targets.envoy_ai_gateway.durations import duration
 from epp.compiler.targets.envoy_ai_gateway.providers import API
 from epp.compiler.targets.envoy_ai_gateway.traffic import Traffic
-
-RULES, MATCHES, ALL_MATCHES = 15, 64, 127
-"""Rules of a route; matches of a rule, and of a route: an HTTPRoute has 16, 64 and 128, of which one rule
-with one match is the gateway's own."""
 
 RESERVED = "route-not-found"
 
@@ -55,9 +51,9 @@ class Route:
 
     def room(self) -> int:
         """For how many matches of one more rule."""
-        if len(self.rules) == RULES:
+        if len(self.rules) == MOST_AI_RULES:
             return 0
-        return min(MATCHES, ALL_MATCHES - sum(len(one.matches) for one in self.rules))
+        return min(MOST_MATCHES, MOST_IN_AI_ROUTE - sum(len(one.matches) for one in self.rules))
 
     @property
     def longest(self) -> float:
@@ -151,18 +147,14 @@ class _Tied:
 
     def __init__(self, found: Sequence[Sequence[Match]]) -> None:
         self._ties: dict[int, set[int]] = {}
-        groups: dict[tuple[tuple[int, ...], str], list[tuple[int, Match]]] = {}
-        for number, matches in enumerate(found):
-            for match in matches:
-                model = match.get(headers.MODEL)
-                exact = model.value if model and model.kind == EXACT else ""
-                groups.setdefault((headers.strength(match), exact), []).append((number, match))
-        for (rank, exact), group in groups.items():
-            others = groups.get((rank, ""), []) if exact else []
-            for number, match in group:
-                for other, met in (*group, *others):
-                    if number != other and other not in self.to(number):
-                        self._add(number, match, other, met)
+        by_strength: dict[tuple[int, ...], order.Near[tuple[int, Match]]] = {}
+        placed = [(number, match) for number, matches in enumerate(found) for match in matches]
+        for place, (number, match) in enumerate(placed):
+            near = by_strength.setdefault(headers.strength(match), order.Near())
+            for other, met in near.to(match):
+                if number != other and other not in self.to(number):
+                    self._add(number, match, other, met)
+            near.add(place, match, (number, match))
 
     def _add(self, number: int, match: Match, other: int, met: Match) -> None:
         try:

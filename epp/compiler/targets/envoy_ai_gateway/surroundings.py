@@ -10,7 +10,9 @@ from typing import Any
 from epp.compiler import attachment, marks, pools
 from epp.compiler.attachment import Thing
 from epp.compiler.documents import Document, Documents
+from epp.compiler.gateways import envoy_proxy
 from epp.compiler.intent import GatewayRef
+from epp.compiler.node import Node
 from epp.compiler.options import Options
 
 GATEWAYS = "gateway.networking.k8s.io"
@@ -82,14 +84,10 @@ class Gateway:
         """The EnvoyProxy that it uses, itself or by its class; None: none, or it is not at hand."""
         if self.document is None:
             return None
-        own = (self.document.spec.get("infrastructure") or {}).get("parametersRef") or {}
-        if own.get("kind") == "EnvoyProxy":
-            return self.documents.find("EnvoyProxy", self.namespace, own.get("name", ""))
-        classed = self.documents.find("GatewayClass", "", str(self.document.spec.get("gatewayClassName", "")))
-        shared = (classed.spec.get("parametersRef") or {}) if classed else {}
-        if shared.get("kind") != "EnvoyProxy":
-            return None
-        return self.documents.find("EnvoyProxy", shared.get("namespace", ""), shared.get("name", ""))
+        spec = Node(self.document.spec)
+        class_of = self.documents.find("GatewayClass", "", spec["gatewayClassName"].text)
+        ref = envoy_proxy(spec, self.namespace, Node(class_of.spec if class_of else {}))
+        return self.documents.find(ref.kind, ref.namespace, ref.name) if ref else None
 
     @property
     def keeps_order(self) -> bool:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from epp.compiler.durations import duration
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Origin
 from epp.compiler.intent import DEFAULT_TIMEOUT, Rule
-from epp.compiler.targets.envoy_ai_gateway.durations import duration
 
 BETWEEN_ATTEMPTS = 1.0
 """[s] Envoy waits at most 250 ms before a retry; what is left is for the connection."""

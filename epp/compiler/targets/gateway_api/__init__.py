@@ -7,20 +7,20 @@ has is written: no retries, no rule names.
 Source:  Gateway API v1.5.1, its CRDs in tests/crds; docs/gateways.md for what each gateway makes of it.
 """
 
-from collections.abc import Sequence
-
 from epp.compiler import gateways, pools
 from epp.compiler.documents import Documents
+from epp.compiler.durations import duration
 from epp.compiler.emission import Emission, Emitted
 from epp.compiler.findings import Finding, error, info, warning
 from epp.compiler.intent import GatewayRef, Intent, Pool, Router
+from epp.compiler.memory import Call, plainly
 from epp.compiler.options import Options
 from epp.compiler.targets.gateway_api import rewrites, routes, servers
 
 __all__ = ["emit"]
 
 
-def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
+def emit(intent: Intent, documents: Documents, options: Options, call: Call = plainly) -> Emission:
     """All routers; one with an error makes nothing."""
     objects: list[Emitted] = []
     findings: list[Finding] = []
@@ -29,30 +29,26 @@ def emit(intent: Intent, documents: Documents, options: Options) -> Emission:
     known: set[GatewayRef] = set()
     live: list[tuple[Router, routes.Routes]] = []
     for router in intent.routers:
-        laid, told = routes.sections(router, options.model_header)
-        emission, reached = _router(router, laid, told, documents, names)
-        findings += emission.findings
-        if any(one.is_error for one in emission.findings):
+        laid, emission, reached = call(_router, router, documents, options)
+        clashes = () if any(one.is_error for one in emission.findings) else names.ask(router)
+        findings += routes.blamed(router, [*emission.findings, *clashes]) if clashes else emission.findings
+        if clashes or any(one.is_error for one in emission.findings):
             continue
         objects += emission.objects
         wanted += reached
         live.append((router, laid))
-        findings += gateways.missing(router, documents, options)
         if router.gateway not in known:
             known.add(router.gateway)
             findings.append(_header(router, options))
     findings += routes.overlapping(live, options.model_header)
-    made, faults = pools.objects(wanted, documents, options)
+    made, faults = pools.objects(wanted, documents, options, call)
     return Emission((*made, *names.objects(), *objects), (*findings, *faults))
 
 
 def _router(
-    router: Router,
-    laid: routes.Routes,
-    told: Sequence[Finding],
-    documents: Documents,
-    names: rewrites.Names,
-) -> tuple[Emission, list[Pool]]:
+    router: Router, documents: Documents, options: Options
+) -> tuple[routes.Routes, Emission, list[Pool]]:
+    laid, told = routes.sections(router, options.model_header)
     findings = [*_refused(router), *told]
     ways = [servers.way(rule, router, documents) for rule in router.rules]
     findings += [told for one in ways for told in one.findings]
@@ -60,14 +56,13 @@ def _router(
         findings += routes.shared_timeout(rule)
     if routes.regular_expressions(laid):
         findings.append(_regex(router))
-    if not any(one.is_error for one in findings):
-        findings += names.ask(router)
     if any(one.is_error for one in findings):
-        return Emission((), routes.blamed(router, findings)), []
+        return laid, Emission((), routes.blamed(router, findings)), []
+    findings += [*gateways.missing(router, documents, options), *gateways.closed(router, documents)]
     content = {
         index: {
             "backendRefs": list(one.references),
-            "timeouts": {"request": routes.duration(routes.attempt_timeout(router.rules[index]))},
+            "timeouts": {"request": duration(routes.attempt_timeout(router.rules[index]), plain=True)},
         }
         for index, one in enumerate(ways)
     }
@@ -76,7 +71,7 @@ def _router(
         *routes.grants(router, [reference for one in ways for reference in one.references]),
         *routes.http_routes(router, laid, content, named=False),
     ]
-    return Emission(tuple(objects), tuple(findings)), [pool for one in ways for pool in one.pools]
+    return laid, Emission(tuple(objects), tuple(findings)), [pool for one in ways for pool in one.pools]
 
 
 def _refused(router: Router) -> list[Finding]:

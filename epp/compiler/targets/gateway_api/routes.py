@@ -3,26 +3,23 @@
 Place:   used by the targets gateway_api and agentgateway.
 Rule:    a route that is split keeps the order by its names: of matches of equal strength the oldest route
          counts, then the first by name, and all are made in one go, in this order.
-Source:  Gateway API v1.5.1, HTTPRoute: 16 rules, 64 matches each and 128 in all, 16 headers.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from epp.compiler import order, overlaps
+from epp.compiler.durations import duration
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, error, quoted, warning
+from epp.compiler.http_routes import MOST_HEADERS, MOST_IN_ROUTE, MOST_MATCHES, MOST_RULES, is_value
 from epp.compiler.intent import DEFAULT_TIMEOUT, Backend, Router, Rule, Strategy
-from epp.compiler.names import name_of
+from epp.compiler.names import LONGEST, name_of
 from epp.compiler.patterns import EXACT, Matcher
 
 GATEWAY_API = "gateway.networking.k8s.io"
 ROUTER = "fleet-epp.dev/router"
-MOST_RULES, MOST_MATCHES, MOST_IN_ROUTE, MOST_HEADERS = 16, 64, 128, 16
-_VALUE = re.compile(r"[!-~]+(?:[\t ]?[!-~]+)*", re.ASCII)
-"""What the CRD lets a header's value be; at most 4096 characters."""
 _SAME_WAY = "rename it, or choose by another header"
 
 
@@ -69,22 +66,19 @@ def sections(router: Router, header: str, most_rules: int = MOST_RULES) -> tuple
     shares = order.split(
         matches, rules_per_route=most_rules, matches_per_rule=MOST_MATCHES, matches_per_route=MOST_IN_ROUTE
     )
-    return _named(router, shares), [
-        _never(rule)
-        for rule, found in zip(router.rules, matches, strict=True)
-        if rule.backends and not found  # one that only refuses is of no use then, and nobody's fault
-    ]
+    return _named(router, shares), list(order.unreached(router, matches))
 
 
-def stem(router: Router) -> str:
-    """What the names of its HTTPRoutes begin with."""
-    return name_of(router.name)[:60]
+def stems(router: str) -> tuple[str, str]:
+    """The name of its only HTTPRoute, and what the names of several begin with."""
+    return name_of(router), name_of(router, longest=LONGEST - len("-00"))
 
 
 def _named(router: Router, shares: Sequence[Sequence[order.Share[order.Match]]]) -> list[list[Section]]:
     routes = []
+    only, stem = stems(router.name)
     for number, route in enumerate(shares):
-        whole = name_of(router.name) if len(shares) == 1 else name_of(f"{stem(router)}-{number:02}")
+        whole = only if len(shares) == 1 else name_of(f"{stem}-{number:02}")
         seen: dict[str, int] = {}
         found = []
         for share in route:
@@ -103,7 +97,7 @@ def _faults(rule: Rule, matches: Sequence[order.Match]) -> list[Finding]:
         for match in matches
         for name, matcher in match.items()
         for written in [_written(name, matcher)]
-        if len(written["value"]) > 4096 or not _VALUE.fullmatch(written["value"])
+        if not is_value(written["value"])
     )
     found = [error("UnsupportedMatchInGatewayMode", rule.origin, text, _SAME_WAY) for text in texts]
     return found + _too_many(rule, matches, "with the later rules that it goes before ")
@@ -121,15 +115,6 @@ def _too_many(rule: Rule, matches: Sequence[order.Match], why: str = "") -> list
             "ask for fewer headers" + (", here or in the later rules" if why else ""),
         )
     ]
-
-
-def _never(rule: Rule) -> Finding:
-    return warning(
-        "RuleNeverReached",
-        rule.origin,
-        f"rule {rule.name}: every request that fits it fits an earlier rule",
-        "remove it, or put it before the other",
-    )
 
 
 def overlapping(
@@ -287,18 +272,10 @@ def shared_timeout(rule: Rule) -> list[Finding]:
             "TimeoutShared",
             rule.origin,
             f"rule {rule.name}: its backends have timeouts of their own, and an attempt has"
-            f" {duration(max(wanted))} whichever it is for",
+            f" {duration(max(wanted), plain=True)} whichever it is for",
             "give the rule one timeout, or each backend a rule",
         )
     ]
-
-
-def duration(seconds: float) -> str:
-    """As the Gateway API writes it: whole numbers of five digits at most, no fractions."""
-    whole, parts = divmod(max(1, round(seconds * 1000)), 1000)
-    hours, whole = divmod(whole, 3600) if whole > 99_999 else (0, whole)
-    written = [(hours, "h"), (whole, "s"), (parts, "ms")]
-    return "".join(f"{count}{unit}" for count, unit in written if count)
 
 
 def grants(router: Router, references: Sequence[Object]) -> list[Emitted]:

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from epp.compiler.documents import Documents
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, error, warning
+from epp.compiler.http_routes import MOST_WEIGHT
 from epp.compiler.intent import Backend, Host, Pool, Router, Rule, Schema, Strategy, Upstream
 from epp.compiler.names import name_of
 from epp.compiler.pools import SERVICE_NAME
@@ -22,7 +23,6 @@ from epp.compiler.targets.gateway_api.routes import is_out, out_of_service, rena
 INFERENCE = "inference.networking.k8s.io"
 AGENT_PORT = 8080
 """Of every Service that LLMKube's metal agent keeps."""
-MOST_WEIGHT = 1_000_000
 _IN_CLUSTER = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?\.?")
 _SERVICE_PORT = 80
 

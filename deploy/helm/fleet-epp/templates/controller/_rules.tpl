@@ -14,6 +14,10 @@
 - apiGroups: [gateway.envoyproxy.io]
   resources: [envoyproxies, backends, clienttrafficpolicies, securitypolicies, backendtrafficpolicies]
   verbs: [get, list, watch, create, patch, delete]
+# Processors that others put on routes.
+- apiGroups: [gateway.envoyproxy.io]
+  resources: [envoyextensionpolicies]
+  verbs: [list, watch]
 # Services of the pickers, with a port for each pool, and of machines outside.
 - apiGroups: [""]
   resources: [services]
@@ -133,6 +137,10 @@
 # Which EnvoyProxy holds for a Gateway.
 - apiGroups: [gateway.networking.k8s.io]
   resources: [gatewayclasses]
+  verbs: [list, watch]
+# Labels of namespaces, by which listeners take routes.
+- apiGroups: [""]
+  resources: [namespaces]
   verbs: [list, watch]
 {{- end }}
 {{- end }}

@@ -1,4 +1,4 @@
-"""Findings for people and for programs.
+"""Findings for people.
 
 Place:   used by compile, plan, apply and lint.
 """
@@ -15,18 +15,6 @@ _COLOURS = {Severity.ERROR: "31", Severity.WARNING: "33", Severity.INFO: "36"}
 _SHORTEST, _LONGEST = 60, 140
 """Characters of a line; a terminal may be narrower or wider than one reads well."""
 _MARGIN = 8
-
-
-def as_json(finding: Finding) -> dict[str, str]:
-    """As ``--format json`` has it."""
-    return {
-        "severity": finding.severity.value,
-        "code": finding.code,
-        "object": finding.origin.object,
-        "field": finding.origin.field,
-        "message": finding.message,
-        "fix": finding.fix,
-    }
 
 
 def is_coloured(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.commands import manifests, told
+from epp.commands import manifests, showing
 from epp.compiler.findings import Origin, error, info, warning
 from epp.config import decode
 
@@ -28,7 +28,7 @@ class Screen(io.StringIO):
 
 
 def shown(stream: io.StringIO) -> list[str]:
-    told.show(FINDINGS, stream)
+    showing.show(FINDINGS, stream)
     return stream.getvalue().splitlines()
 
 
@@ -62,13 +62,13 @@ def test_but_not_where_they_are_unwanted(name: str, value: str, monkeypatch: pyt
 
 def test_long_texts_are_wrapped() -> None:
     stream = io.StringIO()
-    told.show([error("C", ORIGIN, "word " * 100, "fix " * 100)], stream)
+    showing.show([error("C", ORIGIN, "word " * 100, "fix " * 100)], stream)
     assert all(len(line) <= 140 for line in stream.getvalue().splitlines())
 
 
 def test_they_are_counted() -> None:
-    assert told.count([*FINDINGS, FINDINGS[0]]) == "2 errors, 1 warning, 1 info"
-    assert told.count([]) == ""
+    assert showing.count([*FINDINGS, FINDINGS[0]]) == "2 errors, 1 warning, 1 info"
+    assert showing.count([]) == ""
 
 
 TEXTS = st.text(max_size=20) | st.sampled_from(
