@@ -3,9 +3,9 @@
 Place:   between inputs/ and targets/.
 Rule:    a name belongs to whoever named it first where the same requests come in, whatever else the rules ask
          for: with more headers a younger rule would be tried first. Where that takes a guard away, or mixes
-         who may ask, the younger gets nothing new. An error changes nobody's names: the routes of before
-         stand, and a second one for a name would be beside them. What else overlaps depends on how a gateway
-         sorts (overlaps.py).
+         who may ask, the younger gets nothing new; nor where the older has an error: its routes of before
+         stand, or the younger's do, and whichever it is stays as it is. What else overlaps depends on how a
+         gateway sorts (overlaps.py).
 """
 
 from collections.abc import Iterable, Iterator
@@ -110,8 +110,9 @@ def _told(rule: Rule, router: Router, taken: dict[str, list[_Owner]]) -> Iterato
         fix = f"give it another name here, or remove it from {owner.router.origin.object}"
         message = f"model {name} is that of {owner.router.origin.object}, which is older"
         if not owner.is_live:
-            message += " and has an error, so that what was made of it stays"
-        if owner.is_guarded:
+            why = f"{message} and has an error: what was made of either stays as it is until that is mended"
+            yield error("ModelNameTaken", rule.origin, why, f"mend {owner.router.origin.object}, or {fix}")
+        elif owner.is_guarded:
             why = f"{message} and keeps sensitive requests for it: no other rule may take them"
             yield error("ModelNameTaken", rule.origin, why, fix)
         elif rule.is_guarded:

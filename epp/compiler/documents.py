@@ -15,12 +15,20 @@ CLUSTER_WIDE = frozenset({"CustomResourceDefinition", *(one.name for one in KIND
 """Kinds that are in no namespace, of those that anybody looks at here."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Document:
     """One object, which nobody changes. ``place``: ``file:line``; empty: in a cluster."""
 
     content: Mapping[str, Any]
     place: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it says the same: ``1`` is not ``true``, although Python has them equal."""
+        if self is other or not isinstance(other, Document):
+            return self is other
+        return self.place == other.place and _is_same(self.content, other.content)
+
+    __hash__ = object.__hash__
 
     @cached_property
     def kind(self) -> str:
@@ -82,6 +90,16 @@ class Document:
             created=str(self.metadata.get("creationTimestamp") or ""),
             place=self.place,
         )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_is_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return bool(one == other)
 
 
 def _texts(found: Any) -> Mapping[str, str]:

@@ -199,10 +199,10 @@ def test_an_error_changes_nobodys_names() -> None:
 
 
 def test_of_one_with_an_error_nobody_knows_whom_it_lets_in() -> None:
-    """So the younger one, which is secured, is only told that the name is not its own."""
+    """The younger one, which is secured, is told what there is to mend, and not of authentication."""
     secured = asking_for("b", YOUNG, "qwen", "phi", access=Access(IDP, origin("b")))
     kept, (told,) = claims.settle([secured], [asking_for("a", OLD, "qwen")])
-    assert names(kept) == {"b": ("phi",)} and (told.code, told.is_error) == ("ModelNameTaken", False)
+    assert names(kept) == {"b": ("phi",)} and (told.code, told.is_error) == ("ModelNameTaken", True)
 
 
 @given(

@@ -75,3 +75,16 @@ def test_a_kind_is_of_one_group_and_what_is_made_has_its_place() -> None:
     assert {one.name for one in KINDS if one.role is Role.MADE} == set(APPLY_ORDER)
     assert ROUTES <= FROZEN <= set(APPLY_ORDER)
     assert APPLY_ORDER[-2:] == ("AIGatewayRoute", "HTTPRoute"), "after their policies and backends"
+
+
+def test_one_is_not_true() -> None:
+    """Python has them equal, and a file in which one is mended to be the other says something else."""
+    assert Document({"audit": 1}) != Document({"audit": True}) and Document({"audit": 1}) != Document(
+        {"audit": 1.0}
+    )
+    assert Document({"a": 1, "b": [2]}) == Document({"b": [2], "a": 1})
+    assert Document({"a": 1}, "x:1") != Document({"a": 1}, "x:2") and Document({}) != {}
+
+
+def test_keys_that_are_no_text_do_not_stop_a_comparison() -> None:
+    assert Document({1: "a", "b": 2}) == Document({"b": 2, 1: "a"})

@@ -11,6 +11,7 @@ from epp.compiler.findings import error
 from epp.compiler.intent import GatewayRef
 from epp.compiler.options import Options, Target
 
+YOUNGER = "ModelRouter/llm/younger"
 OLD, YOUNG = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
 LOOPBACK = "http://127.0.0.1:8000/v1"
 """Read without complaint, and refused by Envoy AI Gateway."""
@@ -101,19 +102,29 @@ def test_a_younger_router_does_not_get_them(older: Document, target: Target) -> 
     """Its route of before stands, and there would be two for one name."""
     result = compiled(older, younger("qwen", "phi"), target=target)
     assert any(one.startswith(older.origin.object) for one in result.failed)
-    assert names_of_younger(result) == {"phi"}
+    assert YOUNGER in result.failed and not names_of_younger(result)
     (message,) = told(result)
     assert message == (
-        f"model qwen is that of {older.origin.object}, which is older and has an error, so that what was made"
-        " of it stays: this rule never sees it"
+        f"model qwen is that of {older.origin.object}, which is older and has an error: what was made of"
+        " either stays as it is until that is mended"
     )
 
 
 def test_nor_where_the_gateway_is_what_refuses_it() -> None:
     older = router("older", OLD, "qwen", backends=at(LOOPBACK))
     result = compiled(older, younger("qwen", "phi"))
-    assert result.failed == {"ModelRouter/llm/older"} and names_of_younger(result) == {"phi"}
+    assert result.failed == {"ModelRouter/llm/older", YOUNGER} and not names_of_younger(result)
     assert "has an error" in told(result)[0]
+
+
+def test_what_the_younger_serves_is_not_taken_down_by_somebody_elses_slip() -> None:
+    """Nobody would have the name until the older is mended, whichever of them had it before."""
+    older = router("older", OLD, "phi", "qwen", backends=[])
+    result = compiled(older, younger("qwen"))
+    (finding,) = (one for one in result.findings if one.code == "ModelNameTaken")
+    assert finding.is_error and finding.origin.object == YOUNGER  # so that its objects stay
+    mended = compiled(router("older", OLD, "phi", "qwen"), younger("qwen", "gemma"))
+    assert not mended.failed and names_of_younger(mended) == {"gemma"}
 
 
 def test_a_model_of_a_fleet_that_cannot_even_be_refused_keeps_its_name(
@@ -128,8 +139,8 @@ def test_a_model_of_a_fleet_that_cannot_even_be_refused_keeps_its_name(
     monkeypatch.setattr("epp.compiler.compile._TARGETS", {Target.GATEWAY_API: unable})
     site = fleet({"name": "qwen", "pods": {"app": "a"}}, {"name": "gpt", "pods": {"app": "b"}})
     result = compiled(site, younger("qwen", "phi"), target=Target.GATEWAY_API)
-    assert {rule.name for one in result.intent.routers for rule in one.rules} == {"gpt", "r"}
-    assert names_of_younger(result) == {"phi"}
+    assert {rule.name for one in result.intent.routers for rule in one.rules} == {"gpt"}
+    assert YOUNGER in result.failed
 
 
 @pytest.mark.parametrize(

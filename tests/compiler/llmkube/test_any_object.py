@@ -125,7 +125,7 @@ def like(value: Any) -> st.SearchStrategy[Any]:
             parts = {key: part(one) for key, one in value.items()}
             needed = {key: one for key, one in parts.items() if key in REQUIRED}
             return st.fixed_dictionaries(
-                needed, optional={key: parts[key] for key in parts.keys() - REQUIRED}
+                needed, optional={key: parts[key] for key in sorted(parts.keys() - REQUIRED)}
             )
 
 
