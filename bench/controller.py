@@ -44,7 +44,7 @@ REST_SECONDS = 20.0
 DEADLINE, CHANGE_DEADLINE = 300.0, 20.0
 LOOK_SECONDS, PAUSE_SECONDS = 0.005, 1.0
 PART = 10
-"""A change is promised for a site of so much less: the whole of it is compiled anew."""
+"""A change is promised for a site of so much less: rules for any model are compared with all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -306,9 +306,16 @@ def pick_bound(endpoints: int, where: str) -> Bound:
     return Bound(f"{endpoints:,} endpoints, {where}: CPU more than with {SOME}", PICK_MORE[endpoints], "µs")
 
 
+def pick_cost_bound(body_kb: int) -> Bound:
+    """What a whole pick by predicted cost may take over a hundred endpoints."""
+    return Bound(f"100 endpoints, predicted cost, {body_kb} KB: CPU of a pick", PICK_COST[body_kb], "µs")
+
+
 SOME = 3
 PICK_MORE = {100: 300.0, 1_000: 2_000.0}
 """By endpoints [µs of CPU]."""
+PICK_COST = {1: 300.0, 220: 2_000.0}
+"""By KB of the prompt [µs of CPU]."""
 REST_CORES = Bound("1,000 pods of 100 pools at rest: CPU", 0.25, "cores")
 COMPILE_SECONDS = Bound("1,000 InferenceServices and 200 ModelRouters: CPU of a compilation", 2, "s")
 COMPILE_BYTES = Bound("the same: memory of its process", 300, "MB")

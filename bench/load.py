@@ -2,9 +2,9 @@
 
 Place:   used by the demo, the bench and the system tests; speaks to a gateway or straight to a server.
 Ignores: what lies behind the address; which words are in the answers.
-Rule:    bounded in time and in number, loopback addresses only. In the open loop a latency counts from
-         the moment at which the request should have been sent, so a slow server cannot slow the clock
-         that measures it (no coordinated omission).
+Rule:    bounded in time and in number; loopback addresses only, unless a person named another one. In the
+         open loop a latency counts from the moment at which the request should have been sent, so a slow
+         server cannot slow the clock that measures it (no coordinated omission).
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import json
 import math
 import random
 import re
+import ssl
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -53,9 +54,12 @@ class Target:
     host: str
     port: int
     path: str = CHAT_PATH
+    tls: ssl.SSLContext | None = None
+    anywhere: bool = False
+    """A person named it: it need not be loopback."""
 
     def __post_init__(self) -> None:
-        if self.host != "localhost" and not _is_loopback(self.host):
+        if not self.anywhere and self.host != "localhost" and not _is_loopback(self.host):
             raise LoadError(
                 f"target host {self.host!r}: load goes to loopback only (127.0.0.0/8, ::1, localhost)"
             )
@@ -71,6 +75,12 @@ class Target:
         if parts.scheme != "http" or parts.hostname is None:
             raise LoadError(f"target {url!r}: must look like http://127.0.0.1:8080/path")
         return cls(parts.hostname, parts.port or 80, parts.path or CHAT_PATH)
+
+    @property
+    def authority(self) -> str:
+        """As the Host header says it: without the port that the scheme means anyway."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -139,8 +149,11 @@ class Options:
     timeout_seconds: float = 30.0
     """From due to the end of the answer."""
     connect_seconds: float = 5.0
-    served_by_header: str = "x-served-by"
-    """The answer's header that names the server."""
+    served_by_header: str | Sequence[str] = "x-served-by"
+    """The answer's header that names the server; of several the first that is there."""
+    rest_seconds: float = 0.0
+    """So long after an answer its connection is not used: llama.cpp closes it after a stream, having promised
+    the opposite, and a request that meets the end of one fails."""
     served_by_pattern: re.Pattern[bytes] | None = None
     """Where there is no such header: group 1 of this, in the first piece of the body."""
 
@@ -151,6 +164,12 @@ class Options:
 
 # --- one connection ------------------------------------------------------------------------------
 
+Listener = Callable[[bytes], None]
+
+
+def _ignore_piece(_: bytes) -> None:
+    """Nobody listens."""
+
 
 class Connection(asyncio.Protocol):
     """A kept-alive HTTP/1.1 connection with at most one request in flight."""
@@ -158,14 +177,15 @@ class Connection(asyncio.Protocol):
     def __init__(self, target: Target, options: Options) -> None:
         self._target = target
         self._options = options
-        self._served_by = options.served_by_header.lower().encode()
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        self._authority = f"{host}:{target.port}"
+        names = options.served_by_header
+        self._served_by = [name.lower().encode() for name in ([names] if isinstance(names, str) else names)]
         self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], bytes] = {}
         self._transport: asyncio.Transport | None = None
         self._reader = Reader(self, responses=True)
         self._sample: Sample | None = None
         self._answered: asyncio.Future[None] | None = None
+        self.answered_at = 0.0
+        self._listen: Listener = _ignore_piece
         self._keep = True
         self._streaming = False
         self._unread = b""  # of a stream without a token yet: the last, incomplete line
@@ -188,13 +208,16 @@ class Connection(asyncio.Protocol):
         """Connect; raises OSError or TimeoutError."""
         async with asyncio.timeout(self._options.connect_seconds):
             await asyncio.get_running_loop().create_connection(
-                lambda: self, self._target.host, self._target.port
+                lambda: self, self._target.host, self._target.port, ssl=self._target.tls
             )
 
-    async def exchange(self, call: Call, sample: Sample) -> None:
-        """Send and wait for the whole answer; what happened is in ``sample`` afterwards."""
+    async def exchange(self, call: Call, sample: Sample, listen: Listener | None = None) -> None:
+        """Send and wait for the whole answer; what happened is in ``sample`` afterwards.
+
+        ``listen`` hears each piece of the body when it comes.
+        """
         assert self._sample is None
-        self._sample, self._error = sample, None
+        self._sample, self._error, self._listen = sample, None, listen or _ignore_piece
         self._streaming, self._unread, self._tail = False, b"", b""
         path = call.path or self._target.path
         self._done_expected = path.endswith("completions")
@@ -226,8 +249,8 @@ class Connection(asyncio.Protocol):
         if fixed is None:
             extra = "".join(f"{name}: {value}\r\n" for name, value in call.headers)
             fixed = self._heads[key] = (
-                f"{call.method} {path} HTTP/1.1\r\nhost: {self._authority}\r\nuser-agent: fleet-epp-bench\r\n"
-                f"accept: */*\r\ncontent-type: application/json\r\n{extra}"
+                f"{call.method} {path} HTTP/1.1\r\nhost: {self._target.authority}\r\n"
+                f"user-agent: fleet-epp-bench\r\naccept: */*\r\ncontent-type: application/json\r\n{extra}"
             ).encode()
             if len(self._heads) > 64:
                 self._heads.clear()
@@ -264,7 +287,8 @@ class Connection(asyncio.Protocol):
             raise ProtocolError("unasked answer")
         sample.first_byte = clock()
         sample.status = status_of(head)
-        served_by = header(head, self._served_by)
+        named = (header(head, name) for name in self._served_by)
+        served_by = next((value for value in named if value is not None), None)
         sample.served_by = None if served_by is None else served_by.decode("latin-1")
         self._streaming = b"text/event-stream" in head
         if head.startswith(b"HTTP/1.0") or (header(head, b"connection") or b"").lower() == b"close":
@@ -278,6 +302,7 @@ class Connection(asyncio.Protocol):
             sample.served_by = found[1].decode("latin-1") if found else None
         sample.body_bytes += len(data)
         sample.pieces += 1
+        self._listen(data)
         if self._streaming:
             self._events(sample, data)
 
@@ -306,6 +331,7 @@ class Connection(asyncio.Protocol):
         assert sample is not None and answered is not None
         self._sample = self._answered = None
         sample.ended, sample.error = clock(), error
+        self.answered_at = sample.ended
         if not answered.done():
             answered.set_result(None)
 
@@ -332,10 +358,12 @@ def _ignore(_: Sample) -> None:
     """Nobody listens."""
 
 
-class _Run:
-    """What both loops share: the calls, the samples, open connections and their deadline."""
+class Traffic:
+    """What all loops share: the calls, the samples, open connections and their deadline."""
 
-    def __init__(self, target: Target, calls: Iterable[Call], options: Options, on_sample: OnSample) -> None:
+    def __init__(
+        self, target: Target, calls: Iterable[Call], options: Options, on_sample: OnSample = _ignore
+    ) -> None:
         self.target, self.options = target, options
         self.calls = iter(calls)
         self.on_sample = on_sample
@@ -366,14 +394,18 @@ class _Run:
         connection.close()
 
     def take_idle(self) -> Connection | None:
+        """The one used last; where they rest, the one that has rested longest."""
+        rest = self.options.rest_seconds
         while self.idle:
-            connection = self.idle.pop()
+            if rest and clock() - self.idle[0].answered_at < rest:
+                return None
+            connection = self.idle.popleft() if rest else self.idle.pop()
             if connection.usable:
                 return connection
             self.drop(connection)
         return None
 
-    async def one(self, call: Call, sample: Sample) -> bool:
+    async def one(self, call: Call, sample: Sample, listen: Listener | None = None) -> bool:
         """One exchange on an idle or a new connection. False: there was no connection to be had."""
         connection = self.take_idle()
         if connection is None:
@@ -386,7 +418,7 @@ class _Run:
                 name = "refused" if isinstance(problem, ConnectionRefusedError) else type(problem).__name__
                 self.record(sample, f"connect: {name}")
                 return False
-        await connection.exchange(call, sample)
+        await connection.exchange(call, sample, listen)
         if connection.usable:
             self.idle.append(connection)
         else:
@@ -431,7 +463,7 @@ async def closed_loop(
     Requests in flight at the end are waited for. To stop early, cancel; ``on_sample`` has seen all.
     """
     _check(concurrency=concurrency, seconds=seconds, requests=requests)
-    run = _Run(target, calls, options, on_sample)
+    run = Traffic(target, calls, options, on_sample)
 
     async def client(end: float) -> None:
         while run.issued < requests and (now := clock()) < end:
@@ -466,7 +498,7 @@ async def open_loop(
     on the moment: timers come up to a millisecond late, which is as long as some answers take.
     """
     _check(concurrency=max_in_flight, seconds=seconds, requests=math.ceil(rate * seconds))
-    run = _Run(target, calls, options, on_sample)
+    run = Traffic(target, calls, options, on_sample)
     async with run.clients() as group:
         due, issued = run.result.started, 0
         end = due + seconds

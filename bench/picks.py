@@ -1,4 +1,5 @@
-"""What a pick costs over few and over very many endpoints: the pick alone, and a request through Envoy.
+"""What a pick costs over few and over very many endpoints: the pick alone, and a request through Envoy; by
+predicted cost with short and with long prompts.
 
     python -m bench.picks [--quick] [--out DIR] [--into PAGE]
 
@@ -17,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from pathlib import Path
 from bench import part
 from bench.bodies import bodies
 from bench.findings import Load, Round
-from bench.goals import PAGE_KB, PICK_MORE, SOME, Bound, pick_bound
+from bench.goals import MANY, PAGE_KB, PICK_COST, PICK_MORE, SOME, Bound, pick_bound, pick_cost_bound
 from bench.load import Call
 from bench.measure import one_round
 from bench.replay import load_of, scheduled
@@ -32,11 +34,30 @@ from bench.report import Table, kept
 from bench.rig.process import RigError
 from bench.stations import Engines, Kind, Station, contenders, paused, station
 from epp.core.apis import parse
+from epp.core.fleet import Reservation
 from epp.core.request import Api, Request
 from epp.core.scheduling import Decision
 
 FLEETS = (SOME, *PICK_MORE)
 LOAD = Load(1, 20)
+PREDICTED_COST = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: lifecycle-filter
+- type: lifecycle-scorer
+- type: predicted-cost-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - {pluginRef: lifecycle-filter}
+  - {pluginRef: lifecycle-scorer, weight: 4}
+  - {pluginRef: predicted-cost-scorer, weight: 1}
+  - {pluginRef: max-score-picker}
+"""
+PICKS_A_SECOND = 1_000
+"""By the clock of picks by predicted cost, which counts them: work passes between two."""
 ALONE, AFTER_NEWS, THROUGH = "the pick alone", "the pick after news", "a request through Envoy"
 
 
@@ -65,12 +86,22 @@ class PickCost:
     cpu_us: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptCost:
+    """CPU of one pick by predicted cost over ``MANY`` endpoints in this process [µs]."""
+
+    body_kb: int
+    after_news: bool
+    cpu_us: float
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """All of a run."""
 
     picks: Sequence[PickCost]
     rounds: Sequence[Round]
+    prompts: Sequence[PromptCost] = ()
 
 
 # --- in this process -------------------------------------------------------------------------------
@@ -98,15 +129,46 @@ def _said(asked: Sequence[Request], endpoints: int, *, after_news: bool) -> floa
     return spent
 
 
-def _calls() -> Iterator[Call]:
-    return bodies(LOAD.body_kb * 1024, streaming=False, rng=random.Random(LOAD.body_kb))
+def by_cost(body_kb: int, plan: Plan, *, after_news: bool) -> PromptCost:
+    """The same by predicted cost: with requests under way and a clock, as both are a part of it."""
+    asked = [_request(call) for call in itertools.islice(_calls(body_kb), plan.picks)]
+    spent = [_said_by_cost(asked, after_news=after_news) for _ in range(plan.repetitions)]
+    return PromptCost(body_kb=body_kb, after_news=after_news, cpu_us=min(spent) / plan.picks * 1e6)
+
+
+def _said_by_cost(asked: Sequence[Request], *, after_news: bool) -> float:
+    made, under_way = scheduled(MANY, PREDICTED_COST), deque[Reservation]()
+    spent = 0.0
+    for number, request in enumerate(asked):
+        now = number / PICKS_A_SECOND
+        if after_news:
+            made.fleet.reading(made.members.endpoints[number % MANY], load_of(number), now)
+        began = time.thread_time()
+        decision = made.scheduler.pick(request, now)
+        spent += time.thread_time() - began
+        assert isinstance(decision, Decision), decision
+        under_way.append(decision.reservation)
+        if len(under_way) > 2 * MANY:
+            under_way[MANY].prefilled(now)
+            under_way.popleft().release(now, 100)
+    return spent
+
+
+def _calls(body_kb: int = LOAD.body_kb) -> Iterator[Call]:
+    return bodies(body_kb * 1024, streaming=False, rng=random.Random(body_kb))
 
 
 def _request(call: Call) -> Request:
     body = b"".join(call.parts)
     api = Api.CHAT_COMPLETIONS
     payload = parse(api, body)
-    return Request(api=api, payload=payload, target_model=payload.model, body_bytes=len(body))
+    return Request(
+        api=api,
+        payload=payload,
+        target_model=payload.model,
+        body_bytes=len(body),
+        shows_first_token=True,
+    )
 
 
 # --- through Envoy ---------------------------------------------------------------------------------
@@ -161,13 +223,19 @@ def more(found: Found, endpoints: int, where: str) -> float | None:
     return None if few_cost is None or many_cost is None else many_cost - few_cost
 
 
+def slowest(found: Found, body_kb: int) -> float | None:
+    """Of picks by predicted cost with such prompts, after news or not [µs]."""
+    return max((one.cpu_us for one in found.prompts if one.body_kb == body_kb), default=None)
+
+
 def bounds(found: Found) -> list[tuple[Bound, float | None]]:
     """Every promise, and what was found."""
-    return [
+    added = [
         (pick_bound(endpoints, where), more(found, endpoints, where))
         for where in (ALONE, AFTER_NEWS, THROUGH)
         for endpoints in PICK_MORE
     ]
+    return added + [(pick_cost_bound(body_kb), slowest(found, body_kb)) for body_kb in PICK_COST]
 
 
 def tables(found: Found) -> list[Table]:
@@ -180,7 +248,16 @@ def tables(found: Found) -> list[Table]:
         cells = ["n/a" if each is None else f"{each:,.1f}" for each in costs]
         rows.append([f"{endpoints:,}", *cells, "n/a" if rate is None else f"{rate:,.0f}"])
     columns = ["endpoints", *(f"{where}: CPU µs" for where in (ALONE, AFTER_NEWS, THROUGH)), "requests/s"]
-    return [kept(bounds(found)), Table("Picks", columns, rows)]
+    return [kept(bounds(found)), Table("Picks", columns, rows), _by_cost_table(found)]
+
+
+def _by_cost_table(found: Found) -> Table:
+    rows = []
+    for body_kb in PICK_COST:
+        costs = {one.after_news: f"{one.cpu_us:,.1f}" for one in found.prompts if one.body_kb == body_kb}
+        rows.append([f"{body_kb} KB", *(costs.get(after_news, "n/a") for after_news in (False, True))])
+    columns = ["prompt", *(f"{where}: CPU µs" for where in (ALONE, AFTER_NEWS))]
+    return Table(f"Picks by predicted cost over {MANY} endpoints", columns, rows)
 
 
 def _progress(text: str) -> None:
@@ -193,8 +270,12 @@ def run(plan: Plan) -> Found:
     for endpoints, after_news in itertools.product(FLEETS, (False, True)):
         picks.append(in_process(endpoints, plan, after_news=after_news))
         _progress(f"{endpoints:,} endpoints{', news' * after_news}: {picks[-1].cpu_us:.1f} µs a pick")
+    prompts = []
+    for body_kb, after_news in itertools.product(PICK_COST, (False, True)):
+        prompts.append(by_cost(body_kb, plan, after_news=after_news))
+        _progress(f"{body_kb} KB, predicted cost{', news' * after_news}: {prompts[-1].cpu_us:.1f} µs a pick")
     with tempfile.TemporaryDirectory(prefix="fleet-epp-picks-") as folder:
-        return Found(picks, through_envoy(plan, Path(folder)))
+        return Found(picks, through_envoy(plan, Path(folder)), prompts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.recording import Recording
-from epp.config.picker_config import build, load_default
+from epp.config.picker_config import DEFAULT_TEXT, build, load
 from epp.core.apis import Parsers
 from epp.core.budget import Budget
 from epp.core.fleet import EndpointSpec, Fleet, Load
@@ -52,7 +52,7 @@ class _NoTimer:
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """The default profile over endpoints that answer."""
+    """A profile over endpoints that answer."""
 
     fleet: Fleet
     members: Members
@@ -60,9 +60,9 @@ class Scheduled:
     parsers: Parsers
 
 
-def scheduled(endpoints: int) -> Scheduled:
+def scheduled(endpoints: int, config: str = DEFAULT_TEXT) -> Scheduled:
     """A pool of so many."""
-    assembly = build(load_default(), load_types())
+    assembly = build(load(config, "bench"), load_types())
     fleet = Fleet(stale_after=1e9)
     pools = Pools(fleet)
     members = pools.add()

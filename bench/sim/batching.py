@@ -119,7 +119,7 @@ class BatchingServer(SteppingServer):
 
     # --- as seen from outside ---------------------------------------------------------------------
 
-    def _page(self, done: int) -> Load:
+    def _page(self, done: int, *, with_work: bool) -> Load:
         page = self._after(done) if done else self._left
         return Load(
             waiting=page.waiting,
@@ -128,7 +128,7 @@ class BatchingServer(SteppingServer):
             cache_block_tokens=self.cache.block_tokens,
             cache_blocks=self.cache.blocks,
             started_at=self.started_at,
-            work=self._work_counted(done),
+            work=self._work_counted(done) if with_work else None,
         )
 
     def _work_counted(self, done: int) -> Work:

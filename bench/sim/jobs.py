@@ -30,7 +30,12 @@ class Job:
     first_token: Callable[[float, int], None]
     """When, and how many tokens of the prompt were cached."""
     ended: Callable[[float, End], None]
+    """When, and how. A server that takes no job says so before ``take`` returns."""
+    answer: int | None = None
+    """The name of the text it is answered (``Session.answer``), where later prompts can contain it: its
+    blocks stay cached like those of a prompt."""
     priority: int = 0
+    """The higher goes first."""
     prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,8 +48,9 @@ class Server(Protocol):
     def take(self, job: Job) -> None:
         """It has arrived."""
 
-    def load(self) -> Load:
-        """What its metrics page would say now, by the names of the engine it is a model of."""
+    def load(self, *, with_work: bool = True) -> Load:
+        """What its metrics page would say now, by the names of the engine it is a model of; with what it has
+        counted, or without: a look without takes half of the time."""
 
     def die(self) -> None:
         """All jobs fail, what it held in its caches is gone; it takes none until ``start``."""

@@ -127,19 +127,22 @@ class SlotServer(SteppingServer):
         self._deferred = 0
         """When the run began; who has come since is looked at after the step."""
 
-    def _page(self, done: int) -> Load:
+    def _page(self, done: int, *, with_work: bool) -> Load:
         return Load(
             waiting=len(self._waiting) if done else self._deferred,
             running=sum(slot.job is not None for slot in self._slots),
             slots=len(self._slots),
-            work=Work(
-                prompt_tokens=self.counts.computed_tokens,
-                prompt_seconds=self.counts.prefill_seconds,
-                tokens=self.counts.decoded_tokens,
-                token_seconds=self.counts.decode_seconds,
-                asked_tokens=self.counts.queried_tokens,
-                hit_tokens=self.counts.cached_tokens,
-            ),
+            work=self._work_counted() if with_work else None,
+        )
+
+    def _work_counted(self) -> Work:
+        return Work(
+            prompt_tokens=self.counts.computed_tokens,
+            prompt_seconds=self.counts.prefill_seconds,
+            tokens=self.counts.decoded_tokens,
+            token_seconds=self.counts.decode_seconds,
+            asked_tokens=self.counts.queried_tokens,
+            hit_tokens=self.counts.cached_tokens,
         )
 
     def _fits(self, job: Job) -> bool:

@@ -88,7 +88,7 @@ class SteppingServer(ABC):
         self._timer: Timer | None = None
         self._is_between = False
         """Between two runs: what comes is seen by the next."""
-        self._looked_at: tuple[float, int, bool, int, int] | None = None
+        self._looked_at: tuple[float, int, bool, int, int, bool] | None = None
         """The state of ``_seen``."""
         self._seen = Load()
         self._news: deque[Callable[[], None]] = deque()
@@ -96,7 +96,7 @@ class SteppingServer(ABC):
     # --- what an heir says ------------------------------------------------------------------------
 
     @abstractmethod
-    def _page(self, done: int) -> Load:
+    def _page(self, done: int, *, with_work: bool) -> Load:
         """What its metrics page says when so many steps of the run are done."""
 
     @abstractmethod
@@ -125,14 +125,14 @@ class SteppingServer(ABC):
 
     # --- what a fleet does with it ----------------------------------------------------------------
 
-    def load(self) -> Load:
+    def load(self, *, with_work: bool = True) -> Load:
         """What its metrics page would say now; of a dead one, nothing. Most looks find nothing new."""
         if not self.is_alive:
             return Load()
         done = self._done()
-        state = (self.started_at, self.counts.steps, self._run is None, done, self._waits())
+        state = (self.started_at, self.counts.steps, self._run is None, done, self._waits(), with_work)
         if state != self._looked_at:
-            self._looked_at, self._seen = state, self._page(done)
+            self._looked_at, self._seen = state, self._page(done, with_work=with_work)
         return self._seen
 
     def take(self, job: Job) -> None:

@@ -24,7 +24,7 @@ from bench.workloads.sessions import Piece, Session, Turn
 from bench.workloads.spec import Beginning, Kind, Trace, Workload
 from epp.config.decode import ConfigError
 
-_OWN = 1 << 62
+OWN = 1 << 62
 """Names of texts that only one session has begin here; shared ones are counted from 0."""
 _SAMPLED = 4_000
 """Sessions by which the mean number of turns is measured: within 1 % where the deviation is 0.6 of it."""
@@ -158,7 +158,7 @@ class _Maker:
         self._own = [whole(part.tokens) for part in kind.beginning if part.texts is None]
 
     def session(self, name: int, at: float, chance: Random) -> Session:
-        own = itertools.count(_OWN + (name << 16))
+        own = itertools.count(OWN + (name << 16))
         pieces = [*self._shared.deal(), *[Piece(next(own), tokens(chance)) for tokens in self._own]]
         turns: list[Turn] = []
         think, used = 0.0, 0

@@ -36,6 +36,9 @@ def _digits(name: int) -> bytes:
 
 
 @lru_cache(maxsize=1 << 10)
-def words(piece: Piece) -> str:
-    """Prose of about so many tokens: exactly so many for the bench's own models, whose words are tokens."""
-    return model.text(piece.tokens, Random(f"{piece.name}"))
+def words(piece: Piece, salt: str = "") -> str:
+    """Prose of about so many tokens: exactly so many for the bench's own models, whose words are tokens.
+
+    With another ``salt`` every piece is another text.
+    """
+    return model.text(piece.tokens, Random(f"{salt}{piece.name}"))

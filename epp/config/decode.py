@@ -198,6 +198,9 @@ _MAP, _SEQ = _TAG + "map", _TAG + "seq"
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_WITH_UNIT = re.compile(r"[-+]?[0-9][0-9_.,]* ?[A-Za-z%µ/]+")
+
+
 class _Loader(_LOADER):  # type: ignore[misc, valid-type]
     """Composes only. Fewer plain values are special than in YAML 1.1: no dates, octal or base 60."""
 
@@ -516,7 +519,7 @@ def _boolean(section: Section) -> bool:
 
 def _integer(section: Section) -> int:
     if section.node.tag != _INT:
-        raise section.error(f"expected an integer, got {shown(section.node)}")
+        raise section.error(f"expected an integer, got {shown(section.node)}{_no_unit(section.node)}")
     digits = section.node.value.replace("_", "")
     value = int(digits) if len(digits) <= 20 else MAX_NUMBER
     if abs(value) >= MAX_NUMBER:
@@ -526,12 +529,18 @@ def _integer(section: Section) -> int:
 
 def _number(section: Section) -> float:
     if section.node.tag not in {_INT, _FLOAT}:
-        raise section.error(f"expected a number, got {shown(section.node)}")
+        raise section.error(f"expected a number, got {shown(section.node)}{_no_unit(section.node)}")
     text = section.node.value.replace("_", "").lower()
     value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
     if not math.isfinite(value):
         raise section.error(f"expected a finite number, got {shown(section.node)}")
     return value
+
+
+def _no_unit(node: yaml.Node) -> str:
+    """The remedy where it is a number but for a unit."""
+    is_text = isinstance(node, yaml.ScalarNode) and node.tag == _STR
+    return ", write it without a unit" if is_text and _WITH_UNIT.fullmatch(node.value) else ""
 
 
 # --- spellings ---------------------------------------------------------------------------------------

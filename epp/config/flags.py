@@ -104,7 +104,8 @@ def _text(text: str) -> str:
     return text
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """A port to listen on or to ask; ValueError."""
     value = _integer(text)
     if not 0 <= value <= 65535:
         raise ValueError(f"{value} is no port: give a number from 0 to 65535 (0: one that is free)")
@@ -129,7 +130,7 @@ def _pool(text: str) -> tuple[Wish, ...]:
     name, equals, port = text.partition("=")
     namespace, _, own = name.rpartition("/")
     _check_names(namespace, own)
-    return (Wish(namespace=namespace, name=own, port=_port(port) if equals else None),)
+    return (Wish(namespace=namespace, name=own, port=port_number(port) if equals else None),)
 
 
 def _pool_service(text: str) -> tuple[Wish, ...]:
@@ -226,7 +227,7 @@ def _group(name: str, *flags: Flag, works: Works = Works.YES, note: str = "") ->
 
 _SERVING = _group(
     "Serving",
-    Flag("grpc-port", _port, 9002, "ext_proc, for the gateway"),
+    Flag("grpc-port", port_number, 9002, "ext_proc, for the gateway"),
     Flag("secure-serving", _boolean, True, "serve TLS; false: plaintext HTTP/2"),
     Flag("cert-path", _text, "", "directory with tls.crt and tls.key; else self-signed", metavar="DIR"),
     Flag(
@@ -363,9 +364,9 @@ _POOL = _group(
 )
 _OPERATION = _group(
     "Health, metrics and logs",
-    Flag("grpc-health-port", _port, 9003, "grpc.health.v1, plaintext"),
+    Flag("grpc-health-port", port_number, 9003, "grpc.health.v1, plaintext"),
     Flag("health-checking", _boolean, False, "serve grpc.health.v1 on --grpc-port as well"),
-    Flag("metrics-port", _port, 9090, "/metrics, /healthz, /readyz, /debug/endpoints, /debug/picks"),
+    Flag("metrics-port", port_number, 9090, "/metrics, /healthz, /readyz, /debug/endpoints, /debug/picks"),
     Flag(
         *("metrics-endpoint-auth", _boolean, None, "show pages to those only whom Kubernetes lets get them"),
         shown="true with Kubernetes",
@@ -463,7 +464,7 @@ _SERVERS = _group(
         note="/metrics: where the server's engine does",
     ),
     Flag(
-        *("model-server-metrics-port", _port, 0, "on which port they show them"),
+        *("model-server-metrics-port", port_number, 0, "on which port they show them"),
         shown="the serving port",
     ),
     Flag(
@@ -876,7 +877,7 @@ def _is_flag(word: str, known: frozenset[str]) -> bool:
 
 def _placeholder(flag: Flag) -> str:
     by_reader: dict[Callable[[str], Any], str] = {
-        _port: "PORT",
+        port_number: "PORT",
         _integer: "N",
         _duration: "TIME",
         _boolean: "[=true|false]",

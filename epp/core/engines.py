@@ -21,6 +21,7 @@ import msgspec
 
 from epp.core.exposition import Sample, group, mentions, samples
 from epp.core.fleet import Load, Lora
+from epp.core.rates import Work
 
 CLOCK_SKEW = 60.0
 """How far [s] a server's clock may be ahead before one of its timestamps cannot be one."""
@@ -103,6 +104,24 @@ def series(spec: str) -> Series:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Where an engine counts its work (epp.core.rates.Work); of several the first that the page has."""
+
+    prompt_tokens: tuple[Series, ...] = ()
+    prompt_seconds: tuple[Series, ...] = ()
+    prompts: tuple[Series, ...] = ()
+    tokens: tuple[Series, ...] = ()
+    token_seconds: tuple[Series, ...] = ()
+    asked_tokens: tuple[Series, ...] = ()
+    hit_tokens: tuple[Series, ...] = ()
+    asks_with_hits: bool = True
+    """What was asked for includes what was hit; else the series counts the rest."""
+
+
+NO_COUNTERS = Counters()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """One engine. Of several series for one number the first that the page has is read."""
 
@@ -146,7 +165,43 @@ class Adapter:
     """Where the number of slots is told."""
     slots_path: str = ""
     """Where each slot is told, and so how many are taken."""
+    counters: Counters = NO_COUNTERS
 
+
+def _of(*specs: str) -> tuple[Series, ...]:
+    return tuple(map(series, specs))
+
+
+_VLLM_WORK = Counters(
+    # all three are counted when a request ends
+    prompt_tokens=_of("vllm:request_prefill_kv_computed_tokens_sum"),
+    prompt_seconds=_of("vllm:request_prefill_time_seconds_sum"),
+    prompts=_of("vllm:request_prefill_time_seconds_count"),
+    tokens=_of("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count"),
+    token_seconds=_of("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum"),
+    asked_tokens=_of("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
+    hit_tokens=_of("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+)
+_SGLANG_WORK = Counters(
+    tokens=_of("sglang:inter_token_latency_seconds_count", "sglang:time_per_output_token_seconds_count"),
+    token_seconds=_of("sglang:inter_token_latency_seconds_sum", "sglang:time_per_output_token_seconds_sum"),
+    asked_tokens=_of("sglang:prompt_tokens_total"),
+    hit_tokens=_of("sglang:cached_tokens_total"),
+)
+_TGI_WORK = Counters(
+    # of each request the mean, so that both stand for one token of each
+    tokens=_of("tgi_request_mean_time_per_token_duration_count"),
+    token_seconds=_of("tgi_request_mean_time_per_token_duration_sum"),
+)
+_LLAMACPP_WORK = Counters(
+    prompt_tokens=_of("llamacpp:prompt_tokens_total"),
+    prompt_seconds=_of("llamacpp:prompt_seconds_total"),
+    tokens=_of("llamacpp:tokens_predicted_total"),
+    token_seconds=_of("llamacpp:tokens_predicted_seconds_total"),
+    asked_tokens=_of("llamacpp:prompt_tokens_total"),
+    hit_tokens=_of("llamacpp:prompt_tokens_cached_total"),
+    asks_with_hits=False,
+)
 
 _TRITON_NOT_READY = frozenset({400, 500, 502, 503, 504})
 _SLEEPS = {"weights_offloaded": "asleep (level 1)", "discard_all": "asleep (level 2)"}
@@ -163,6 +218,7 @@ _ROWS = (
         cache_block_label="block_size",
         cache_blocks_label="num_gpu_blocks",
         sleep=series("vllm:engine_sleep_state"),
+        counters=_VLLM_WORK,
     ),
     Adapter(
         name="sglang",
@@ -177,6 +233,7 @@ _ROWS = (
         cache_blocks_label="num_pages",
         # its /health generates a token and takes a second, unless an environment variable says otherwise
         health_path="/model_info",
+        counters=_SGLANG_WORK,
     ),
     Adapter(
         name="trtllm-serve",
@@ -215,6 +272,7 @@ _ROWS = (
         running=(series("tgi_batch_current_size"),),
         # its /health makes the model generate while no request has succeeded yet, or the last one failed
         health_path="/info",
+        counters=_TGI_WORK,
     ),
     Adapter(
         name="llamacpp",
@@ -227,6 +285,7 @@ _ROWS = (
         started_header="process-start-time-unix",
         props_path="/props",
         slots_path="/slots",
+        counters=_LLAMACPP_WORK,
     ),
     Adapter(
         name="omlx",
@@ -263,6 +322,29 @@ def read_load(engine: Adapter, page: bytes, headers: Mapping[str, str], now_unix
         started_at=_started_at(engine, page, headers),
         models=_models(engine, page) if engine.models_key else None,
         attributes=_attributes(engine.attributes, page) if engine.attributes else None,
+    )
+
+
+def read_work(engine: Adapter, page: bytes) -> Work | None:
+    """What the engine has counted, summed over its ranks and models; None: it counts nothing.
+
+    Not a part of ``read_load``: counters are behind most of a page, and with vLLM's would cost as much again.
+    """
+    counters = engine.counters
+    if counters is NO_COUNTERS:
+        return None
+    hits = _total(counters.hit_tokens, page)
+    asked = _total(counters.asked_tokens, page)
+    if not counters.asks_with_hits and asked is not None and hits is not None:
+        asked += hits
+    return Work(
+        prompt_tokens=_total(counters.prompt_tokens, page),
+        prompt_seconds=_total(counters.prompt_seconds, page),
+        prompts=_total(counters.prompts, page),
+        tokens=_total(counters.tokens, page),
+        token_seconds=_total(counters.token_seconds, page),
+        asked_tokens=asked,
+        hit_tokens=hits,
     )
 
 
@@ -394,6 +476,12 @@ def _count(alternatives: tuple[Where, ...], page: bytes, replica_label: str) -> 
         replica = sample.label(replica_label)
         replicas[replica] = max(sample.value, replicas.get(replica, 0.0))
     return int(sum(replicas.values()))
+
+
+def _total(alternatives: tuple[Series, ...], page: bytes) -> float | None:
+    found = _present(alternatives, page)
+    values = [sample.value for sample in found]
+    return sum(values) if values and all(map(_is_count, values)) else None
 
 
 def _fraction(alternatives: tuple[Where, ...], page: bytes) -> float | None:

@@ -152,6 +152,8 @@ class Release(_Said, frozen=True):
     """The request occupies its endpoint no longer. Exactly one per Picked."""
 
     decision: Decision
+    output_tokens: int | None = None
+    """Of a whole answer, as the server counted them."""
 
 
 class Moved(_Said, frozen=True):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from epp.core.addresses import MetricsUrl
 from epp.core.lifecycle import Change, HealthSettings, Lifecycle, Phase, Signal
+from epp.core.rates import FLUSHED, Rates, Work, work
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,19 @@ class Load:
     """The models in its memory with their sizes [bytes], where it says so (Ollama)."""
     attributes: Mapping[str, float] | None = field(default=None, hash=False)
     """Figures of people's own, by the names that the configuration gives them; those that it tells."""
+    work: Work | None = field(default=None, compare=False)
+    """What it has counted: not a load, and not asked for with every look."""
+
+    @property
+    def cache_tokens(self) -> int | None:
+        """How many tokens its KV cache has room for."""
+        blocks, tokens = self.cache_blocks, self.cache_block_tokens
+        return blocks * tokens if blocks and tokens else None
+
+    def has_no_room(self, tokens: float) -> bool:
+        """Whether it says that so many more tokens do not fit into its KV cache."""
+        size, used = self.cache_tokens, self.kv_usage
+        return size is not None and used is not None and (1.0 - used) * size < tokens
 
     def attribute(self, name: str) -> float | None:
         """One of them."""
@@ -98,6 +112,41 @@ class EndpointSpec:
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
 
 
+class Unseen:
+    """Prompts that a server works on one after another, as far as can be known without first tokens."""
+
+    __slots__ = ("_at", "_left", "work")
+
+    def __init__(self) -> None:
+        self.work = 0
+        """Of requests that have not ended [tokens without context]."""
+        self._left = 0.0
+        self._at = -math.inf
+
+    def add(self, work_more: int, now: float, per_token: float) -> None:
+        """A prompt more, at ``per_token`` seconds each."""
+        self._left = self.left(now, per_token) + work_more
+        self._at = now
+        self.work += work_more
+
+    def ended(self, work_less: int) -> None:
+        self.work -= work_less
+        self._left = min(self._left, self.work)
+
+    def left(self, now: float, per_token: float) -> float:
+        """What is probably still to be done of it."""
+        return max(self._left - (now - self._at) / per_token, 0.0) if self._left else 0.0
+
+
+class WhenRead(NamedTuple):
+    """What we had at an endpoint at the moment of a reading."""
+
+    requests: int = 0
+    work: int = 0
+    requests_before: int = 0
+    """At the reading before: a gauge trails behind requests that end."""
+
+
 class Endpoint:
     """One server. Plugins read it; only Fleet and Reservation write it."""
 
@@ -106,6 +155,7 @@ class Endpoint:
         "engine",
         "figures",
         "figures_until",
+        "first_token_at",
         "labels",
         "life",
         "lifecycle",
@@ -115,6 +165,7 @@ class Endpoint:
         "models",
         "name",
         "on_occupied",
+        "rates",
         "requests_in_flight",
         "served_at",
         "spec",
@@ -122,7 +173,10 @@ class Endpoint:
         "tokens_in_flight",
         "trials",
         "unanswered",
+        "unseen",
         "was_lost",
+        "when_read",
+        "work_in_flight",
     )
 
     def __init__(self, spec: EndpointSpec, lifecycle: Lifecycle | None = None) -> None:
@@ -153,8 +207,18 @@ class Endpoint:
         self.requests_in_flight = 0
         self.tokens_in_flight = 0
         """Prompt tokens sent there and not yet known to be processed (estimated, uncached only)."""
+        self.work_in_flight = 0
+        """The same of prompts, as Reservation measures work."""
         self.unanswered: dict[Reservation, None] = {}
         """Requests of streamed answers that have got no token yet, the oldest first."""
+        self.rates = Rates()
+        """How fast it works; whatever becomes of the process, the hardware is the same."""
+        self.first_token_at = -math.inf
+        """When a streamed answer there last got its first token [s]."""
+        self.unseen = Unseen()
+        """Of ``work_in_flight``, that of requests whose first token nobody will see."""
+        self.when_read = WhenRead()
+        """What we had there when its load was read."""
         self.on_occupied: Callable[[Endpoint], None] | None = None
         """To be told of every request that comes, or came and goes, while their number is limited."""
         self.trials = 0
@@ -183,70 +247,138 @@ class Reservation:
     """What one request occupies on one endpoint, from the pick until ``release``.
 
     ``tokens`` >= 0, else ValueError and nothing is taken. ``at``: when it was picked [s]; ``is_streamed``:
-    its first token will be seen. Exactly one ``release``: a second one is a defect of the caller and raises.
+    its first token will be seen. ``prompt_tokens``: the whole prompt, of which ``cached_tokens`` were thought
+    to be in the server's cache. Exactly one ``release``: a second one is a defect of the caller and raises.
     """
 
-    __slots__ = ("_is_trial", "_open", "at", "endpoint", "tokens")
+    __slots__ = (
+        "_first_token_at",
+        "_is_open",
+        "_is_telling",
+        "_is_trial",
+        "at",
+        "cached_tokens",
+        "endpoint",
+        "prompt_tokens",
+        "tokens",
+        "work",
+    )
 
     def __init__(
-        self, endpoint: Endpoint, tokens: int, *, at: float = 0.0, is_streamed: bool = False
+        self,
+        endpoint: Endpoint,
+        tokens: int,
+        *,
+        at: float = 0.0,
+        is_streamed: bool = False,
+        prompt_tokens: int = 0,
+        cached_tokens: int = 0,
     ) -> None:
         if tokens < 0:  # made by a plugin: what is no number raises here, before anything is taken
             raise ValueError(f"tokens of a reservation: expected at least 0, got {tokens}")
         self.endpoint = endpoint
         self.tokens = tokens
+        self.work = round(work(max(prompt_tokens - cached_tokens, 0), cached_tokens))
+        """On its prompt, in tokens without context; 0 when it is done."""
         self.at = at
-        self._open = True
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = cached_tokens
+        self._is_open = True
         self._is_trial = False
-        self._occupy(endpoint)
-        if is_streamed:
-            endpoint.unanswered[self] = None
+        self._is_telling = not must_wait(endpoint, prompt_tokens)
+        """Its first token will show how fast the server works: it need not wait for others to end."""
+        self._first_token_at: float | None = None
+        self._occupy(endpoint, is_streamed=is_streamed)
 
-    def prefilled(self) -> None:
+    def prefilled(self, now: float) -> None:
         """The prompt has been processed: its tokens are no work ahead of anyone any more."""
-        endpoint = self.endpoint
-        endpoint.tokens_in_flight -= self.tokens
-        self.tokens = 0
-        endpoint.unanswered.pop(self, None)
+        work_done = self.work
+        is_streamed = self.endpoint.unanswered.pop(self, 0) is None
+        self._work_done(is_streamed=is_streamed)
+        if is_streamed:
+            self._first_token_at = now
+            self._measure(work_done, now)
 
     def move(self, endpoint: Endpoint) -> None:
         """Another endpoint has it: the gateway went on to the next of its list."""
-        if not self._open or endpoint is self.endpoint:
+        if not self._is_open or endpoint is self.endpoint:
             return
         is_streamed = self in self.endpoint.unanswered
+        self._is_telling = False
         self._leave()
         self.endpoint = endpoint
-        self._occupy(endpoint)
+        self._occupy(endpoint, is_streamed=is_streamed)
         if is_streamed:  # it may have waited for longer than others there
-            waiting = sorted([*endpoint.unanswered, self], key=lambda each: each.at)
+            waiting = sorted(endpoint.unanswered, key=lambda each: each.at)
             endpoint.unanswered = dict.fromkeys(waiting)
 
-    def release(self) -> None:
-        """The request has ended, however it ended."""
-        if not self._open:
+    def release(self, now: float | None = None, output_tokens: int | None = None) -> None:
+        """The request has ended, however it ended. ``now`` [s] and how many ``output_tokens`` it got, where
+        that is known, tell how fast its server works."""
+        if not self._is_open:
             raise RuntimeError(f"reservation on {self.endpoint} released twice")
-        self._open = False
+        self._is_open = False
+        if now is not None and self._first_token_at is not None:
+            rates, seconds = self.endpoint.rates, now - self._first_token_at
+            rates.stayed(seconds, now)
+            if output_tokens is not None:
+                beside = max(self.endpoint.requests_in_flight, self.endpoint.load.running or 0) - 1
+                rates.generated(output_tokens, seconds, beside, now)
         self._leave()
-        self.tokens = 0
+        self.tokens = self.work = 0
 
-    def _occupy(self, endpoint: Endpoint) -> None:
+    def _measure(self, work_done: int, now: float) -> None:
+        """What its first token tells of the server that worked on its prompt."""
+        endpoint = self.endpoint
+        since, endpoint.first_token_at = max(self.at, endpoint.first_token_at), now
+        if self._is_telling and not must_wait(endpoint, self.prompt_tokens, is_there=True):
+            endpoint.rates.first_token(
+                work_done, now - since, now, begins=since == self.at, alone=not endpoint.unanswered
+            )
+            endpoint.rates.promised(self.prompt_tokens, self.cached_tokens, now)
+
+    def _occupy(self, endpoint: Endpoint, *, is_streamed: bool) -> None:
         endpoint.requests_in_flight += 1
         endpoint.tokens_in_flight += self.tokens
+        endpoint.work_in_flight += self.work
+        if is_streamed:
+            endpoint.unanswered[self] = None
+        elif self.work:
+            endpoint.unseen.add(self.work, self.at, endpoint.rates.per_prompt_token)
         if endpoint.on_occupied is not None:
             self._is_trial = True
             endpoint.trials += 1
             endpoint.on_occupied(endpoint)
 
-    def _leave(self) -> None:
+    def _work_done(self, *, is_streamed: bool) -> None:
+        """Its prompt is no work any more."""
         endpoint = self.endpoint
-        endpoint.requests_in_flight -= 1
         endpoint.tokens_in_flight -= self.tokens
-        endpoint.unanswered.pop(self, None)
+        endpoint.work_in_flight -= self.work
+        if self.work and not is_streamed:
+            endpoint.unseen.ended(self.work)
+        self.tokens = self.work = 0
+
+    def _leave(self) -> None:
+        endpoint, tokens, work_left = self.endpoint, self.tokens, self.work
+        endpoint.requests_in_flight -= 1
+        self._work_done(is_streamed=endpoint.unanswered.pop(self, 0) is None)
+        self.tokens, self.work = tokens, work_left  # it may be moving
         if self._is_trial:
             self._is_trial = False
             endpoint.trials -= 1
             if endpoint.on_occupied is not None:
                 endpoint.on_occupied(endpoint)
+
+
+def must_wait(endpoint: Endpoint, prompt_tokens: int, *, is_there: bool = False) -> bool:
+    """Whether a request with such a prompt would first have to wait there until others end, by what the
+    server says: all of its slots are taken, or its cache has no room for those that wait and this one."""
+    load = endpoint.load
+    waiting = load.waiting or 0
+    if load.slots is not None:
+        return max(endpoint.requests_in_flight, (load.running or 0) + waiting) >= load.slots + is_there
+    return bool(waiting) and load.has_no_room(prompt_tokens * (waiting + 1))
 
 
 class StagedReservation(Reservation):
@@ -265,17 +397,30 @@ class StagedReservation(Reservation):
         helpers: Sequence[Reservation],
         at: float = 0.0,
         is_streamed: bool = False,
+        prompt_tokens: int = 0,
+        cached_tokens: int = 0,
     ) -> None:
-        super().__init__(endpoint, tokens, at=at, is_streamed=is_streamed)
+        super().__init__(
+            endpoint,
+            tokens,
+            at=at,
+            is_streamed=is_streamed,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
+        )
         self._helpers = tuple(helpers)
 
-    def prefilled(self) -> None:
-        super().prefilled()
+    def prefilled(self, now: float) -> None:
+        super().prefilled(now)
         self._release_helpers()
 
-    def release(self) -> None:
-        super().release()
+    def release(self, now: float | None = None, output_tokens: int | None = None) -> None:
+        super().release(now, output_tokens)
         self._release_helpers()
+
+    def _measure(self, work_done: int, now: float) -> None:
+        if not self._helpers:  # else its first token came after the work of several
+            super()._measure(work_done, now)
 
     def _release_helpers(self) -> None:
         helpers, self._helpers = self._helpers, ()
@@ -394,8 +539,17 @@ class Fleet:
                 _end_life(endpoint)
             endpoint.started_at = load.started_at
         endpoint.load, endpoint.load_at = load, now
+        before = endpoint.when_read.requests
+        endpoint.when_read = WhenRead(endpoint.requests_in_flight, endpoint.work_in_flight, before)
+        if load.work is not None:
+            self._count(endpoint, load.work, now)
         self._next_expiry = min(self._next_expiry, now + self.stale_after)
         self.answered(endpoint, now, engine=engine)
+
+    def _count(self, endpoint: Endpoint, work: Work, now: float) -> None:
+        endpoint.rates.read(work, endpoint.load.running, now)
+        if endpoint.rates.trust < FLUSHED:
+            _end_life(endpoint)
 
     def answered(self, endpoint: Endpoint, now: float, *, engine: str | None = None) -> None:
         """The server is ready, even if it does not tell its load. ``engine``: whose answer it was read as."""
@@ -524,3 +678,4 @@ class Fleet:
 def _end_life(endpoint: Endpoint) -> None:
     endpoint.life += 1
     endpoint.memory.clear()
+    endpoint.rates.restarted()

@@ -7,11 +7,9 @@ Rule:    a server that restarts runs on the same hardware: its rates stay. Nothi
          estimate that is not finite and above 0; what nobody has seen is None, and ``typical`` says what to
          think of it.
 
-Two lines are learnt, each as sums that fade:
-
-- the time of a first token over the prompt tokens that were worked on for it. A server works on prompts one
-  after another, so that the time of one begins when it came, or with the first token before it;
-- the time of a further token over the number of requests that are worked on at once.
+A server works on prompts one after another, so that the time of one begins when it came, or with the first
+token before it. How an engine divides its steps between prompts is its own affair: only sums of times over
+sums of tokens are believed, and for the fixed part of a first token those requests that were alone.
 """
 
 import math
@@ -39,7 +37,9 @@ SAME_STEP = 0.003
 """First tokens within so many seconds were made in one step, which worked on their prompts together: a step
 takes 5 ms and more on the hardware of today."""
 STEP_TOKENS = 8192
-PRIOR_TOKENS = 2000.0
+"""A step may work on so many tokens of others beside: vLLM's largest default."""
+PRIOR_TOKENS = 1000.0
+"""Prompt tokens: until so many have been worked on, what is typical counts as much as what was seen."""
 PROMPT_SPREAD = 500.0
 """Prompt tokens. As long as prompts differ by less, how much of their time is a fixed part is taken from what
 is typical: a step's work on so many takes as long as its overhead (H100: 10 ms of 7; L4: 150 of 53)."""
@@ -49,6 +49,12 @@ BATCH_GROWTH = 0.01
 """What one request more adds to the time of everybody's next token, as a part of that of one alone: 0.2 to
 3 % are published for 7B to 120B models on A100 and H100."""
 
+CHANCE = 0.25
+"""Measured speeds of equal servers differ by about so much (in logarithms, in simulated fleets). What is that
+far from the median is moved halfway to it, what is three times slower by a twentieth of the way."""
+CHANCE_OF_TOKENS = 0.7
+"""The same of what the time to a next token and a whole answer take: twice as long where prompts of others
+come between."""
 PROMISES = 0.1
 """Below this share of prompts promised, what the engine found says nothing about them: a block that is not
 full is never found, and that may be as much of a short prompt."""
@@ -56,7 +62,10 @@ FLUSHED = 0.5
 """Where less than this part of what was promised is there, the cache was lost: eviction takes the oldest, and
 takes it bit by bit."""
 
-_LN2 = math.log(2.0)
+ATTENTION = 5e-5
+"""What each token before it adds to the work on a prompt token, as a part of the work of one without
+context: the weights of a dense model of width d are 6 d times as much work as one earlier token (8B: 27,000
+times), and attention is 0.7 times as fast. So 20,000 tokens of context double it."""
 _PROMPT = 1000.0
 """Prompt tokens that count as one observation of a cache."""
 _MOST_SECONDS = 3600.0
@@ -113,9 +122,6 @@ class Work:
     """Prompt tokens that were looked up in its prefix cache."""
     hit_tokens: float | None = None
     """Of these, those that were found."""
-
-
-NO_WORK = Work()
 
 
 class Line:
@@ -184,8 +190,6 @@ class Speed(NamedTuple):
     """Seconds."""
     per_token: float | None = None
     """Seconds from one token to the next, for a request alone."""
-    per_neighbour: float | None = None
-    """What each further request adds to that [s]."""
     stay: float | None = None
     """Seconds that a request stays after its first token."""
     output: float | None = None
@@ -196,13 +200,10 @@ class Rates:
     """All of one server."""
 
     __slots__ = (
-        "_base",
-        "_base_at",
-        "_busy",
-        "_busy_at",
-        "_busy_since",
         "_alone",
         "_alone_seen",
+        "_base",
+        "_base_at",
         "_began",
         "_hits",
         "_output",
@@ -221,37 +222,21 @@ class Rates:
         self.per_prompt_token = NEUTRAL.per_prompt_token
         """Seconds, as they were last expected by whoever asked."""
         self._seen, self._told = Line(), Line()
-        """Of first tokens: as they passed here, and as the engine counts them."""
+        """Seconds over prompt tokens: as first tokens passed here, and as the engine counts them."""
+        self._began, self._alone = Line(), Line()
+        """Of those that passed here: how often the server worked on no prompt before; and seconds over tokens
+        of those that were alone."""
         self._pace = Line()
+        """Seconds from token to token over the number of others."""
         self._stay, self._output = Line(), Line()
         self._promised, self._hits = Line(), Line()
-        """Cached tokens over prompt tokens: as our index promised, and as the engine found."""
-        self._alone, self._began = Line(), Line()
+        """The cached share of prompts: as our index promised, and as the engine found."""
         self._alone_seen: tuple[float, float, float] | None = None
+        """The last of these, to which others of the same step may still come: tokens, seconds, when."""
         self._base: Work | None = None
         self._base_at = -math.inf
-        self._busy = 0.0
-        """Seconds in which some prompt was worked on, faded to ``_busy_at``."""
-        self._busy_at = self._busy_since = -math.inf
 
     # --- what requests show
-
-    def worked(self, seconds: float, now: float) -> None:
-        """Until ``now`` prompts were worked on for so long, without a pause."""
-        if self._busy_since == -math.inf:
-            self._busy_since = now - seconds
-        self._busy = self._faded(now) + min(max(seconds, 0.0), _MOST_SECONDS)
-        self._busy_at = max(now, self._busy_at)
-
-    def _faded(self, now: float) -> float:
-        return self._busy * 0.5 ** (min(max(now - self._busy_at, 0.0), _MOST_SECONDS) / HALF_LIFE)
-
-    def busy(self, now: float) -> float:
-        """The share of time in which it works on prompts, 0 to 1."""
-        if self._busy_since == -math.inf:
-            return 0.0
-        seen = 1.0 - 0.5 ** (min(max(now - self._busy_since, 0.0), _MOST_SECONDS) / HALF_LIFE)
-        return min(self._faded(now) * _LN2 / (HALF_LIFE * seen), 1.0) if seen > 0.0 else 0.0
 
     def first_token(
         self, tokens: float, seconds: float, now: float, *, begins: bool = True, alone: bool = True
@@ -267,7 +252,8 @@ class Rates:
             self._alone_seen = (tokens, seconds, now)
         seen = self._seen
         if seen.weight >= KNOWN:
-            most = self._overhead(NEUTRAL) + self._slope(seen, NEUTRAL) * (tokens + STEP_TOKENS)
+            beside = 0 if begins and alone else STEP_TOKENS
+            most = self._overhead(seen, NEUTRAL) + self._slope(seen, NEUTRAL) * (tokens + beside)
             seconds = min(seconds, STALL * most)
         seen.add(tokens, seconds, now)
         self._began.add(0.0, float(begins), now)
@@ -336,17 +322,16 @@ class Rates:
     def speed(self, now: float, usual: Typical = NEUTRAL) -> Speed:
         """What is known at ``now``; ``usual``: how what was seen is divided while that cannot be told."""
         line = self._seen if self._seen.is_known(now) else self._told
-        overhead = per_prompt_token = per_token = per_neighbour = None
+        overhead = per_prompt_token = per_token = None
         if line.is_known(now):
-            overhead, per_prompt_token = self._overhead(usual), self._slope(line, usual)
+            overhead, per_prompt_token = self._overhead(line, usual), self._slope(line, usual)
         pace = self._pace
         if pace.is_known(now):
             growth = BATCH_GROWTH * pace.mean_y / (1.0 + BATCH_GROWTH * pace.mean_x)
-            per_token, per_neighbour = pace.fit(growth, BATCH_SPREAD)
-            per_token = max(per_token, _FASTEST_TOKEN)
+            per_token = max(pace.fit(growth, BATCH_SPREAD)[0], _FASTEST_TOKEN)
         stay = self._stay.mean_y if self._stay.is_known(now) else None
         output = self._output.mean_y if self._output.is_known(now) else None
-        return Speed(overhead, per_prompt_token, per_token, per_neighbour, stay, output)
+        return Speed(overhead, per_prompt_token, per_token, stay, output)
 
     @property
     def trust(self) -> float:
@@ -357,17 +342,17 @@ class Rates:
             return 1.0
         return min(hits.mean_y / promised.mean_y, 1.0)
 
-    def _overhead(self, usual: Typical) -> float:
+    def _overhead(self, line: Line, usual: Typical) -> float:
         """As requests show it that were alone."""
         if self._alone.weight >= KNOWN:
             return self._alone.fit(usual.per_prompt_token, PROMPT_SPREAD)[0]
-        return min(usual.overhead, self._seen.mean_y)
+        return min(usual.overhead, line.mean_y)
 
     def _slope(self, line: Line, usual: Typical) -> float:
         """All time that was worked but for overheads, over all tokens that were worked on. A server with work
         for several steps divides it between them as it likes: single times say nothing then."""
         began = self._began.mean_y if line is self._seen else 1.0
-        seconds = max(line.mean_y - began * self._overhead(usual), 0.0) * line.weight
+        seconds = max(line.mean_y - began * self._overhead(line, usual), 0.0) * line.weight
         believed = usual.per_prompt_token * PRIOR_TOKENS
         return max((seconds + believed) / (line.mean_x * line.weight + PRIOR_TOKENS), _FASTEST_PROMPT)
 
@@ -375,6 +360,11 @@ class Rates:
 def typical(engine: str | None) -> Typical:
     """What to think of a server with this engine; None: it is not known."""
     return TYPICAL.get(engine or "", NEUTRAL)
+
+
+def work(fresh: float, cached: float) -> float:
+    """The work on ``fresh`` tokens behind ``cached`` ones, in tokens without context."""
+    return fresh * (1.0 + ATTENTION * (cached + 0.5 * fresh))
 
 
 def _more(before: float | None, after: float | None) -> float | None:
@@ -385,12 +375,11 @@ def _more(before: float | None, after: float | None) -> float | None:
 
 
 class Expected(NamedTuple):
-    """A Speed without gaps; all finite and above 0, but ``overhead`` and ``per_neighbour`` may be 0."""
+    """A Speed without gaps; all finite and above 0, but ``overhead`` may be 0."""
 
     overhead: float
     per_prompt_token: float
     per_token: float
-    per_neighbour: float
     stay: float
     output: float
     is_measured: bool
@@ -398,46 +387,37 @@ class Expected(NamedTuple):
 
 
 def expected(known: Sequence[Speed], engines: Sequence[str | None]) -> list[Expected]:
-    """Each with what is not known of it taken from the median of those with the same engine, else of all,
-    else from what is typical."""
-    known = _pooled(known, engines)
+    """What to expect of each: what it showed itself, as far as that is no chance, and what it did not show
+    from the median of those with the same engine, else of all, else from what is typical."""
     of_all = _medians(known)
     by_engine = {
-        engine: _medians([s for s, e in zip(known, engines, strict=True) if e == engine])
+        engine: _medians([speed for speed, its in zip(known, engines, strict=True) if its == engine])
         for engine in set(engines)
     }
     found = []
     for speed, engine in zip(known, engines, strict=True):
-        usual = typical(engine)
-        grown = (*usual[:3], usual.per_token * BATCH_GROWTH, *usual[3:])
-        sources = zip(speed, by_engine[engine], of_all, grown, strict=True)
-        overhead, prompt, token, neighbour, stay, output = (
+        usual, alike = typical(engine), by_engine[engine]
+        own = [_between(*each) for each in zip(speed, alike, _CHANCES, strict=True)]
+        sources = zip(own, alike, of_all, usual, strict=True)
+        overhead, prompt, token, stay, output = (
             next(value for value in each if value is not None) for each in sources
         )
         is_measured = speed.per_prompt_token is not None
-        found.append(Expected(overhead, prompt, token, neighbour, stay, output, is_measured))
+        found.append(Expected(overhead, prompt, token, stay, output, is_measured))
     return found
-
-
-def _pooled(known, engines):
-    by_engine = {e: _medians([s for s, x in zip(known, engines, strict=True) if x == e]) for e in set(engines)}
-    out = []
-    for speed, engine in zip(known, engines, strict=True):
-        m = by_engine[engine]
-        vals = []
-        for v, c in zip(speed, m, strict=True):
-            if v and c and v > 0 and c > 0:
-                d = math.log(v / c)
-                w = 1.0 / (1.0 + (d / NOISE) ** 2)
-                v = v * math.exp(-w * d)
-            vals.append(v)
-        out.append(Speed(*vals))
-    return out
-
-
-NOISE = 0.25
 
 
 def _medians(speeds: Sequence[Speed]) -> Speed:
     columns = ([value for value in column if value is not None] for column in zip(*speeds, strict=True))
     return Speed(*(median(column) if column else None for column in columns))
+
+
+_CHANCES = (CHANCE, CHANCE, *(CHANCE_OF_TOKENS,) * 3)
+
+
+def _between(value: float | None, middle: float | None, chance: float) -> float | None:
+    """Close to ``middle`` where it differs by ``chance``, as it is where it differs by more."""
+    if not value or not middle:
+        return value
+    apart = math.log(value / middle)
+    return middle * math.exp(apart - apart / (1.0 + (apart / chance) ** 2))

@@ -25,6 +25,7 @@ from epp.core.scoring import (
     Admitter,
     Chance,
     Cycle,
+    Explained,
     Filter,
     Picker,
     PrefixMatch,
@@ -317,14 +318,19 @@ class Scheduler:
         weights = chooser.weights
         if route is None:  # without names: this is made for nearly every request
             reservation = Reservation(
-                first, cycle.charge, at=cycle.now, is_streamed=request.shows_first_token
+                first,
+                cycle.charge,
+                at=cycle.now,
+                is_streamed=request.shows_first_token,
+                prompt_tokens=request.prompt_tokens,
+                cached_tokens=match.tokens(first) if match is not None else 0,
             )
             return Decision(
                 chosen, reservation, candidates, scores, totals, weights, match, remark, None, told
             )
         return Decision(
             endpoints=chosen,
-            reservation=_reserve(cycle, route, first, prompt_at),
+            reservation=_reserve(cycle, route, first, prompt_at, match),
             candidates=candidates,
             scores=scores,
             totals=totals,
@@ -406,12 +412,20 @@ def _told(profiles: Iterable[Profile]) -> tuple[Told, ...]:
     return tuple({id(each): each for each in plugins if isinstance(each, Told)}.values())
 
 
-def _reserve(cycle: Cycle, route: Route, endpoint: Endpoint, prompt_at: Endpoint) -> Reservation:
+def _reserve(
+    cycle: Cycle, route: Route, endpoint: Endpoint, prompt_at: Endpoint, match: PrefixMatch | None
+) -> Reservation:
     """What the request occupies: one endpoint to its end, those of other stages until the first token."""
     now, charge = cycle.now, cycle.charge
     if charge < 0:  # before anything is taken
         raise ValueError(f"tokens of a reservation: expected at least 0, got {charge}")
-    helpers = [Reservation(prompt_at, charge, at=now)] if prompt_at is not endpoint else []
+    is_apart, prompt_tokens = prompt_at is not endpoint, cycle.request.prompt_tokens
+    cached = match.tokens(prompt_at) if match is not None else 0
+    helpers = (
+        [Reservation(prompt_at, charge, at=now, prompt_tokens=prompt_tokens, cached_tokens=cached)]
+        if is_apart
+        else []
+    )
     stages = (route.primary, route.prompt_at)
     helpers += [
         Reservation(each, 0, at=now)
@@ -419,9 +433,15 @@ def _reserve(cycle: Cycle, route: Route, endpoint: Endpoint, prompt_at: Endpoint
         if name not in stages
         for each in picked
     ]
-    tokens = 0 if prompt_at is not endpoint else charge
-    is_streamed = cycle.request.shows_first_token
-    return StagedReservation(endpoint, tokens, helpers=helpers, at=now, is_streamed=is_streamed)
+    return StagedReservation(
+        endpoint,
+        0 if is_apart else charge,
+        helpers=helpers,
+        at=now,
+        is_streamed=cycle.request.shows_first_token,
+        prompt_tokens=prompt_tokens,
+        cached_tokens=prompt_tokens if is_apart else cached,
+    )
 
 
 def _is_from_readings(plugin: Filter | Scorer) -> bool:
@@ -490,6 +510,16 @@ def wants_cached(prefer: str) -> bool:
     return any(part.partition(";")[0].strip().lower() == "if-available" for part in prefer.split(","))
 
 
+def _explained(scores: Mapping[str, Scores], place: int) -> dict[str, dict[str, dict[str, float]]]:
+    """What scorers say of their scores for one candidate, if any of them says something."""
+    terms = {
+        name: {term: round(value, 3) for term, value in given.terms(place).items()}
+        for name, given in scores.items()
+        if isinstance(given, Explained)
+    }
+    return {"terms": terms} if terms else {}
+
+
 def describe(record: PickRecord) -> dict[str, Any]:
     """A remembered pick for people: every candidate with every plugin's score and the total."""
     result = record.result
@@ -516,6 +546,7 @@ def describe(record: PickRecord) -> dict[str, Any]:
                 "address": endpoint.address,
                 "total": total,
                 "scores": {name: scores[i] for name, scores in result.scores.items()},
+                **_explained(result.scores, i),
                 "cached_blocks": match.blocks.get(endpoint, 0) if match else None,
             }
             for i, (endpoint, total) in enumerate(zip(result.candidates, result.totals, strict=True))

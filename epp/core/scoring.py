@@ -40,6 +40,7 @@ from epp.core.fleet import Endpoint, Load, Lora
 from epp.core.flow.policies import Flow
 from epp.core.lifecycle import HealthSettings, Lifecycle, Phase
 from epp.core.prefix import Chain, PrefixIndex, chain_seed
+from epp.core.rates import ATTENTION, Expected, expected, typical
 from epp.core.rejection import all_dead, bad_request, no_endpoint
 from epp.core.request import BYTES_PER_TOKEN, Api, Payload, Request
 from epp.core.response_reader import Usage
@@ -48,6 +49,7 @@ from epp.core.suggestions import suggestion
 from epp.core.topology import Nearness, TopologyAffinity, nearness
 
 __all__ = [
+    "ATTENTION",
     "BYTES_PER_TOKEN",
     "ENGINES",
     "METRICS_EXTRACTOR",
@@ -62,6 +64,8 @@ __all__ = [
     "Cycle",
     "Decider",
     "Endpoint",
+    "Expected",
+    "Explained",
     "Expression",
     "FigureReader",
     "Filter",
@@ -97,6 +101,7 @@ __all__ = [
     "cheapest_first",
     "check_target",
     "compile_expression",
+    "expected",
     "fewest_first",
     "has_room",
     "is_stale",
@@ -107,12 +112,39 @@ __all__ = [
     "read_target",
     "series",
     "suggestion",
+    "typical",
     "whole_number",
     "with_port",
 ]
 
 Scores = Sequence[float | None]
 """One score per endpoint, in the order of the endpoints; in [0, 1], clamped; None = no opinion."""
+
+
+class Explained(list[float | None]):
+    """Scores of which each can be explained: what a scorer may give instead of a list.
+
+    ``names`` of what makes a score, and of each endpoint as many ``terms``, which times ``scale`` are in the
+    units that the names say. Nothing is done with them until somebody looks at the pick.
+    """
+
+    __slots__ = ("_names", "_scale", "_terms")
+
+    def __init__(
+        self,
+        scores: Iterable[float | None],
+        names: Sequence[str],
+        terms: Sequence[Sequence[float]],
+        *,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(scores)
+        self._names, self._terms, self._scale = names, terms, scale
+
+    def terms(self, place: int) -> dict[str, float]:
+        """Of the endpoint at ``place``, in the units of their names."""
+        scale = self._scale
+        return {name: value * scale for name, value in zip(self._names, self._terms[place], strict=True)}
 
 
 # --- parameters --------------------------------------------------------------------------------
@@ -151,6 +183,10 @@ class PrefixMatch:
     blocks: Mapping[Endpoint, int]
     total_blocks: int
     block_tokens: int
+
+    def tokens(self, endpoint: Endpoint) -> int:
+        """The same in tokens."""
+        return self.blocks.get(endpoint, 0) * self.block_tokens
 
 
 _NO_PICKS: Mapping[str, Sequence[Endpoint]] = MappingProxyType({})

@@ -595,7 +595,7 @@ class Stream:
         if self._unserved is None and reader is not None and reader.error is None:
             status = outcome.status
             if status is None or status < 500:  # as good as always
-                return self._release()
+                return self._release(reader.usage)
         return (*self._verdict(), *self._release())
 
     def _added_to_response(self) -> Mapping[str, str] | None:
@@ -717,9 +717,11 @@ class Stream:
         self._is_prefilled = True
         return (Prefilled(self._decision),)
 
-    def _release(self) -> Sequence[Action]:
+    def _release(self, usage: Usage | None = None) -> Sequence[Action]:
         decision, self._decision = self._decision, None
-        return _NOTHING if decision is None else (Release(decision),)
+        if decision is None:
+            return _NOTHING
+        return (Release(decision, usage.completion_tokens if usage is not None else None),)
 
     def _enter(self, step: type[Step]) -> None:
         """Change the state by a step of the machine's own."""

@@ -168,7 +168,7 @@ class Conversation:
         self._feed(Refused(result) if isinstance(result, Rejection) else Picked(result), chosen_at, answers)
 
     def _prefilled(self, action: Prefilled, now: float, answers: list[bytes]) -> None:
-        action.decision.reservation.prefilled()
+        action.decision.reservation.prefilled(now)
 
     def _moved(self, action: Moved, now: float, answers: list[bytes]) -> None:
         action.decision.reservation.move(action.endpoint)
@@ -189,7 +189,7 @@ class Conversation:
         self._pool.health.busy(action.endpoint, now, action.reason)
 
     def _release(self, action: Release, now: float, answers: list[bytes]) -> None:
-        action.decision.reservation.release()
+        action.decision.reservation.release(now, action.output_tokens)
 
     def _finished(self, action: Finished, now: float, answers: list[bytes]) -> None:
         self._pool.observer.finished(action.outcome)

@@ -26,8 +26,10 @@ from epp.core.engines import (
     read_busy_slots,
     read_load,
     read_slots,
+    read_work,
 )
 from epp.core.fleet import Endpoint, Load
+from epp.core.rates import Work
 from epp.runtime import files
 from epp.runtime.files import FileFault
 from epp.runtime.http_client import Connection, Failure, FetchError, Response, Server
@@ -59,6 +61,9 @@ class ProbeSettings:
     other_scheme_again: float = 10.0
     """Seconds between two attempts to ask a server that does not answer with TLS instead of without, or the
     other way round: it is told when that is the mistake."""
+    work_again: float = 1.0
+    """Seconds between two readings of what an engine has counted: speeds change in seconds, and these are the
+    dearer half of vLLM's page."""
     metrics_again: float = 4.0
     """Seconds until a server that did not tell its load is asked for it again: until then only whether it is
     ready."""
@@ -218,6 +223,8 @@ class Probe:
         self._slots: int | None = None
         self._slots_asked = False
         self._metrics_due = float("-inf")
+        self._work_due = float("-inf")
+        self._was_at_work = True
         self._is_doubtful = False
         """Metrics alone prove nothing: it said that it is not ready, or its page did not come."""
         self._answered: set[str] = set()
@@ -391,7 +398,19 @@ class Probe:
         if engine.props_path and not self._slots_asked:
             self._slots = await self._count_slots(engine)
             self._slots_asked = True
-        return replace(load, slots=self._slots) if engine.props_path else load
+        work = self._read_work(engine, page, load)
+        if work is None and not engine.props_path:
+            return load
+        return replace(load, slots=self._slots if engine.props_path else None, work=work)
+
+    def _read_work(self, engine: Adapter, page: Response, load: Load) -> Work | None:
+        """What it has counted, now and then while it works, and once more behind that."""
+        now, was_at_work = self._clock(), self._was_at_work
+        is_at_work = bool(load.running or load.waiting)
+        if now < self._work_due or not (is_at_work or was_at_work):
+            return None
+        self._work_due, self._was_at_work = now + self._settings.work_again, is_at_work
+        return read_work(engine, page.body)
 
     # --- without metrics
 

@@ -179,6 +179,20 @@ async def test_a_connection_that_the_server_ends_is_replaced() -> None:
     assert result.summary().failures == 0
 
 
+async def test_a_connection_may_rest_before_it_is_used_again() -> None:
+    used: list[int] = []
+
+    async def answer(writer: asyncio.StreamWriter, number: int) -> None:
+        used.append(number)
+        writer.write(response(b"{}"))
+
+    async with server(answer) as target:
+        for rest, expected in ((0.0, [0, 1, 2]), (30.0, [0, 0, 0]), (1e-9, [0, 1, 2])):
+            used.clear()
+            await closed_loop(target, [CALL] * 3, concurrency=1, options=Options(rest_seconds=rest))
+            assert used == expected
+
+
 async def test_a_closed_loop_stops_at_its_time() -> None:
     async with server(says(response(b"{}"))) as target:
         result = await closed_loop(target, itertools.repeat(CALL), concurrency=2, seconds=0.1)

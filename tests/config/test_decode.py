@@ -118,6 +118,11 @@ def test_everything_at_once() -> None:
             "blockSizeTokens: 1.5", "c.yaml:1: blockSizeTokens: expected an integer, got 1.5", id="fraction"
         ),
         pytest.param(
+            "blockSizeTokens: 16 tokens",
+            'c.yaml:1: blockSizeTokens: expected an integer, got "16 tokens", write it without a unit',
+            id="unit",
+        ),
+        pytest.param(
             "blockSizeTokens: true", "c.yaml:1: blockSizeTokens: expected an integer, got true", id="boolean"
         ),
         pytest.param(

@@ -97,15 +97,15 @@ class Conversation:
                         if self.picks_at_once:
                             waiting.appendleft(self.pick())
                     case Prefilled(decision):
-                        decision.reservation.prefilled()
+                        decision.reservation.prefilled(self.now)
                         self.prefills += 1
                     case Moved(decision, endpoint):
                         decision.reservation.move(endpoint)
                         self.moves += 1
                     case Served() | Failed() | Late() | Quitting() | Busy():
                         self.verdicts.append(action)
-                    case Release(decision):
-                        decision.reservation.release()
+                    case Release(decision, output_tokens):
+                        decision.reservation.release(self.now, output_tokens)
                         self.releases += 1
                     case Finished(outcome):
                         self.outcomes.append(outcome)

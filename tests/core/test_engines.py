@@ -19,9 +19,11 @@ from epp.core.engines import (
     read_busy_slots,
     read_load,
     read_slots,
+    read_work,
     series,
 )
 from epp.core.fleet import Load, Lora
+from epp.core.rates import Work
 from scorers.core_metrics_extractor import EngineConfig
 from tests.captures import FOLDER, capture
 
@@ -75,6 +77,73 @@ def test_a_recorded_page_is_read(name: str) -> None:
     engine = detect(recorded.body, recorded.headers)
     assert engine == ("vllm" if name.startswith("vllm") else "llamacpp")
     assert read_load(ENGINES[engine], recorded.body, recorded.headers, NOW) == RECORDED[name]
+
+
+@pytest.mark.parametrize(
+    "name, work",
+    [
+        (
+            "vllm/main/metrics-after-work.txt",
+            Work(
+                prompt_tokens=1630.0,
+                prompt_seconds=0.1440924460007409,
+                prompts=39.0,
+                tokens=9495.0,
+                token_seconds=11.0377012369986,
+                asked_tokens=2142.0,
+                hit_tokens=512.0,
+            ),
+        ),
+        (
+            "vllm/dp/metrics-busy.txt",
+            Work(
+                prompt_tokens=0.0,
+                prompt_seconds=0.0,
+                prompts=0.0,
+                tokens=86.0,
+                token_seconds=1.2246814479999557,
+                asked_tokens=8.0,
+                hit_tokens=0.0,
+            ),
+        ),
+        (
+            "llama-server/GET_metrics.txt",
+            Work(
+                prompt_tokens=0.0,
+                prompt_seconds=0.0,
+                tokens=0.0,
+                token_seconds=0.0,
+                asked_tokens=0.0,
+                hit_tokens=0.0,
+            ),
+        ),
+    ],
+)
+def test_an_engine_counts_its_work(name: str, work: Work) -> None:
+    recorded = capture(name)
+    engine = detect(recorded.body, recorded.headers)
+    assert engine is not None
+    assert read_work(ENGINES[engine], recorded.body) == work
+
+
+def test_what_was_cached_is_a_part_of_what_was_asked() -> None:
+    page = b"llamacpp:prompt_tokens_total 300\nllamacpp:prompt_tokens_cached_total 700\n"
+    found = read_work(ENGINES["llamacpp"], page)
+    assert found is not None and (found.asked_tokens, found.hit_tokens) == (1000, 700)
+
+
+def test_counts_that_cannot_be_are_unknown() -> None:
+    lines = (
+        "inter_token_latency_seconds_count 4",
+        "inter_token_latency_seconds_sum NaN",
+        "prefix_cache_hits_total -1",
+    )
+    page = "".join(f"vllm:{line}\n" for line in lines).encode()
+    assert read_work(ENGINES["vllm"], page) == Work(tokens=4.0)
+
+
+def test_an_engine_without_counters_tells_nothing_of_its_work() -> None:
+    assert read_work(ENGINES["omlx"], b"{}") is None
 
 
 @pytest.mark.parametrize("name", ["GET_health", "GET_props", "GET_slots", "GET_v1_models"])

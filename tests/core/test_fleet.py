@@ -483,8 +483,8 @@ def test_a_reservation_is_released_once(prefilled: bool) -> None:
     reservation = Reservation(endpoint, 50)
     assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (1, 50)
     if prefilled:
-        reservation.prefilled()
-        reservation.prefilled()
+        reservation.prefilled(0.0)
+        reservation.prefilled(0.0)
         assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (1, 0)
     reservation.release()
     assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (0, 0)
@@ -512,7 +512,7 @@ def test_a_reservation_follows_the_endpoint_that_really_served() -> None:
     reservation.move(second)
     assert [(e.requests_in_flight, e.tokens_in_flight) for e in (first, second)] == [(0, 0), (1, 50)]
     assert (first.oldest_unanswered, second.oldest_unanswered) == (None, 1.0)
-    reservation.prefilled()
+    reservation.prefilled(0.0)
     assert second.oldest_unanswered is None and second.requests_in_flight == 1
     younger = Reservation(second, 1, at=9.0, is_streamed=True)
     older = Reservation(first, 1, at=2.0, is_streamed=True)
@@ -543,7 +543,7 @@ def test_a_first_token_behind_the_end_gives_nothing_back_twice() -> None:
     endpoint = Endpoint(SPEC)
     reservation = Reservation(endpoint, 50)
     reservation.release()
-    reservation.prefilled()
+    reservation.prefilled(0.0)
     assert (endpoint.requests_in_flight, endpoint.tokens_in_flight) == (0, 0)
 
 
@@ -552,7 +552,7 @@ def test_the_longest_waiting_request_is_known() -> None:
     first, second = (Reservation(endpoint, 1, at=at, is_streamed=True) for at in (5.0, 6.0))
     Reservation(endpoint, 1, at=4.0)
     assert endpoint.oldest_unanswered == 5.0, "nobody sees the first token of an answer in one piece"
-    first.prefilled()
+    first.prefilled(0.0)
     assert endpoint.oldest_unanswered == 6.0
     second.release()
     assert endpoint.oldest_unanswered is None

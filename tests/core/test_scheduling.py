@@ -428,7 +428,7 @@ def test_a_pick_is_booked_with_its_uncached_tokens() -> None:
     (endpoint,), picks = fleet.endpoints, scheduler(fleet, (PrefixCacheScorer(), 1.0), producers=True)
     first = decided(picks.pick(prompt_of("x" * 1024), 0.0))
     assert endpoint.tokens_in_flight == 256
-    first.reservation.prefilled()
+    first.reservation.prefilled(0.0)
     second = decided(picks.pick(prompt_of("x" * 1024 + "y" * 256), 0.0))
     assert endpoint.tokens_in_flight == 64
     first.reservation.release()

@@ -124,7 +124,7 @@ def test_the_prompt_is_booked_where_it_is_worked_on_until_the_first_token() -> N
         return [(each.requests_in_flight, each.tokens_in_flight) for each in (decode, prefill)]
 
     assert booked() == [(1, 0), (1, 1250)]  # 5000 bytes
-    decision.reservation.prefilled()
+    decision.reservation.prefilled(0.0)
     assert booked() == [(1, 0), (0, 0)]
     decision.reservation.release()
     assert booked() == [(0, 0), (0, 0)]
@@ -215,7 +215,7 @@ def test_several_encoders_are_a_list() -> None:
     told = str(decision.headers["x-encoder-hosts-ports"]).split(",")
     assert sorted(told) == ["10.0.0.5:8000", "10.0.0.6:8000"]
     assert [named(fleet, name).requests_in_flight for name in ("e0", "e1")] == [1, 1]
-    decision.reservation.prefilled()
+    decision.reservation.prefilled(0.0)
     decision.reservation.release()
     assert not any(endpoint.requests_in_flight for endpoint in fleet.endpoints)
 
@@ -330,7 +330,7 @@ def test_whatever_is_booked_is_given_back(steps: list[str], seed: int) -> None:
             waiting.append(decided(chooses.pick(chat(dice.choice([MEDIA, "text"])), 0.0)))
         elif step == "prefilled" and waiting:
             running.append(waiting.pop(dice.randrange(len(waiting))))
-            running[-1].reservation.prefilled()
+            running[-1].reservation.prefilled(0.0)
         elif step == "release" and (waiting or running):
             ended = dice.choice([each for each in (waiting, running) if each])
             ended.pop(dice.randrange(len(ended))).reservation.release()
