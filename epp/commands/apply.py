@@ -10,7 +10,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import count
 
 from epp.commands.comparing import (
@@ -31,7 +32,7 @@ from epp.commands.target import Parser, parsed
 from epp.compiler.emission import ROUTES
 from epp.config.flags import UsageError
 from epp.controller.carrying import Ended, Fate, Report, carry_out
-from epp.controller.difference import Step
+from epp.controller.difference import Step, Verb
 from epp.controller.statuses import why_refused
 from epp.runtime.errors import StartError
 from epp.runtime.kubernetes.store import ApiFault
@@ -87,16 +88,23 @@ async def _applied(flags: argparse.Namespace) -> int:
     api = api_of(flags)
     await api.open()
     try:
-        return await _Apply(flags, Paper(sys.stdout, color=flags.color)).go(await compare(flags, loaded, api))
+        return await _Apply(
+            flags, Paper(sys.stdout, color=flags.color), partial(compare, flags, loaded, api)
+        ).go()
     finally:
         await api.close()
 
 
 class _Apply:
-    def __init__(self, flags: argparse.Namespace, paper: Paper) -> None:
-        self._flags, self._paper = flags, paper
+    """``compare``: with the cluster as it is then."""
 
-    async def go(self, compared: Compared) -> int:
+    def __init__(
+        self, flags: argparse.Namespace, paper: Paper, compare: Callable[[], Awaitable[Compared]]
+    ) -> None:
+        self._flags, self._paper, self._compare = flags, paper, compare
+
+    async def go(self) -> int:
+        compared = await self._compare()
         show(compared, self._paper)
         prunes = self._flags.prune or self._flags.prune_all
         found = compared.difference if prunes else without_deletions(compared.difference)
@@ -108,10 +116,21 @@ class _Apply:
         if found.steps and not self._flags.yes and not (self._agreed(found.steps) and self._paper.is_read):
             return fault("apply", "nothing was done", 1)
         report = await self._carried_out(compared, found.steps)
+        if report.is_whole and any(step.verb is Verb.DELETE for step in found.steps):
+            report = await self._closed()
         is_accepted = not report.is_whole or await self._accepted(compared)
         if not (report.is_whole and is_accepted and not compared.has_errors):
             return 1
         return 0 if self._paper.is_read else UNREAD
+
+    async def _closed(self) -> Report:
+        """Ports of the picker's Services that were open as long as the pools behind them were there."""
+        compared = await self._compare()
+        steps = compared.difference.steps
+        left = [step for step in steps if step.verb is Verb.CHANGE and step.key[0] == "Service"]
+        if left:
+            self._paper.line("what was open until the deletions:")
+        return await self._carried_out(compared, left)
 
     def _agreed(self, steps: Sequence[Step]) -> bool:
         self._paper.line(f"do it ({summary(steps)})? only yes is yes:")

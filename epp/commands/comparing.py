@@ -1,7 +1,8 @@
 """What files want and the cluster has: the part that ``epp plan`` and ``epp apply`` share.
 
 Rule:    what cannot be read is an error before anything is compared: an object whose file is broken would
-         look like one that is not wanted any more.
+         look like one that is not wanted any more. What was made for an input that is not in the
+         files is not undone: other files ask for it.
 """
 
 import argparse
@@ -24,9 +25,10 @@ from epp.commands.manifests import text_of
 from epp.commands.target import Parser, add_target, options
 from epp.compiler.compile import Compiled, compile_documents
 from epp.compiler.documents import Document
+from epp.compiler.emission import ROUTES, Emitted
 from epp.compiler.findings import Finding, Origin, Severity, error
 from epp.compiler.kinds import KINDS, Kind, Role, kinds_of
-from epp.compiler.marks import INVENTORY, Inventory, sources_of
+from epp.compiler.marks import INVENTORY, OWNER, SOURCE, Inventory, sources_of
 from epp.compiler.options import Options
 from epp.controller.cluster import Cluster
 from epp.controller.difference import (
@@ -41,7 +43,7 @@ from epp.controller.difference import (
     title,
 )
 from epp.controller.discovery import Discovery
-from epp.controller.fields import Object, ours_of, unstamped
+from epp.controller.fields import Object, is_as_wanted, ours_of, stamped, unstamped
 from epp.runtime.errors import StartError
 from epp.runtime.kubernetes.api import KubernetesApi
 from epp.runtime.kubernetes.store import ApiFault
@@ -58,7 +60,8 @@ class Compared:
     """``cluster``: to write to, as long as the API is open.
 
     ``others``: deletions that are not asked for: of our inventory, but not made for these files alone.
-    ``unlisted``: kinds of other targets that could not be looked through for what is ours.
+    ``needed``: deletions of Services that InferencePools which stay ask for. ``unlisted``: kinds of other
+    targets that could not be looked through for what is ours.
     """
 
     compiled: Compiled
@@ -66,6 +69,7 @@ class Compared:
     difference: Difference
     cluster: Cluster
     others: tuple[Step, ...] = ()
+    needed: tuple[Step, ...] = ()
     unlisted: tuple[str, ...] = ()
 
     @property
@@ -89,7 +93,7 @@ def add_files(parser: Parser) -> None:
     parser.add_argument(
         "--prune-all",
         action="store_true",
-        help="delete all of the inventory that these files do not want, also what other files asked for",
+        help="take what these files do not name for gone: delete all of the inventory that they do not want",
     )
     add_cluster(parser)
     parser.add_argument(
@@ -119,33 +123,149 @@ async def compare(flags: argparse.Namespace, loaded: Loaded, api: KubernetesApi)
         if key not in given and _counts(kind, one, settings)
     ]
     compiled = compile_documents([*loaded.documents, *around], settings)
-    found = difference(
-        compiled.objects,
-        {key: one for key, (kind, one) in seen.objects.items() if kind.role is Role.MADE},
-        inventory=Inventory(settings.inventory),
-        doubt=Doubt(failed=compiled.failed),
+    live = {key: one for key, (kind, one) in seen.objects.items() if kind.role is Role.MADE}
+    ours = Inventory(settings.inventory)
+    inputs = None if flags.prune_all else {"/".join(key) for key in given}
+    desired = [_also_for(one, live.get(one.key), ours, inputs) for one in compiled.objects]
+    found = difference(desired, live, inventory=ours, doubt=Doubt(failed=compiled.failed))
+    others = tuple(step for step in found.steps if step.verb is Verb.DELETE and _is_of_others(step, inputs))
+    taken = {one.key: one for step in found.steps if (one := _taken(step, live, inputs))}
+    found = replace(
+        found,
+        steps=tuple(step for step in found.steps if step not in others and step.key not in taken),
+        conflicts=(*found.conflicts, *taken.values()),
     )
-    others = () if flags.prune_all else tuple(_others(found, {"/".join(key) for key in given}))
+    needed = tuple(_needed(found, live))
     return Compared(
         compiled,
-        (*loaded.findings_with(compiled.findings), *_missing(compiled, discovery)),
-        replace(found, steps=tuple(step for step in found.steps if step not in others)),
-        Cluster(api, discovery, Inventory(settings.inventory)),
+        (*loaded.findings_with(compiled.findings), *_missing(compiled, discovery), *_nowhere(compiled, seen)),
+        replace(found, steps=tuple(step for step in found.steps if step not in needed)),
+        Cluster(api, discovery, ours),
         others,
+        needed,
         tuple(sorted(seen.unlisted)),
     )
 
 
-def _others(found: Difference, inputs: Collection[str]) -> Iterator[Step]:
-    """Deletions of what was not made for these files alone: whoever has the other files wants it still."""
-    for step in found.steps:
-        if step.verb is Verb.DELETE and not (_wholes(step) and _wholes(step) <= set(inputs)):
-            yield step
+# --- other files ---------------------------------------------------------------------------------------
+_TOGETHER = (
+    "give the file of that, too (-f A -f B); where it is gone for good, all files that there are and"
+    " --prune-all"
+)
+# ``inputs``: ``Kind/namespace/name`` of those in the files; None: there are no others.
 
 
-def _wholes(step: Step) -> frozenset[str]:
+def _also_for(
+    emitted: Emitted, live: Object | None, inventory: Inventory, inputs: Collection[str] | None
+) -> Emitted:
+    """Made for inputs of other files still, as it says: so that those who have these know it for theirs."""
+    if live is None or not belongs(live, inventory) or not (absent := _absent(live, inputs)):
+        return emitted
+    said = emitted.document["metadata"]["annotations"]
+    sources = sources_of(emitted.document) | {one for one in sources_of(live) if _whole(one) in absent}
+    owners = {one for each in (said, _marks(live)) for one in each.get(OWNER, "").split(", ") if one}
+    marks = {SOURCE: ",".join(sorted(sources)), **({OWNER: ", ".join(sorted(owners))} if owners else {})}
+    return replace(emitted, document=_with_marks(emitted.document, marks))
+
+
+def _taken(step: Step, live: Mapping[Key, Object], inputs: Collection[str] | None) -> Conflict | None:
+    """What others have, whose files are not here, and want as it is: an object, or a Gateway."""
+    if inputs is None or step.wanted is None:
+        return None
+    if step.live is None:
+        others, what = _beside(step.wanted, live, inputs), "it would be for a Gateway that serves"
+    elif is_as_wanted(stamped(_as_before(step.wanted, step.live)), step.live):
+        return None
+    else:
+        others, what = _absent(step.live, inputs), "it would change, and was made for"
+    if not others:
+        return None
+    return Conflict(
+        step.key, step.sources, f"{what} {', '.join(sorted(others))}, not in these files", _TOGETHER
+    )
+
+
+def _beside(policy: Object, live: Mapping[Key, Object], inputs: Collection[str]) -> frozenset[str]:
+    """Whose routes come in where a policy is for."""
+    targets = _gateways(policy, "targetRefs")
+    routes = (one for key, one in live.items() if targets and key[0] in ROUTES)
+    return frozenset(
+        other
+        for route in routes
+        if any(_is_same_place(one, each) for one in targets for each in _gateways(route, "parentRefs"))
+        for other in _absent(route, inputs)
+    )
+
+
+def _gateways(document: Object, field_name: str) -> list[tuple[str, str, str]]:
+    """Namespace, name and listener; an empty one: all of them."""
+    home = document["metadata"].get("namespace", "")
+    refs = (document.get("spec") or {}).get(field_name) or ()
+    return [
+        (one.get("namespace", home), one["name"], one.get("sectionName", ""))
+        for one in refs
+        if one.get("kind", "Gateway") == "Gateway"
+    ]
+
+
+def _is_same_place(one: tuple[str, str, str], other: tuple[str, str, str]) -> bool:
+    return one[:2] == other[:2] and (one[2] == other[2] or not (one[2] and other[2]))
+
+
+def _as_before(wanted: Object, live: Object) -> dict[str, Any]:
+    """Without what takes nothing from anybody: more inputs that it is for, more ports of a Service."""
+    before = _with_marks(unstamped(wanted), _marks(live))
+    if before["kind"] == "Service":
+        there = {one["port"] for one in (live.get("spec") or {}).get("ports") or ()}
+        spec = before["spec"]
+        before["spec"] = {**spec, "ports": [one for one in spec["ports"] if one["port"] in there]}
+    return before
+
+
+def _marks(live: Object) -> dict[str, str]:
+    said = live["metadata"].get("annotations") or {}
+    return {key: said[key] for key in (SOURCE, OWNER) if key in said}
+
+
+def _with_marks(document: Object, marks: Mapping[str, str]) -> dict[str, Any]:
+    meta = document["metadata"]
+    others = {key: one for key, one in meta["annotations"].items() if key not in {SOURCE, OWNER}}
+    return {**document, "metadata": {**meta, "annotations": {**others, **marks}}}
+
+
+def _is_of_others(step: Step, inputs: Collection[str] | None) -> bool:
+    """Whether a deletion is of what was not made for these files alone: whoever has the others wants it."""
+    return inputs is not None and (not _wholes(step.live or {}) or bool(_absent(step.live or {}, inputs)))
+
+
+def _absent(live: Object, inputs: Collection[str] | None) -> frozenset[str]:
+    """What an object was made for, and is not in the files."""
+    return frozenset() if inputs is None else _wholes(live) - set(inputs)
+
+
+def _wholes(live: Object) -> frozenset[str]:
     """What an object was made for, without the parts of it."""
-    return frozenset("/".join(one.split("/")[:3]) for one in sources_of(step.live or {}))
+    return frozenset(map(_whole, sources_of(live)))
+
+
+def _whole(source: str) -> str:
+    return "/".join(source.split("/")[:3])
+
+
+def _needed(found: Difference, live: Mapping[Key, Object]) -> Iterator[Step]:
+    """Deletions of Services that a pool which stays, whoever has made it, has its picker behind."""
+    going = {step.key for step in found.steps if step.verb is Verb.DELETE}
+    pools = (one for key, one in live.items() if key[0] == "InferencePool" and key not in going)
+    pickers = {_picker(one) for one in pools}
+    yield from (step for step in found.steps if step.verb is Verb.DELETE and step.key in pickers)
+
+
+def _picker(pool: Object) -> Key:
+    picker = (pool.get("spec") or {}).get("endpointPickerRef") or {}
+    return "Service", pool["metadata"].get("namespace", ""), picker.get("name", "")
+
+
+# --- the cluster ---------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -220,6 +340,21 @@ def _missing(compiled: Compiled, discovery: Discovery) -> Iterator[Finding]:
             )
 
 
+def _nowhere(compiled: Compiled, seen: _Seen) -> Iterator[Finding]:
+    """Namespaces that are not there, each once; where they may not be listed nobody knows."""
+    if "Namespace" in seen.hidden:
+        return
+    wanted = Counter(one.key[1] for one in compiled.objects if one.key[1])
+    for name, number in sorted(wanted.items()):
+        if ("Namespace", "", name) not in seen.objects:
+            yield error(
+                "NamespaceNotFound",
+                Origin("Namespace", "", name),
+                f"the cluster does not have this namespace: {number} objects cannot be made in it",
+                f"kubectl create namespace {name}, or name another one",
+            )
+
+
 # --- for people ----------------------------------------------------------------------------------------
 
 
@@ -243,7 +378,7 @@ class Paper:
     def findings(self, findings: Sequence[Finding]) -> None:
         """As every command shows them."""
         with self._watched():
-            showing.show(findings, self._out)
+            showing.show(findings, self._out, coloured=self._is_coloured)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -259,9 +394,11 @@ def show(compared: Compared, paper: Paper) -> None:
     """Findings, what would change, and the sum of it."""
     paper.findings([one for one in compared.findings if one.severity is not Severity.INFO])
     for conflict in compared.difference.conflicts:
-        paper.line(f"error: {title(conflict.key)}: {conflict.why}: {_way_out(conflict)}", "-")
+        paper.line(f"error: {title(conflict.key)}: {conflict.why}: {conflict.fix}", "-")
     for key in compared.difference.kept:
         paper.line(f"kept: {title(key)}: not wanted any more, but what it was made for has an error", "~")
+    for step in compared.needed:
+        paper.line(f"kept: {step.title}: InferencePools that stay ask for it", "~")
     for line in _kept_for_others(compared):
         paper.line(line, "~")
     for step in compared.difference.steps:
@@ -271,16 +408,8 @@ def show(compared: Compared, paper: Paper) -> None:
     paper.line(summary(compared.difference.steps, is_clean=compared.is_clean))
 
 
-def _way_out(conflict: Conflict) -> str:
-    if conflict.inventory:
-        return (
-            "an object has one inventory: put what asks for it into one, or use another Gateway and namespace"
-        )
-    return "delete it, or give it our inventory label"
-
-
 def _kept_for_others(compared: Compared) -> Iterator[str]:
-    counts = Counter(", ".join(sorted(_wholes(step))) or "nothing" for step in compared.others)
+    counts = Counter(", ".join(sorted(_wholes(step.live or {}))) or "nothing" for step in compared.others)
     for whose, number in sorted(counts.items()):
         objects = "1 object" if number == 1 else f"{number} objects"
         yield f"kept: {objects} of {whose}, not in these files alone: --prune-all would delete"

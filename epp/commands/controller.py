@@ -16,12 +16,13 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from epp.commands.files import load
+from epp.commands.files import NO_OBJECT, load
 from epp.commands.listing import add_cluster, api_of
-from epp.commands.target import Parser, add_target, options, parsed
+from epp.commands.target import PORT, Parser, add_target, options, parsed
 from epp.compiler import marks
 from epp.compiler.compile import compile_documents
 from epp.compiler.documents import Document
+from epp.compiler.inputs.fleet import identity
 from epp.compiler.kinds import kinds_of
 from epp.config.flags import UsageError
 from epp.controller import pages
@@ -77,7 +78,7 @@ def parser() -> Parser:
         help="the Lease of which the holder writes, where there are several replicas (default: no election)",
     )
     made.add_argument(
-        "--metrics-port", type=int, default=9092, metavar="PORT", help="for /metrics, /healthz and /readyz"
+        "--metrics-port", type=PORT, default=9092, metavar="PORT", help="for /metrics, /healthz and /readyz"
     )
     made.add_argument("--verbose", action="store_true", help="log every write and more")
     return made
@@ -124,15 +125,22 @@ def _leadership(api: KubernetesApi, lease: tuple[str, str] | None) -> Leadership
 
 
 def _fleet(paths: Sequence[str]) -> Sequence[Document]:
-    """What the files say; Unreadable when one of them cannot be read."""
+    """What the files say; Unreadable when one of them cannot be read, or not every fleet be told by name:
+    what is not said any more is deleted."""
     try:
         loaded = load(paths)
     except UsageError as fault:
         raise Unreadable(str(fault).replace("-f ", "--fleet ", 1)) from fault
+    for file in loaded.empty:
+        raise Unreadable(f"--fleet: {file}: is empty: what it said last stays until the file is removed")
     for finding in loaded.findings:
-        if finding.is_error:
+        if finding.is_error or finding.code == NO_OBJECT:
             place = f"{finding.origin.place}: " if finding.origin.place else ""
             raise Unreadable(f"--fleet: {place}{finding.message}: what it said last stays")
+    for finding in (fault for one in loaded.documents for fault in identity.faults(one)):
+        at = loaded.located(finding).origin
+        told = f"{at.place}: {at.field}: {finding.message}: {finding.fix}"
+        raise Unreadable(f"--fleet: {told}: what it said last stays")
     return loaded.documents
 
 
@@ -231,6 +239,8 @@ def _details(controller: Controller, leader: object) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if controller.trouble:
         told["trouble"] = list(controller.trouble)
+    if controller.errors:
+        told["errors"] = controller.errors
     if isinstance(leader, Leadership):
         told["leader"] = leader.reason or "this replica"
     return told

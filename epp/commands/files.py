@@ -28,16 +28,22 @@ ENDINGS = (".yaml", ".yml", ".json")
 MAX_CHARACTERS = 32 << 20
 """Of one file. The CRDs of all gateways together have 6 MiB."""
 STDIN = "-"
+NO_OBJECT = "NoObject"
+"""The code of findings about what has no apiVersion, or no kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """``sections``: by ``Document.place``, where fields of it stand. ``values``: what is no object."""
+    """``sections``: by ``Document.place``, where fields of it stand. ``values``: what is no object.
+
+    ``empty``: files that hold nothing, or nothing but comments.
+    """
 
     documents: tuple[Document, ...]
     findings: tuple[Finding, ...] = ()
     sections: dict[str, Section] = field(default_factory=dict)
     values: tuple[Document, ...] = ()
+    empty: tuple[str, ...] = ()
 
     def findings_with(self, others: Iterable[Finding]) -> tuple[Finding, ...]:
         """What reading found and ``others``, each once, placed at the lines of their fields."""
@@ -72,6 +78,7 @@ def load(paths: Sequence[str], stdin: TextIO = sys.stdin) -> Loaded:
     values: list[Document] = []
     findings: list[Finding] = []
     sections: dict[str, Section] = {}
+    empty: list[str] = []
     for file, is_named in _files(paths):
         try:
             found = _read(file, stdin)
@@ -88,10 +95,11 @@ def load(paths: Sequence[str], stdin: TextIO = sys.stdin) -> Loaded:
                 continue
             documents.append(Document(content, place))
             sections.setdefault(place, section)  # of several on one line, as in JSON, one will do
-        if is_named and not found:
-            findings.append(_no_object(file, "", is_named=True))
+        if not found:
+            empty.append(file)
+            findings += [_no_object(file, "", is_named=True)] if is_named else []
     kept, doubles = _distinct(documents)
-    return Loaded(tuple(kept), (*findings, *doubles), sections, tuple(values))
+    return Loaded(tuple(kept), (*findings, *doubles), sections, tuple(values), tuple(empty))
 
 
 def locate(section: Section, path: str) -> Section:
@@ -251,8 +259,8 @@ def _no_object(file: str, place: str, *, is_named: bool) -> Finding:
     origin = Origin("", "", file, place=place or file)
     message = "holds no object of Kubernetes: there is no apiVersion, or no kind"
     if is_named:
-        return error("NoObject", origin, message, "name a file with objects")
-    return info("NoObject", origin, f"{message}; left out")
+        return error(NO_OBJECT, origin, message, "name a file with objects")
+    return info(NO_OBJECT, origin, f"{message}; left out")
 
 
 def _distinct(documents: Iterable[Document]) -> tuple[list[Document], list[Finding]]:

@@ -32,7 +32,8 @@ from epp.runtime.errors import StartError
 from epp.runtime.kubernetes.store import ApiFault
 
 STATUS = """\
-exit status: 0; 1 with findings as grave as --fail-on; 2 for wrong arguments or a cluster without an answer.
+exit status: 0; 1 with findings as grave as --fail-on; 2 for wrong arguments or a cluster without an answer,
+or where nothing may be read.
 
 The annotation fleet-epp.dev/lint-ignore: Code1,Code2 of an object says that it is meant so. What a code
 means: epp lint --explain CODE, and docs/lint.md.
@@ -40,6 +41,7 @@ means: epp lint --explain CODE, and docs/lint.md.
 VALUES = "Values"
 """Kind of what is no object, such as values of a Helm chart, held as a HelmRelease holds them."""
 _IN_VALUES = "spec.values."
+_NOTHING = "nothing found"
 
 
 def parser() -> Parser:
@@ -115,7 +117,7 @@ def run(arguments: Sequence[str]) -> int:
             raise UsageError("give -f FILE or --cluster, one of the two: see epp lint --help")
         if flags.files and len(flags.namespace) > 1:
             raise UsageError("--namespace: objects of files that name none are in one namespace")
-        found = _of_cluster(flags) if flags.cluster else _of_files(flags)
+        found, nothing = _of_cluster(flags) if flags.cluster else (_of_files(flags), _NOTHING)
     except SystemExit as end:  # --help, which argparse has printed
         if end.code:
             raise
@@ -125,7 +127,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     found = [one for one in found if one.code not in flags.ignore]
     with printed():
-        _print(found, flags.format)
+        _print(found, flags.format, nothing)
     return int(flags.fail_on != "never" and any(_is_as_grave(one, flags.fail_on) for one in found))
 
 
@@ -195,8 +197,12 @@ def _within(document: Document) -> Iterable[Document]:
 # --- cluster -------------------------------------------------------------------------------------------
 
 
-def _of_cluster(flags: argparse.Namespace) -> list[Finding]:
+def _of_cluster(flags: argparse.Namespace) -> tuple[list[Finding], str]:
+    """What was found, and what to say where that is nothing."""
     found = asyncio.run(_ask(flags))
+    if found.unread and not found.readable:
+        reason = next(iter(found.unread.values()))
+        raise StartError(f"--cluster: nothing may be read of what was asked for: {reason}")
     for kind, reason in found.unread.items():
         sys.stderr.write(f"epp lint: {kind} could not be read, rules about it say nothing: {reason}\n")
     context = Context(
@@ -205,7 +211,8 @@ def _of_cluster(flags: argparse.Namespace) -> list[Finding]:
         unread=frozenset(found.unread),
         namespaces=frozenset(flags.namespace),
     )
-    return lint(Documents(unfolded(found.documents)), context)
+    nothing = "nothing found in what may be read" if found.unread else _NOTHING
+    return lint(Documents(unfolded(found.documents)), context), nothing
 
 
 async def _ask(flags: argparse.Namespace) -> linted.Found:
@@ -220,10 +227,10 @@ async def _ask(flags: argparse.Namespace) -> linted.Found:
 # --- what is told --------------------------------------------------------------------------------------
 
 
-def _print(findings: Sequence[Finding], form: str) -> None:
+def _print(findings: Sequence[Finding], form: str, nothing: str) -> None:
     if form == "text":
         showing.show(findings, sys.stdout)
-        sys.stdout.write(f"{showing.count(findings) or 'nothing found'}\n")
+        sys.stdout.write(f"{showing.count(findings) or nothing}\n")
         return
     shown = (
         sarif(findings, RULES, version("fleet-epp"))

@@ -38,9 +38,10 @@ READ = (*(one for one in KINDS if one.name not in _NOT), *_OTHERS)
 
 @dataclass(slots=True)
 class Found:
-    """``unread``: why, by kind."""
+    """``readable``: kinds that could be read. ``unread``: why not, by kind."""
 
     documents: list[Document] = field(default_factory=list)
+    readable: set[str] = field(default_factory=set)
     unread: dict[str, str] = field(default_factory=dict)
 
 
@@ -58,6 +59,8 @@ async def read(api: Api, namespaces: Sequence[str]) -> Found:
         except ApiFault as fault:
             _may_be_closed(fault)
             found.unread[kind.name] = str(fault)
+        else:
+            found.readable.add(kind.name)
     await _add_secrets(api, found)
     return found
 

@@ -22,9 +22,12 @@ def is_coloured(stream: TextIO, environment: Mapping[str, str] = os.environ) -> 
     return stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
 
 
-def show(findings: Sequence[Finding], stream: TextIO) -> None:
-    """A paragraph each: severity, place, object, what will happen, what to do."""
-    paint = _painted if is_coloured(stream) else _plain
+def show(findings: Sequence[Finding], stream: TextIO, *, coloured: bool | None = None) -> None:
+    """A paragraph each: severity, place, object, what will happen, what to do.
+
+    ``coloured``: None: where a person looks.
+    """
+    paint = _painted if (is_coloured(stream) if coloured is None else coloured) else _plain
     width = min(max(shutil.get_terminal_size((_LONGEST, 0)).columns, _SHORTEST), _LONGEST)
     widest = max((len(one.origin.place) for one in findings), default=0)
     for one in findings:

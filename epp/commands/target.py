@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from epp.compiler.intent import GatewayRef
 from epp.compiler.options import Options, Target
-from epp.config.flags import UsageError
+from epp.config.flags import UsageError, port_number
 
 T = TypeVar("T")
 TARGETS = ", ".join(Target)
@@ -95,6 +95,10 @@ def _read(read: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(fault)) from fault
 
     return reading
+
+
+PORT = _read(port_number)
+"""The type of a flag."""
 
 
 def _target(text: str) -> Target:

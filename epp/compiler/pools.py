@@ -25,6 +25,8 @@ BELONGS = "fleet-epp.dev/pool"
 """Label of nothing: a pool must select pods, and one without pods selects this."""
 SERVICE_NAME = "kubernetes.io/service-name"
 API = "inference.networking.k8s.io/v1"
+MANY = 500
+"""Pools in one namespace, from which on it is told."""
 BODY_MODE = "aigateway.envoyproxy.io/processing-body-mode"
 
 
@@ -118,9 +120,21 @@ def objects(
             made_of, told = call(_made_of, options, numbers[name], *here[name])
             emitted += made_of
             findings += told
+        if len(here) >= MANY:
+            findings.append(_many(namespace, here))
         sources = [call(_sources, *here[name]) for name in sorted(here)]
         emitted.append(_picker_service(namespace, sources, {*numbers.values(), *taken.values()}, options))
     return emitted, findings
+
+
+def _many(namespace: str, here: Mapping[str, Sequence[Pool]]) -> Finding:
+    return info(
+        "ManyPools",
+        here[min(here)][0].origin,
+        f"namespace {namespace} has {len(here)} pools: its picker's Service has a port for each, and its"
+        " pickers listen on them all",
+        "use several namespaces",
+    )
 
 
 def _made_of(options: Options, port: int, *same: Pool) -> tuple[list[Emitted], list[Finding]]:

@@ -46,13 +46,14 @@ class Fate(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Ended:
     """``result``: the object as it is now; None: it is gone, or nothing was written. ``is_away``: the API
-    was not there to say anything of it."""
+    was not there to say anything of it. ``fix``: how an object that is TAKEN may become ours."""
 
     step: Step
     fate: Fate
     why: str = ""
     result: Object | None = None
     is_away: bool = False
+    fix: str = ""
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ class _Work:
         try:
             return Ended(step, Fate.DONE, result=await _written(step, self._writer))
         except Taken as taken:
-            return Ended(step, Fate.TAKEN, str(taken))
+            return Ended(step, Fate.TAKEN, str(taken), fix=taken.fix)
         except Deposed as deposed:
             self.report.stopped = self.report.stopped or str(deposed)
             return Ended(step, Fate.SKIPPED, str(deposed))

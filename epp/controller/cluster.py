@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 
 from epp.compiler.marks import Inventory
-from epp.controller.difference import belongs, key_of, title, whose
+from epp.controller.difference import belongs, key_of, title, way_out, whose
 from epp.controller.discovery import Discovery
 from epp.controller.fields import FIELD_MANAGER, Object
 from epp.runtime.kubernetes.api import WRITE_TIMEOUT
@@ -48,7 +48,11 @@ class Api(Protocol):
 
 
 class Taken(Exception):
-    """The object is somebody else's; the text says whose."""
+    """The object is somebody else's; the text says whose, ``fix`` how it may become ours."""
+
+    def __init__(self, whose: str, fix: str) -> None:
+        super().__init__(whose)
+        self.fix = fix
 
 
 class Deposed(Exception):
@@ -99,12 +103,13 @@ class Cluster:
         await self._path(document)  # a kind that is not there is told as such
         there = await self.get(document)
         if there is not None and not belongs(there, self._inventory):
-            raise Taken(whose(there))
+            raise self._taken(there)
         try:
             return await self._apply("create", _pinned(document, there), is_ours=there is not None)
         except ApiFault as fault:
             if fault.status == 409 and there is None:
-                raise Taken(f"it was made in the same moment: {fault}") from fault
+                why, fix = f"it was made in the same moment: {fault}", "wait: it is looked at again"
+                raise Taken(why, fix) from fault
             raise
 
     async def change(self, document: Object, live: Object) -> Object:
@@ -114,7 +119,7 @@ class Cluster:
             if there is None or there["metadata"]["uid"] != live["metadata"]["uid"]:
                 break
             if not belongs(there, self._inventory):
-                raise Taken(whose(there))
+                raise self._taken(there)
             try:
                 return await self._apply("change", _pinned(document, there), is_ours=True)
             except ApiFault as fault:
@@ -132,7 +137,7 @@ class Cluster:
             if there is None or there["metadata"]["uid"] != uid:
                 return
             if not belongs(there, self._inventory):
-                raise Taken(whose(there))
+                raise self._taken(there)
             try:
                 await self._delete(path, there)
                 return
@@ -160,12 +165,20 @@ class Cluster:
             if fault.status != 409:
                 raise
 
+    def _taken(self, there: Object) -> Taken:
+        return Taken(whose(there), way_out(there, self._inventory))
+
     async def _apply(self, verb: str, document: Object, *, is_ours: bool) -> Object:
         return await self._patched(verb, await self._path(document), document, FIELD_MANAGER, force=is_ours)
 
     async def _patched(self, verb: str, path: str, document: Object, manager: str, *, force: bool) -> Object:
         query = {"fieldManager": manager, "force": str(force).lower()}
-        return _read(await self._write(verb, "PATCH", path, document, query=query, content=APPLY))
+        try:
+            return _read(await self._write(verb, "PATCH", path, document, query=query, content=APPLY))
+        except ApiFault as fault:
+            if fault.status == 404:  # of a kind whose CRD has gone the API says no more than that
+                await self._discovery.again(document["apiVersion"], document["kind"])
+            raise
 
     async def _delete(self, path: str, there: Object) -> None:
         meta = there["metadata"]

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from epp.compiler.emission import APPLY_ORDER, FROZEN, ROUTES, Emitted
-from epp.compiler.marks import INVENTORY, TARGET, Inventory, lacking, sources_of
+from epp.compiler.marks import INVENTORY, TARGET, Inventory, lacking, parts_in, sources_of
 from epp.compiler.memory import Call, plainly
 from epp.controller.fields import Object, bare, is_as_wanted, stamped
 
@@ -48,13 +48,13 @@ class Step:
 class Conflict:
     """An object that we would make, and that somebody else has made.
 
-    ``why``: whose it is. ``inventory``: which has it; empty: none.
+    ``why``: whose it is. ``fix``: what to do about it.
     """
 
     key: Key
     sources: frozenset[str]
     why: str
-    inventory: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +105,18 @@ def difference(
     every = (call(_asked, one, live.get(key), settled.get(key), inventory) for key, one in wanted.items())
     asked = sorted((one for one in every if one is not None), key=lambda one: rank(one.key))
     applied: list[Step] = []
-    frozen = set[str]()
+    frozen, standing = set[str](), set[str]()
     for step in (one for one in asked if isinstance(one, Step)):
         before = sources_of(step.live) if step.live is not None else frozenset()
         if step.key[0] in FROZEN and doubt.about(before):
             frozen |= lacking(before | sources_of(step.wanted or {}), doubt.failed)
+            standing |= before if step.key[0] in ROUTES else frozenset()
         else:
             applied.append(step)
-    applied = [step for step in applied if not _waits(step, frozen, doubt)]
-    conflicts = tuple(one for one in asked if isinstance(one, Conflict))
     surplus = [key for key, there in live.items() if key not in wanted and belongs(there, inventory)]
+    standing.update(one for key in surplus if key[0] in ROUTES for one in sources_of(live[key]))
+    applied = [step for step in applied if not _waits(step, frozen, standing, doubt)]
+    conflicts = tuple(one for one in asked if isinstance(one, Conflict))
     going, kept = list[Step](), list[Key]()
     for key in sorted(surplus, key=_deletion_rank):
         sources = sources_of(live[key])
@@ -138,17 +140,23 @@ def _asked(
     if live is None:
         return Step(Verb.CREATE, key, sources, document)
     if not belongs(live, inventory):
-        return Conflict(key, sources, whose(live), inventory_of(live))
+        return Conflict(key, sources, whose(live), way_out(live, inventory))
     if _is_leaving(live) or _is_equal(document, live, settled):
         return None
     return Step(Verb.CHANGE, key, sources, document, live)
 
 
-def _waits(step: Step, frozen: Collection[str], doubt: Doubt) -> bool:
-    """Whether it is a new route that would be without something FROZEN of its input."""
+def _waits(step: Step, frozen: Collection[str], standing: Collection[str], doubt: Doubt) -> bool:
+    """Whether it is a new route that would be without something FROZEN of its input. What only refuses the
+    names of parts with an error needs nothing of that, and waits while a route of theirs is ``standing``.
+    """
     if step.verb is not Verb.CREATE or step.key[0] not in ROUTES or step.wanted is None:
         return False
-    return doubt.about(sources_of(step.wanted) & set(frozen))
+    sources = sources_of(step.wanted)
+    parts = parts_in(sources)
+    if parts and parts <= set(doubt.failed):
+        return not parts.isdisjoint(standing)
+    return doubt.about(sources & set(frozen))
 
 
 def parts_of(sources: frozenset[str]) -> frozenset[str]:
@@ -182,6 +190,16 @@ def whose(live: Object) -> str:
     managers = [entry.get("manager", "") for entry in live.get("metadata", {}).get("managedFields") or ()]
     by = f" by {', '.join(dict.fromkeys(filter(None, managers)))}" if any(managers) else ""
     return f"it was made{by} and has no label {INVENTORY}"
+
+
+def way_out(live: Object, inventory: Inventory) -> str:
+    """What to do about an object that somebody else has made."""
+    other = inventory_of(live)
+    if not other:
+        return f"delete it, or give it the label {INVENTORY}={inventory.name}"
+    if other == inventory.name:
+        return f"take away its label {TARGET} to go on with it, or delete it"
+    return "an object has one inventory: put what asks for it into one, or use another Gateway and namespace"
 
 
 def key_of(document: Object) -> Key:

@@ -70,6 +70,12 @@ class Discovery:
             raise ApiFault(404, f"the cluster has no {kind} of {api_version}: install its CRD")
         return found
 
+    async def again(self, api_version: str, kind: str) -> None:
+        """See whether the kind is there still; ApiFault 404: it has gone."""
+        group, _, version = api_version.rpartition("/")
+        await self._ask(group, version)
+        await self.resource(api_version, kind)
+
     async def _ask(self, group: str, version: str) -> None:
         try:
             body = await self._api.fetch(Resource("", group, version).home, {})

@@ -12,6 +12,7 @@ Source:  Kubernetes API reference, FieldsV1: ``f:name`` is a field, ``k:{...}`` 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import msgspec
@@ -106,12 +107,14 @@ def _shown(live: Any, wanted: Any, ours: Mapping[str, Any], *, is_whole: bool) -
             if name in live
         }
     if isinstance(live, list) and isinstance(wanted, list) and not (is_whole and not ours):
-        keys = [json.loads(name[2:]) for name in ours if name.startswith("k:")]
-        items = [one for one in live if any(_is_part(key, one) for key in keys)] if keys else live
-        wanting = [*wanted, *([None] * (len(items) - len(wanted)))]
+        keys = [(json.loads(name[2:]), fields) for name, fields in ours.items() if name.startswith("k:")]
+        if keys:
+            owned_items = [(one, *key) for one in live for key in keys if _is_part(key[0], one)]
+            return [
+                _shown(one, _item(wanted, key), fields, is_whole=is_whole) for one, key, fields in owned_items
+            ]
         return [
-            _shown(one, other, {}, is_whole=is_whole)
-            for one, other in zip(items, wanting[: len(items)], strict=True)
+            _shown(one, other, {}, is_whole=is_whole) for one, other in zip_longest(live, wanted[: len(live)])
         ]
     return live
 
@@ -154,10 +157,7 @@ def _items_agree(wanted: Sequence[Any], live: Sequence[Any], ours: Mapping[str, 
         if not name.startswith("k:"):
             continue
         keys = json.loads(name[2:])
-        # a key that is not said is one that the API has filled in
-        item = next(
-            (one for one in left if _is_part({key: one.get(key, keys[key]) for key in keys}, keys)), None
-        )
+        item = _item(left, keys)
         there = next((one for one in live if _is_part(keys, one)), None)
         if item is None or there is None:
             return False
@@ -171,6 +171,13 @@ def _items_agree(wanted: Sequence[Any], live: Sequence[Any], ours: Mapping[str, 
         if not _fields_agree(plain, there, filled):
             return False
     return not left
+
+
+def _item(items: Sequence[Any], keys: Mapping[str, Any]) -> Any:
+    """The one of a list with ``keys``; None: none. One that is not said the API has filled in."""
+    return next(
+        (one for one in items if _is_part({key: one.get(key, keys[key]) for key in keys}, keys)), None
+    )
 
 
 def _is_part(wanted: Any, live: Any) -> bool:

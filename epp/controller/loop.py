@@ -8,7 +8,6 @@ Rule:    a round begins from what there is, never from what an earlier one did, 
 """
 
 import asyncio
-import gc
 import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from epp.controller.difference import Difference, Doubt, Key, Verb, difference, 
 from epp.controller.events import Events
 from epp.controller.fields import Object, bare
 from epp.controller.files import Files
+from epp.controller.garbage import looked_for_by_hand
 from epp.controller.metrics import ControllerMetrics
 from epp.controller.pace import Pace
 from epp.controller.statuses import Statuses, wanted_statuses
@@ -103,6 +103,8 @@ class Controller:
         self._state = _State()
         self.trouble: tuple[str, ...] = ()
         """What keeps things from being as wanted, for /readyz."""
+        self.errors = 0
+        """Findings among the inputs of which nothing is made, as of the latest round; of a leader."""
         self.is_synced = False
         """Everything has been listed once."""
 
@@ -114,9 +116,11 @@ class Controller:
     async def run(self, parts: Parts) -> None:
         """Keep it all as wanted."""
         pace = Pace(parts.chance)
-        while True:
-            await self.round(parts, pace)
-            await self._until_due(parts.clock)
+        with looked_for_by_hand() as garbage:
+            while True:
+                await self.round(parts, pace)
+                garbage.look(parts.clock())
+                await self._until_due(parts.clock)
 
     async def round(self, parts: Parts, pace: Pace) -> None:
         """See to it once."""
@@ -174,6 +178,7 @@ class _Round:
         controller.is_synced = controller.is_synced or parts.watching.is_complete
         if not parts.watching.is_complete or not self._leads():
             self._tell(tuple(faults))
+            controller.errors = 0
             controller.again_at(began + LOOK)
             return
         documents = (*parts.watching.documents(), *parts.files.documents)
@@ -189,6 +194,7 @@ class _Round:
         findings = [*compiled.findings, *_conflicts(found, report, compiled), *self._outside(compiled)]
         findings += leftovers.told(found.left, marks.inventory(parts.options))
         findings += parts.statuses.findings
+        controller.errors = sum(one.is_error for one in findings)
         if not report.stopped:
             await self._report(compiled, documents, findings, _errors(found, report))
         self._forget({one.key for one in compiled.objects} | {step.key for step in found.steps})
@@ -202,8 +208,6 @@ class _Round:
         # since it began: what became due meanwhile is due
         controller.again_at(min(parts.statuses.next(began), parts.events.next(began)))
         if is_current and not unfinished and not found.conflicts and not parts.statuses.fault:
-            if parts.metrics.last_success is None:
-                _freeze()  # with the objects that were made, of which there are more
             parts.metrics.last_success = parts.wall_clock()
             return
         parts.metrics.failures += 1
@@ -223,8 +227,6 @@ class _Round:
                 memory=state.memory,
                 now=self._parts.wall_clock(),
             )
-            if state.compiled is None:
-                _freeze()
             state.documents, state.compiled = documents, compiled
             self._parts.metrics.compiled(compiled.objects, compiled.findings)
         return state.compiled
@@ -265,7 +267,7 @@ class _Round:
     def _ended(self, ended: Ended) -> None:
         step, now, settled = ended.step, self._parts.clock(), self._state.settled
         if ended.fate in {Fate.FAILED, Fate.TAKEN} and not ended.is_away:
-            self._pace.failed(step, now, ended.why, ended.fate)
+            self._pace.failed(step, now, ended.why, ended.fate, ended.fix)
         if ended.fate is not Fate.DONE:
             return
         known = settled.pop(step.key, None)
@@ -328,12 +330,6 @@ class _Round:
             await parts.events.tell(one for one in findings if one.is_error)
 
 
-def _freeze() -> None:
-    """What is known now lives for long: to look through it for garbage takes 0.3 s, and amid a round."""
-    gc.collect()
-    gc.freeze()
-
-
 def _defect(fault: Exception) -> str:
     """The one inside where several tasks had to end for it."""
     while isinstance(fault, ExceptionGroup):
@@ -356,17 +352,11 @@ def _errors(found: Difference, report: Report) -> dict[str, str]:
 
 def _conflicts(found: Difference, report: Report, compiled: Compiled) -> Iterator[Finding]:
     origins = {source.object: source for one in compiled.objects for source in one.sources}
-    taken = [(one.key, one.sources, one.why) for one in found.conflicts]
-    taken += [(one.step.key, one.step.sources, one.why) for one in report.of(Fate.TAKEN)]
-    for key, sources, why in taken:
+    taken = [(one.key, one.sources, one.why, one.fix) for one in found.conflicts]
+    taken += [(one.step.key, one.step.sources, one.why, one.fix) for one in report.of(Fate.TAKEN)]
+    for key, sources, why, fix in taken:
         for origin in _known(origins, sources):
-            yield error(
-                "ObjectTaken",
-                origin,
-                f"{title(key)} is not written: {why}",
-                "delete it, or give it the label fleet-epp.dev/inventory of this controller and take away the"
-                " label fleet-epp.dev/target",
-            )
+            yield error("ObjectTaken", origin, f"{title(key)} is not written: {why}", fix)
     for key in found.kept:
         yield warning(
             "ObjectKept",

@@ -33,6 +33,7 @@ class _Trouble:
     due: float = 0.0
     fate: Fate = Fate.SKIPPED
     why: str = ""
+    fix: str = ""
 
 
 class Pace:
@@ -54,13 +55,13 @@ class Pace:
     def held(self, step: Step) -> Ended:
         """What became of one that may not be tried yet when it was tried last."""
         trouble = self._troubles[step.key]
-        return Ended(step, trouble.fate, trouble.why)
+        return Ended(step, trouble.fate, trouble.why, fix=trouble.fix)
 
-    def failed(self, step: Step, now: float, why: str = "", fate: Fate = Fate.FAILED) -> None:
+    def failed(self, step: Step, now: float, why: str = "", fate: Fate = Fate.FAILED, fix: str = "") -> None:
         """It could not be done."""
         trouble = self._next(step, now)
         trouble.due = self._due(now, trouble.tries)
-        trouble.fate, trouble.why = fate, why
+        trouble.fate, trouble.why, trouble.fix = fate, why, fix
 
     def repaired(self, step: Step, now: float) -> bool:
         """It was done before, and undone by somebody. Whether that goes on."""

@@ -127,7 +127,9 @@ class Watching:
     def missing(self) -> frozenset[str]:
         """Kinds that we make, and that the cluster does not have."""
         return frozenset(
-            kind.name for kind in self._kinds if kind.role is Role.MADE and kind not in self._followed
+            kind.name
+            for kind in self._kinds
+            if kind.role is Role.MADE and (kind not in self._followed or self._discovery.find(kind) is None)
         )
 
     def faults_told(self) -> list[str]:

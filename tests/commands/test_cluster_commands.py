@@ -36,6 +36,16 @@ GIVEN = ["-f", "fleet.yaml", "--target=gateway-api"]
         (apply, GIVEN, "nobody can be asked, standard input is no terminal: give --yes"),
         (controller, ["--target=gateway-api", "--lease=one"], '--lease: "one" is no NAMESPACE/NAME'),
         (controller, ["--target=gateway-api", "--flee=x"], "unrecognized arguments: --flee=x"),
+        (
+            controller,
+            ["--target=gateway-api", "--metrics-port=99999"],
+            "--metrics-port: 99999 is no port: give",
+        ),
+        (
+            controller,
+            ["--target=gateway-api", "--metrics-port=x"],
+            '--metrics-port: "x" is not a whole number',
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

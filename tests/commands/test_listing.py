@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from epp.commands import linted, listing
+from epp.commands import lint, linted, listing
 from epp.commands.target import Parser, parsed
 from epp.runtime.errors import StartError
 from epp.runtime.kubernetes.store import ApiFault
@@ -81,3 +81,22 @@ class TestLintOfACluster:
         cluster.closed = {"Service"}
         found = asyncio.run(linted.read(cluster, []))
         assert found.unread == {"Service": "services: the API answers 403: you may not"}
+        assert "Gateway" in found.readable and "Service" not in found.readable
+
+    def test_finds_nothing_in_what_it_may_see(
+        self, cluster: ModelCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster.closed = {"Service"}
+        monkeypatch.setattr(lint, "api_of", lambda *_, **__: cluster)
+        assert lint.run(["--cluster"]) == 0
+        assert capsys.readouterr().out == "nothing found in what may be read\n"
+
+    def test_has_no_answer_where_it_may_see_nothing(
+        self, cluster: ModelCluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cluster.closed = {one.name for one in linted.READ}
+        monkeypatch.setattr(lint, "api_of", lambda *_, **__: cluster)
+        assert lint.run(["--cluster"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("epp lint: --cluster: nothing may be read of what was asked for: ")

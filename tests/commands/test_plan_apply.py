@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from epp.commands import apply, listing, plan
+from epp.compiler.marks import sources_of
 from epp.compiler.options import Target
+from epp.controller.difference import key_of
 from tests.commands.model_cluster import ModelCluster, Object
 
 FLEET = """\
@@ -35,6 +37,30 @@ spec:
   backends: [{name: gpt, external: {provider: litellm, model: gpt, url: "http://gpt.example.com/v1"}}]
   rules: [{name: gpt, match: {models: [gpt]}, route: {backends: [gpt]}}]
 """
+OPEN = """\
+apiVersion: fleet-epp.dev/v1alpha1
+kind: Fleet
+metadata: {name: open, namespace: east}
+gateway: edge/east
+models: [{name: phi, pods: {app: phi}}]
+"""
+BESIDE = """\
+apiVersion: fleet-epp.dev/v1alpha1
+kind: Fleet
+metadata: {name: beside, namespace: east}
+gateway: edge/west
+models: [{name: gemma, pods: {app: gemma}, owner: bob}]
+"""
+CLOSED = """\
+apiVersion: fleet-epp.dev/v1alpha1
+kind: Fleet
+metadata: {name: closed, namespace: west}
+gateway: edge/east
+models: [{name: gpt, provider: openai, secret: s}]
+auth: {issuer: "https://idp.example.com", jwks: "https://idp.example.com/keys"}
+teams: [{name: x}]
+"""
+NAMESPACES = ("east", "west", "north", "llm", "edge")
 GATEWAYS = "gateway.networking.k8s.io/v1"
 ENVOY = "--target=envoy-ai-gateway-1.1"
 AGENT = "--target=agentgateway"
@@ -50,6 +76,10 @@ def gateway(name: str) -> Object:
     }
     spec = {"gatewayClassName": "main", "listeners": [listener]}
     return {"apiVersion": GATEWAYS, "kind": "Gateway", "metadata": meta, "spec": spec}
+
+
+def namespace(name: str) -> Object:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
 
 class Desk:
@@ -69,11 +99,23 @@ class Desk:
     def apply(self, *arguments: str) -> tuple[int, str]:
         return apply.run(["-f", *arguments, "--yes"]), self._read()
 
+    def ports(self) -> list[int]:
+        """Of the picker's Service in the namespace east."""
+        return [one["port"] for one in self._object("Service", "fleet-epp-pools")["spec"]["ports"]]
+
+    def sources(self, kind: str, name: str) -> set[str]:
+        """What an object there was made for."""
+        return set(sources_of(self._object(kind, name)))
+
+    def _object(self, kind: str, name: str) -> Object:
+        wanted = (kind, "east", name)
+        return next(one for one in self.cluster.objects.values() if key_of(one) == wanted)
+
 
 @pytest.fixture
 def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
     made = Desk(ModelCluster(), tmp_path, lambda: "".join(capsys.readouterr()))
-    made.cluster.put(gateway("east"), gateway("west"))
+    made.cluster.put(gateway("east"), gateway("west"), *map(namespace, NAMESPACES))
     for command in (plan, apply):
         monkeypatch.setattr(command, "api_of", lambda _: made.cluster)
     return made
@@ -113,6 +155,91 @@ class TestPruning:
         desk.apply(west, ENVOY)
         assert desk.plan(west, ENVOY, "--detailed-exitcode")[0] == 0
 
+    def test_nothing_is_left_for_a_second_run(self, desk: Desk) -> None:
+        file = desk.file("east")
+        desk.apply(file, ENVOY)
+        desk.file("east", FLEET.format(name="east").replace("- {name: phi, pods: {app: phi}}\n", ""))
+        status, said = desk.apply(file, ENVOY, "--prune")
+        assert status == 0
+        assert "what was open until the deletions:\n[1/1] change Service east/fleet-epp-pools: done" in said
+        assert desk.plan(file, ENVOY, "--detailed-exitcode")[0] == 0
+
+
+class TestFilesOneAfterTheOther:
+    """Of one inventory: the second does not undo the first."""
+
+    def test_a_service_gets_the_ports_of_both(self, desk: Desk) -> None:
+        first, second = desk.file("east"), desk.file("open", BESIDE)
+        desk.apply(first, ENVOY)
+        assert desk.apply(second, ENVOY, "--prune")[0] == 0
+        assert len(desk.ports()) == 3
+        assert desk.sources("Service", "fleet-epp-pools") >= {"Fleet/east/east", "Fleet/east/beside"}
+        assert "nothing to do" in desk.plan(first, ENVOY)[1]
+        desk.file("open", BESIDE.replace("pods: {app: gemma}", "provider: openai, secret: s"))
+        status, said = desk.apply(second, ENVOY, "--prune")
+        assert status == 0, said
+        assert "of Fleet/east/beside, Fleet/east/east, not in these files alone" in said
+        assert len(desk.ports()) == 3
+
+    def test_a_model_of_the_same_name_is_not_rewritten(self, desk: Desk) -> None:
+        desk.apply(desk.file("east"), ENVOY)
+        before = dict(desk.cluster.objects)
+        other = desk.file("other", BESIDE.replace("gemma", "phi").replace("app: phi", "app: other"))
+        for status, said in (desk.plan(other, ENVOY), desk.apply(other, ENVOY, "--prune")):
+            assert status == 1
+            assert "InferencePool east/phi: it would change, and was made for Fleet/east/east, not in" in said
+            assert "give the file of that, too (-f A -f B); where it is gone for good, all files" in said
+        assert desk.cluster.objects == before
+
+    def test_an_open_gateway_is_not_closed(self, desk: Desk) -> None:
+        desk.apply(desk.file("open", OPEN), ENVOY)
+        before = dict(desk.cluster.objects)
+        status, said = desk.apply(desk.file("closed", CLOSED), ENVOY, "--prune")
+        assert status == 1
+        assert "it would be for a Gateway that serves Fleet/east/open, not in these files" in said
+        assert desk.cluster.objects == before
+
+    def test_a_closed_gateway_is_not_opened(self, desk: Desk) -> None:
+        desk.apply(desk.file("closed", CLOSED), ENVOY)
+        before = dict(desk.cluster.objects)
+        status, said = desk.apply(desk.file("open", OPEN), ENVOY, "--prune")
+        assert (status, "ClientTrafficPolicy edge/" in said) == (1, True)
+        assert desk.cluster.objects == before
+
+    def test_what_others_have_beside_it_is_kept(self, desk: Desk) -> None:
+        desk.apply(desk.file("closed", CLOSED), AGENT)
+        before = desk.cluster.names("AgentgatewayPolicy")
+        assert desk.apply(desk.file("open", OPEN), AGENT, "--prune")[0] == 0
+        assert desk.cluster.names("AgentgatewayPolicy") == before
+
+    @pytest.mark.parametrize("listener, is_theirs", [("http", True), ("other", False)])
+    def test_another_listener_is_another_place(self, listener: str, is_theirs: bool, desk: Desk) -> None:
+        west, east = (text.replace("gateway: edge/east\n", "") for text in (CLOSED, OPEN))
+        desk.apply(desk.file("open", east), ENVOY, "--gateway=edge/east/http")
+        _, said = desk.plan(desk.file("closed", west), ENVOY, f"--gateway=edge/east/{listener}")
+        theirs = "it would be for a Gateway that serves Fleet/east/open" in said
+        assert theirs is is_theirs, said
+
+    def test_who_is_gone_for_good_is_asked_no_more(self, desk: Desk) -> None:
+        desk.apply(desk.file("open", OPEN), ENVOY)
+        renamed = desk.file("open", OPEN.replace("name: open", "name: public").replace("app: phi", "app: p"))
+        assert desk.apply(renamed, ENVOY, "--prune")[0] == 1
+        assert desk.apply(renamed, ENVOY, "--prune-all")[0] == 0
+        assert desk.sources("InferencePool", "phi") >= {"Fleet/east/public"}
+        assert "nothing to do" in desk.plan(renamed, ENVOY)[1]
+
+    def test_a_service_that_a_pool_asks_for_stays(self, desk: Desk) -> None:
+        file = desk.file("open", OPEN)
+        desk.apply(file, ENVOY)
+        for one in desk.cluster.objects.values():
+            if one["kind"] == "InferencePool":
+                one["metadata"]["labels"] = {}
+        desk.file("open", OPEN.replace("pods: {app: phi}", "provider: openai, secret: s"))
+        status, said = desk.apply(file, ENVOY, "--prune")
+        assert status == 0, said
+        assert "kept: Service east/fleet-epp-pools: InferencePools that stay ask for it" in said
+        assert desk.ports()
+
 
 class TestAnotherTarget:
     def test_routes_of_the_old_one_go(self, desk: Desk) -> None:
@@ -148,6 +275,16 @@ class TestWhatIsNotThere:
         assert status == 0
         assert "there is no Gateway edge/north: nobody serves what is made for it" in said
 
+    def test_namespaces_are_told_once_each_before_anything_is_written(self, desk: Desk) -> None:
+        file = desk.file("lab")
+        before = dict(desk.cluster.objects)
+        for status, said in (desk.plan(file, ENVOY), desk.apply(file, ENVOY)):
+            assert (status, said.count("NamespaceNotFound")) == (1, 1)
+            assert "kubectl create namespace lab" in said
+        assert desk.cluster.objects == before
+        desk.cluster.closed = {"Namespace"}
+        assert "NamespaceNotFound" not in desk.plan(file, ENVOY)[1]
+
     def test_nothing_is_said_of_gateways_that_may_not_be_seen(self, desk: Desk) -> None:
         desk.cluster.closed = {"Gateway"}
         assert "GatewayNotFound" not in desk.plan(desk.file("north"), ENVOY)[1]
@@ -157,7 +294,7 @@ class TestWhatIsNotThere:
 
     def test_kinds_are_told_once_each_before_anything_is_written(self, desk: Desk) -> None:
         there = ModelCluster(absent={"AIGatewayRoute", "BackendTrafficPolicy"})
-        there.put(gateway("east"))
+        there.put(gateway("east"), namespace("east"), namespace("edge"))
         desk.cluster, file = there, desk.file("east")
         before = dict(there.objects)
         for status, said in (desk.plan(file, ENVOY), desk.apply(file, ENVOY)):
@@ -193,7 +330,7 @@ class TestWords:
         meta = {"name": "fleet-epp-pools", "namespace": "east"}
         desk.cluster.put({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
         said = desk.plan(desk.file("east"), ENVOY)[1]
-        assert "delete it, or give it our inventory label" in said
+        assert "delete it, or give it the label fleet-epp.dev/inventory=" in said
 
 
 class TestAnApiThatIsBusy:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.commands import manifests, showing
+from epp.commands.comparing import Paper
 from epp.compiler.findings import Origin, error, info, warning
 from epp.config import decode
 
@@ -58,6 +59,17 @@ def test_in_colours_where_a_person_looks(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_but_not_where_they_are_unwanted(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     assert "\x1b" not in "".join(shown(Screen()))
+
+
+@pytest.mark.parametrize("color, stream", [("always", io.StringIO), ("never", Screen)])
+def test_a_plan_has_them_as_its_flag_says(
+    color: str, stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    out = stream()
+    Paper(out, color=color).findings(FINDINGS)
+    assert ("\x1b[31merror" in out.getvalue()) is (color == "always")
 
 
 def test_long_texts_are_wrapped() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from epp.controller.cluster import Deposed, Taken
-from epp.controller.difference import Key, belongs, key_of, whose
+from epp.controller.difference import Key, belongs, key_of, way_out, whose
 from epp.controller.fields import FIELD_MANAGER, Object
 from tests.controller.objects import INVENTORY
 
@@ -66,7 +66,7 @@ class ModelApi:
     async def create(self, document: Object) -> Object:
         there = self.objects.get(key_of(document))
         if there is not None and not belongs(there, INVENTORY):
-            raise Taken(whose(there))
+            raise Taken(whose(there), way_out(there, INVENTORY))
         return self._apply(document)
 
     async def change(self, document: Object, live: Object) -> Object:

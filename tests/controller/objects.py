@@ -15,15 +15,16 @@ def origin(name: str, kind: str = "ModelRouter") -> Origin:
     return Origin(kind, "models", name, api_version="inference.llmkube.dev/v1alpha1")
 
 
-def emitted(kind: str, name: str, *sources: str, **spec: Any) -> Emitted:
-    """Marked as ours. Sources: names of routers."""
+def emitted(kind: str, name: str, *sources: str | Origin, **spec: Any) -> Emitted:
+    """Marked as ours. A source that is a name is that of a router."""
     document = {
         "apiVersion": "test/v1",
         "kind": kind,
         "metadata": {"name": name, "namespace": "models"},
         "spec": spec,
     }
-    return marked(Emitted(document, tuple(map(origin, sources or ("chat",)))), OPTIONS)
+    origins = (one if isinstance(one, Origin) else origin(one) for one in sources or ("chat",))
+    return marked(Emitted(document, tuple(origins)), OPTIONS)
 
 
 def foreign(kind: str, name: str, **spec: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Api:
 
     def __init__(self, there: Object | None, *faults: ApiFault) -> None:
         self.there, self.faults = there, list(faults)
-        self.leads = True
+        self.leads = self.has_kind = True
         self.is_deposed_by_a_look = False
         self.written: list[tuple[str, Any, Any]] = []
         self.timeouts: list[Any] = []
@@ -34,7 +34,8 @@ class Api:
 
     async def fetch(self, path: str, query: Mapping[str, str], *, timeout: Any = None) -> bytes:
         if path.endswith("/v1"):
-            return json.dumps({"resources": [{"name": "services", "kind": "Service"}]}).encode()
+            kinds = [{"name": "services", "kind": "Service"}] if self.has_kind else []
+            return json.dumps({"resources": kinds}).encode()
         self.timeouts.append(timeout)
         self.leads = self.leads and not self.is_deposed_by_a_look
         if self.there is None:
@@ -85,9 +86,21 @@ def test_a_change_is_tried_again_on_what_the_object_is_now() -> None:
 
 def test_what_lost_its_label_meanwhile_is_not_changed() -> None:
     api = Api(service(version="6", theirs="yes"), CHANGED)
-    with pytest.raises(Taken, match="has no label"):
+    with pytest.raises(Taken, match="has no label") as taken:
         asyncio.run(cluster(api).change(WANTED, service()))
-    assert len(api.written) == 1
+    assert len(api.written) == 1 and taken.value.fix.startswith("delete it, or give it the label")
+
+
+def test_of_a_kind_that_has_gone_it_is_told_that_it_has() -> None:
+    """The API says ``404 page not found``, before the kinds are looked at again."""
+    api = Api(service(), ApiFault(404, "404 page not found"), ApiFault(404, 'namespaces "llm" not found'))
+    writer = cluster(api)
+    with pytest.raises(ApiFault, match="page not found"):
+        asyncio.run(writer.change(WANTED, service()))
+    api.has_kind = False
+    with pytest.raises(ApiFault, match="the cluster has no Service of v1: install its CRD") as told:
+        asyncio.run(writer.change(WANTED, service()))
+    assert told.value.status == 404
 
 
 @pytest.mark.parametrize("there", [None, service(uid="another")])

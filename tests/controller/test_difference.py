@@ -3,20 +3,22 @@
 import asyncio
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.compiler.emission import APPLY_ORDER, Emitted
-from epp.compiler.marks import inventory, lacking
+from epp.compiler.findings import Origin
+from epp.compiler.marks import Inventory, inventory, lacking
 from epp.compiler.memory import Memory
 from epp.compiler.options import Options, Target
 from epp.controller.carrying import Fate, carry_out
-from epp.controller.difference import Difference, Doubt, Key, Verb, difference, rank
+from epp.controller.difference import Difference, Doubt, Key, Verb, difference, parts_of, rank
 from epp.controller.fields import stamped
 from tests.controller.model_api import ModelApi
-from tests.controller.objects import INVENTORY, emitted, foreign
+from tests.controller.objects import INVENTORY, emitted, foreign, origin
 
 CREATE, CHANGE, DELETE = Verb.CREATE, Verb.CHANGE, Verb.DELETE
 KINDS = ("Service", "InferencePool", "SecurityPolicy", "BackendTrafficPolicy", "HTTPRoute")
@@ -88,6 +90,9 @@ def test_what_somebody_else_made_is_told_and_left() -> None:
         ("one", "it was made by kubectl and has no label fleet-epp.dev/inventory"),
         ("two", "it is of the inventory b"),
     ]
+    of_nobody, of_another = (one.fix for one in found.conflicts)
+    assert of_nobody == "delete it, or give it the label fleet-epp.dev/inventory=test"
+    assert of_another.startswith("an object has one inventory") and "delete" not in of_another
 
 
 def test_what_was_made_of_an_input_with_an_error_stays() -> None:
@@ -135,6 +140,154 @@ def test_but_not_for_what_is_of_a_model_in_error_alone() -> None:
     assert lacking(frozenset({site, bad}), doubt.failed) == {bad}
     assert lacking(frozenset({site, bad, good}), doubt.failed) == {site, bad, good}
     assert lacking(frozenset({site}), doubt.failed) == {site}
+
+
+def of_model(kind: str, name: str, *models: str, value: int) -> Emitted:
+    """An object for models of one fleet."""
+    parts = (replace(origin("site", kind="Fleet"), part=model) for model in models)
+    return emitted(kind, name, *parts, value=value)
+
+
+class TestARouteThatOnlyRefuses:
+    """Of a model with an error: it needs no policy."""
+
+    DOUBT = Doubt(failed={"Fleet/models/site", "Fleet/models/site/bad"})
+    KEY = ("HTTPRoute", "models", "site-bad")
+
+    def before(self) -> ModelApi:
+        kinds = ("BackendTrafficPolicy", "HTTPRoute")
+        return written(ModelApi(), *(of_model(kind, "site-bad", "bad", value=1) for kind in kinds))
+
+    def wanted(self, *models: str) -> list[Emitted]:
+        kinds = ("BackendTrafficPolicy", "HTTPRoute")
+        return [of_model(kind, "site-bad", *models, value=2) for kind in kinds]
+
+    def test_it_is_made_where_the_models_own_is_gone(self) -> None:
+        api = self.before()
+        del api.objects[self.KEY]
+        found = compared(api, *self.wanted("bad"), doubt=self.DOUBT)
+        assert steps(found) == [(CREATE, "HTTPRoute", "site-bad")]
+
+    def test_not_where_it_stands(self) -> None:
+        assert steps(compared(self.before(), *self.wanted("bad"), doubt=self.DOUBT)) == []
+
+    def test_nor_beside_what_stands_under_another_name(self) -> None:
+        api = self.before()
+        refusal = of_model("HTTPRoute", "site-bad-01", "bad", value=2)
+        assert steps(compared(api, refusal, doubt=self.DOUBT)) == []
+        assert steps(compared(api, *self.wanted("bad"), refusal, doubt=self.DOUBT)) == []
+
+    def test_what_serves_others_as_well_waits_for_its_policy(self) -> None:
+        api = self.before()
+        del api.objects[self.KEY]
+        assert steps(compared(api, *self.wanted("bad", "good"), doubt=self.DOUBT)) == []
+
+
+FLEET = origin("site", kind="Fleet")
+GOOD, BAD, WORSE = (replace(FLEET, part=name) for name in ("good", "bad", "worse"))
+CHAT, CODE = origin("chat"), origin("code")
+
+
+@pytest.mark.parametrize(
+    "failed, before, wanted, expected",
+    [
+        pytest.param(
+            [BAD],
+            [("SecurityPolicy", "all", GOOD, BAD), ("HTTPRoute", "good", GOOD)],
+            [("SecurityPolicy", "all", GOOD), ("HTTPRoute", "good", GOOD), ("HTTPRoute", "more", GOOD)],
+            [],
+            id="of a fleet all that is frozen waits",
+        ),
+        pytest.param(
+            [BAD],
+            [("SecurityPolicy", "bad", BAD)],
+            [("SecurityPolicy", "bad", BAD), ("HTTPRoute", "good", GOOD)],
+            [(CREATE, "HTTPRoute", "good")],
+            id="but not for what is of the one in error alone",
+        ),
+        pytest.param(
+            [CHAT],
+            [("SecurityPolicy", "all", CHAT, CODE)],
+            [("SecurityPolicy", "all", CODE), ("HTTPRoute", "chat", CHAT), ("HTTPRoute", "code", CODE)],
+            [(CREATE, "HTTPRoute", "code")],
+            id="whoever has lost the policy waits",
+        ),
+        pytest.param(
+            [CHAT, CODE],
+            [("SecurityPolicy", "all", CHAT)],
+            [("SecurityPolicy", "all", CHAT, CODE), ("HTTPRoute", "code", CODE)],
+            [],
+            id="and whoever was to get it",
+        ),
+        pytest.param(
+            [CHAT],
+            [("SecurityPolicy", "all", CHAT), ("HTTPRoute", "both", CODE)],
+            [("SecurityPolicy", "all", CHAT), ("HTTPRoute", "both", CODE, CHAT)],
+            [(CHANGE, "HTTPRoute", "both")],
+            id="a route that is there is changed",
+        ),
+        pytest.param(
+            [CHAT],
+            [("SecurityPolicy", "all", CHAT), ("HTTPRoute", "both", CODE, CHAT)],
+            [("SecurityPolicy", "all", CHAT), ("HTTPRoute", "both", CODE)],
+            [],
+            id="unless it is of the one in error",
+        ),
+        pytest.param(
+            [CHAT],
+            [("SecurityPolicy", "all", CHAT)],
+            [("SecurityPolicy", "all", CHAT), ("Service", "chat", CHAT)],
+            [(CREATE, "Service", "chat")],
+            id="and what nobody asks is made",
+        ),
+        pytest.param(
+            [CHAT],
+            [("Service", "chat", CHAT), ("Service", "code", CODE), ("Service", "both", CODE, CHAT)],
+            [],
+            [(DELETE, "Service", "code")],
+            id="what is not wanted any more stays",
+        ),
+    ],
+)
+def test_of_what_is_in_error_nothing_frozen_is_touched(
+    failed: list[Origin],
+    before: list[tuple[str, str, *tuple[Origin, ...]]],
+    wanted: list[tuple[str, str, *tuple[Origin, ...]]],
+    expected: list[tuple[Verb, str, str]],
+) -> None:
+    there, after = (
+        [emitted(*one, value=value) for one in each] for value, each in ((1, before), (2, wanted))
+    )
+    doubt = Doubt(failed={name for one in failed for name in (one.whole, one.object)})
+    assert steps(compared(written(ModelApi(), *there), *after, doubt=doubt)) == expected
+
+
+def test_a_part_is_not_its_whole_and_a_longer_name_is_another() -> None:
+    api = written(ModelApi(), emitted("Service", "one", GOOD, BAD))
+    (step,) = compared(api).steps
+    assert step.sources == {GOOD.object, BAD.object}
+    assert parts_of(frozenset({"Fleet/a/site", "Fleet/a/site2"})) == {"Fleet/a/site", "Fleet/a/site2"}
+
+
+def test_what_is_settled_is_so_until_something_else_is_wanted() -> None:
+    one, two = (emitted("Service", "one", value=value) for value in (1, 2))
+    api = written(ModelApi(), one)
+    settled = {one.key: (stamped(one.document), _bare(api.objects[one.key]))}
+    assert steps(difference([two], api.objects, inventory=INVENTORY, settled=settled)) == [
+        (CHANGE, "Service", "one")
+    ]
+
+
+def test_of_another_inventory_nothing_is_left_and_one_without_a_gateway_has_all() -> None:
+    api = ModelApi()
+    for name, other in (("mine", "test"), ("others", "b")):
+        labels = {"fleet-epp.dev/inventory": other, "fleet-epp.dev/target": "agentgateway"}
+        one = foreign("Service", name, value=1)
+        api.put({**one, "metadata": {**one["metadata"], "labels": labels}})
+    mine = ("Service", "models", "mine")
+    assert difference([], api.objects, inventory=INVENTORY) == Difference(left=(("agentgateway", mine),))
+    whole = difference([], api.objects, inventory=Inventory("test"))
+    assert steps(whole) == [(DELETE, "Service", "mine")] and whole.left == ()
 
 
 def test_what_is_being_deleted_is_waited_for() -> None:

@@ -122,6 +122,18 @@ def test_a_field_that_is_to_go_from_within_a_list_is_shown() -> None:
     assert ours_of(there, less)["spec"] == {"rules": [{"name": "a", "override": "b", "weight": 1}]}
 
 
+def test_what_the_api_has_filled_in_is_not_shown_as_going() -> None:
+    ports = [{"port": n, "protocol": "TCP", "name": f"pool-{n}", "targetPort": n} for n in (1, 2, 3)]
+    notes = {f'k:{{"port":{n},"protocol":"TCP"}}': {".": {}, "f:port": {}, "f:name": {}} for n in (1, 2, 3)}
+    left = [{"port": 1, "name": "pool-1"}, {"port": 3, "name": "pool-3", "targetPort": 9}]
+    shown = ours_of(live({"ports": ports}, {"f:ports": notes}), wanted({"ports": left}))["spec"]["ports"]
+    assert shown == [
+        {"name": "pool-1", "port": 1},
+        {"port": 2, "name": "pool-2"},
+        {"port": 3, "name": "pool-3", "targetPort": 3},
+    ]
+
+
 def test_the_hash_is_not_shown() -> None:
     one = wanted({"a": 1})
     assert unstamped(stamped(one)) == one

@@ -18,7 +18,7 @@ from epp.compiler.intent import Intent
 from epp.controller.difference import Key
 from epp.controller.events import Events
 from epp.controller.fields import Object
-from epp.controller.files import Files
+from epp.controller.files import Files, Unreadable
 from epp.controller.loop import Controller, Parts
 from epp.controller.metrics import ControllerMetrics
 from epp.controller.pace import Pace
@@ -26,7 +26,8 @@ from epp.controller.statuses import Statuses
 from epp.runtime.kubernetes.store import ApiFault
 from epp.runtime.metrics import Values
 from tests.controller.model_api import ModelApi
-from tests.controller.objects import OPTIONS, emitted
+from tests.controller.objects import OPTIONS, emitted, foreign, origin
+from tests.controller.test_telling import router
 
 NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 LATEST = "last_success_timestamp_seconds"
@@ -41,16 +42,21 @@ class Known:
         self.missing: frozenset[str] = frozenset()
         self.going: frozenset[str] = frozenset()
         self.fault: Exception | None = None
+        self.people: list[Object] = []
+        self.told: list[Key] = []
+        """What the controller says it has written."""
+        self.unseen: set[str] = set()
+        """Names of objects that the API has not told of yet."""
         self._api = api
 
     def live(self) -> dict[Key, dict[str, Any]]:
-        return dict(self._api.objects)
+        return {key: one for key, one in self._api.objects.items() if key[2] not in self.unseen}
 
     def documents(self) -> list[Document]:
         return []
 
     def declared(self) -> Sequence[Object]:
-        return ()
+        return self.people
 
     def faults_told(self) -> list[str]:
         return []
@@ -58,7 +64,9 @@ class Known:
     def covers(self, _: Key) -> bool:
         return True
 
-    def wrote(self, *_: Any) -> None: ...
+    def wrote(self, key: Key, before: Object | None, result: Object | None) -> None:
+        assert self._api.objects.get(key) == result
+        self.told.append(key)
 
     async def confirm(self) -> None:
         if self.fault is not None:
@@ -70,11 +78,32 @@ class Leader:
     is_leader = True
 
 
+class Cluster(ModelApi):
+    """It also takes statuses. ``tried``: names of what was to be created."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: list[Object] = []
+        self.fault: ApiFault | None = None
+        self.tried: list[str] = []
+
+    async def create(self, document: Object) -> Object:
+        self.tried.append(document["metadata"]["name"])
+        return await super().create(document)
+
+    async def apply_status(self, document: Object, manager: str, *, force: bool) -> Object:
+        if self.fault is not None:
+            raise self.fault
+        self.statuses.append(document)
+        return document
+
+
 class World:
     """A controller among fakes; ``wants`` is what the compiler says from then on."""
 
     def __init__(self) -> None:
-        self.api, self.leader, self.controller = ModelApi(), Leader(), Controller()
+        self.api, self.leader, self.controller = Cluster(), Leader(), Controller()
+        self.broken_file = ""
         self.known = Known(self.api)
         self.metrics = ControllerMetrics(Counter())
         self.pace = Pace(random.Random(1))
@@ -99,6 +128,8 @@ class World:
 
     def _files(self) -> list[Document]:
         """Others whenever something else is wanted."""
+        if self.broken_file:
+            raise Unreadable(self.broken_file)
         return [Document({"kind": "Fleet", "metadata": {"name": repr(self._wanted)}})]
 
     def wants(self, *objects: Emitted) -> None:
@@ -215,6 +246,31 @@ def test_of_a_defect_in_a_task_the_defect_is_told(world: World) -> None:
     assert world.controller.trouble == ("defect: KeyError: 'kind'",)
 
 
+def test_what_another_inventory_has_is_told_and_nobody_is_asked_to_cut_it_off(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = dict(emitted("HTTPRoute", "theirs").document)
+    labels = {**theirs["metadata"]["labels"], "fleet-epp.dev/inventory": "default"}
+    world.api.put({**theirs, "metadata": {**theirs["metadata"], "labels": labels}})
+    world.wants(emitted("HTTPRoute", "theirs"))
+    with caplog.at_level(logging.INFO):
+        world.round()
+    (told,) = [one.fields for one in caplog.records if one.message == "finding"]  # type: ignore[attr-defined]
+    assert told["code"] == "ObjectTaken"
+    assert told["fix"].startswith("an object has one inventory: put what asks for it into one")
+
+
+def test_errors_among_the_inputs_are_counted_for_people(world: World) -> None:
+    assert world.controller.errors == 0
+    world.api.put(foreign("Service", "theirs"))
+    world.wants(emitted("Service", "theirs"))
+    world.round()
+    assert world.controller.errors == 1
+    world.leader.is_leader = False
+    world.round()
+    assert world.controller.errors == 0
+
+
 def test_what_was_made_for_another_gateway_is_told_and_stays(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,3 +287,140 @@ def test_what_was_made_for_another_gateway_is_told_and_stays(
     assert told[0]["message"] == (
         "HTTPRoute models/old was made for agentgateway, and so was 1 more object: they stay and go on acting"
     )
+
+
+def test_whoever_does_not_lead_writes_nothing(world: World) -> None:
+    world.leader.is_leader = False
+    world.wants(emitted("Service", "b"))
+    world.known.people = [router(ours=True, claimed=False)]
+    world.round()
+    assert world.names() == {"Service a", "HTTPRoute chat"} and not world.api.statuses
+    world.leader.is_leader = True
+    world.round()
+    assert world.names() == {"Service b"} and len(world.api.statuses) == 1
+
+
+def test_whoever_leads_no_longer_at_the_end_writes_no_status(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = world.known.live
+
+    def deposed() -> dict[Key, dict[str, Any]]:
+        world.leader.is_leader = False
+        return live()
+
+    world.known.people = [router(ours=True, claimed=False)]
+    with monkeypatch.context() as patch:
+        patch.setattr(world.known, "live", deposed)
+        world.round()
+    assert not world.api.statuses
+    world.leader.is_leader = True
+    world.round()
+    assert len(world.api.statuses) == 1
+
+
+def test_nothing_is_written_before_all_is_listed(world: World) -> None:
+    world.known.is_complete = False
+    world.wants(emitted("Service", "b"))
+    world.round()
+    assert world.names() == {"Service a", "HTTPRoute chat"}
+    world.known.is_complete = True
+    world.round()
+    assert world.names() == {"Service b"}
+
+
+def test_what_was_made_of_files_that_were_never_read_stays() -> None:
+    """Of a controller that is started again while one of them is broken."""
+    world = World()
+    fleet, gone = origin("site", kind="Fleet"), origin("gone")
+    for one in (emitted("Service", "of-files", fleet), emitted("Service", "left", gone)):
+        world.api.put(one.document)
+    world.broken_file = "fleet.yaml: line 3: no colon"
+    world.round()
+    assert world.names() == {"Service of-files"}
+    assert world.controller.trouble == ("fleet.yaml: line 3: no colon",)
+    world.broken_file = ""
+    world.round()
+    assert world.names() == set()
+
+
+# --- success, and what is none ---------------------------------------------------------------------------
+
+
+def test_with_a_file_that_cannot_be_read_any_more_it_is_no_success(world: World) -> None:
+    before = world.shown()[LATEST]
+    world.broken_file = "fleet.yaml: line 3: no colon"
+    world.round()
+    assert world.shown()[LATEST] == before
+    world.broken_file = ""
+    world.round()
+    assert world.shown()[LATEST] > before
+
+
+def test_with_a_status_that_is_refused_it_is_no_success(world: World) -> None:
+    before = world.shown()[LATEST]
+    world.known.people = [router(ours=True, claimed=False)]
+    world.api.fault = ApiFault(422, "status.gateway: no such field")
+    world.round()
+    assert world.shown()[LATEST] == before
+    (told,) = world.controller.trouble
+    assert "no such field" in told
+
+
+def test_with_an_object_that_is_somebody_elses_it_is_no_success(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = world.shown()[LATEST]
+    world.api.put(foreign("Service", "b"))
+    world.wants(emitted("Service", "a"), emitted("HTTPRoute", "chat"), emitted("Service", "b", "code"))
+    with caplog.at_level(logging.INFO):
+        world.round()
+    assert world.shown()[LATEST] == before and world.shown()["conflicts"] == 1
+    assert findings(caplog) == [("ObjectTaken", "ModelRouter/models/code")]
+
+
+def test_its_router_gets_no_route(world: World) -> None:
+    world.api.put(foreign("Service", "b"))
+    world.wants(
+        *(emitted("Service", "a"), emitted("HTTPRoute", "chat"), emitted("Service", "b", "code")),
+        *(emitted("HTTPRoute", "code", "code"), emitted("HTTPRoute", "more", "more")),
+    )
+    world.round()
+    assert world.names() == {"Service a", "HTTPRoute chat", "Service b", "HTTPRoute more"}
+
+
+def test_what_is_taken_as_we_write_is_told_and_not_tried_in_every_round(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.api.put(foreign("Service", "b"))
+    world.known.unseen = {"b"}
+    world.wants(emitted("Service", "a"), emitted("HTTPRoute", "chat"), emitted("Service", "b", "code"))
+    with caplog.at_level(logging.INFO):
+        world.round()
+        world.round()
+    assert world.api.tried.count("b") == 1
+    assert findings(caplog) == [("ObjectTaken", "ModelRouter/models/code")]
+    assert world.shown()["conflicts"] == 1
+
+
+def test_what_is_kept_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.known.absent = frozenset({"ModelRouter"})
+    world.wants(emitted("HTTPRoute", "chat"))
+    with caplog.at_level(logging.INFO):
+        world.round()
+        world.round()
+    assert world.names() == {"Service a", "HTTPRoute chat"}
+    assert findings(caplog) == [("ObjectKept", "Service/models/a")]
+
+
+def test_what_is_written_counts_before_the_api_tells_it(world: World) -> None:
+    assert world.known.told == [("Service", "models", "a"), ("HTTPRoute", "models", "chat")]
+    world.wants(emitted("HTTPRoute", "chat", value=1))
+    world.round()
+    assert world.known.told[2:] == [("HTTPRoute", "models", "chat"), ("Service", "models", "a")]
+
+
+def findings(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Code and object of each that was told."""
+    told = [one.fields for one in caplog.records if one.message == "finding"]  # type: ignore[attr-defined]
+    return [(one["code"], one["object"]) for one in told]

@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 import json
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -36,6 +36,8 @@ class Api:
         self.away = False
         self.version = 10
         self.lines: dict[str, asyncio.Queue[bytes]] = {}
+        self.asked: list[tuple[str, str]] = []
+        """Paths of lists and watches, and by which labels."""
 
     def _asked(self, path: str) -> list[Kind]:
         """Kinds of the group that ``path`` is of, which is one of them or their list."""
@@ -54,11 +56,13 @@ class Api:
             raise ApiFault(403, f'cannot list resource "{plural}"')
         if plural.startswith("v1"):
             return json.dumps({"resources": [_served(k, is_going=k in self.going) for k in of]}).encode()
+        self.asked.append((path, query.get("labelSelector", "")))
         items = self.objects.get(plural, [])
         return json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": items}).encode()
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[list[bytes], None]:
         self._asked(path)
+        self.asked.append((path, query.get("labelSelector", "")))
         queue = self.lines.setdefault(path.rpartition("/")[2], asyncio.Queue())
         yield []
         while True:
@@ -89,14 +93,20 @@ def _plural(kind: Kind) -> str:
     return f"{kind.name.lower()}s"
 
 
-def watching(api: Api, *kinds: Kind, wall_clock: float = 0.0) -> Watching:
+def watching(
+    api: Api,
+    *kinds: Kind,
+    wall_clock: Callable[[], float] = lambda: 0.0,
+    namespaces: tuple[str, ...] = (),
+    discovery: Discovery | None = None,
+) -> Watching:
     return Watching(
-        *(api, Discovery(api), kinds),  # type: ignore[arg-type]
-        namespaces=(),
+        *(api, discovery or Discovery(api), kinds),  # type: ignore[arg-type]
+        namespaces=namespaces,
         inventory=Inventory("test"),
         changed=lambda: None,
         clock=virtual.now,
-        wall_clock=lambda: wall_clock,
+        wall_clock=wall_clock,
         chance=random.Random(1),
     )
 
@@ -134,6 +144,26 @@ def test_nothing_is_complete_before_all_is_listed_and_a_kind_may_come_later() ->
             api.kinds += [ROUTE, ROUTER]
             await until(lambda: not watch.missing and not watch.absent, within=6.0)
             await until(lambda: watch.is_complete)
+            task.cancel()
+
+    virtual.run(story())
+
+
+def test_a_kind_is_missing_as_soon_as_somebody_has_asked() -> None:
+    """A write that finds nothing there asks, before it is looked at again."""
+
+    async def story() -> None:
+        api = Api(SERVICE, ROUTE)
+        discovery = Discovery(api)  # type: ignore[arg-type]
+        watch = watching(api, SERVICE, ROUTE, discovery=discovery)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            assert watch.missing == set()
+            api.kinds = [SERVICE]
+            with pytest.raises(ApiFault, match="install its CRD"):
+                await discovery.again("gateway.networking.k8s.io/v1", "HTTPRoute")
+            assert watch.missing == {"HTTPRoute"}
             task.cancel()
 
     virtual.run(story())
@@ -255,54 +285,85 @@ def test_what_we_have_written_counts_until_the_api_tells_it() -> None:
     virtual.run(story())
 
 
-@pytest.mark.parametrize("change", ["status", "resourceVersion", "managedFields"])
-def test_what_changes_all_the_time_is_no_news_for_the_compiler(change: str) -> None:
+ACCEPTED = {"type": "Accepted", "status": "True"}
+READY = {"type": "GatewayReady", "status": "True"}
+
+
+@pytest.mark.parametrize(
+    "change, is_news",
+    [
+        pytest.param({}, False, id="what is counted"),
+        pytest.param({"lastUpdated": "2"}, False, id="when its controller looked"),
+        pytest.param({"gateway": {"routeReady": True}}, False, id="our part"),
+        pytest.param({"conditions": [ACCEPTED, READY]}, False, id="our condition"),
+        pytest.param({"conditions": [{**ACCEPTED, "status": "False"}]}, True, id="anothers"),
+        pytest.param({"phase": "Failed"}, True, id="phase"),
+    ],
+)
+def test_what_changes_all_the_time_is_no_news_for_the_compiler(change: dict[str, Any], is_news: bool) -> None:
     async def story() -> None:
         api = Api(SERVICE, ROUTER)
-        api.objects = {
-            "modelrouters": [{**made("chat", 1), "status": {"phase": "Ready", "lastUpdated": "1"}}]
-        }
+        status = {"phase": "Ready", "lastUpdated": "1", "conditions": [ACCEPTED]}
+        api.objects = {"modelrouters": [{**made("chat", 1), "status": status}]}
         watch = watching(api, SERVICE, ROUTER)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(watch.run())
             await until(lambda: watch.is_complete)
-            before = watch.documents()
-            again = {**made("chat", 30), "status": {"phase": "Ready", "lastUpdated": "2"}}
-            ready = {"type": "GatewayReady", "status": "True"}
-            again["status"] |= (
-                {"conditions": [ready], "gateway": {"routeReady": True}} if change == "status" else {}
-            )
+            (before,) = watch.documents()
+            assert before.content["status"] == {"phase": "Ready", "conditions": [ACCEPTED]}
+            again = {**made("chat", 30), "status": {**status, **change}}
             again["metadata"]["managedFields"] = [{"manager": "x"}]
             api.tell("modelrouters", "MODIFIED", again)
             await until(lambda: next(watch.declared())["metadata"]["resourceVersion"] == "30")
-            kept = [
-                {**one.content, "status": {**one.content["status"], "conditions": []}}
-                for one in watch.documents()
-            ]
-            assert kept == [
-                {**one.content, "status": {**one.content["status"], "conditions": []}} for one in before
-            ]
+            (after,) = watch.documents()
+            assert (after is not before) is is_news
             task.cancel()
 
     virtual.run(story())
 
 
 def test_a_heartbeat_is_news_when_it_is_late() -> None:
-    async def story(passed: float) -> bool:
+    async def story() -> None:
         api = Api(SERVICE, SLICE)
         beating = made("mac", 1)
         beating["metadata"]["annotations"] = {"llmkube.ai/agent-heartbeat": NOON.isoformat()}
         api.objects = {"endpointslices": [beating]}
-        watch = watching(api, SERVICE, SLICE, wall_clock=NOON.timestamp() + passed)
+        passed = 30.0
+        watch = watching(api, SERVICE, SLICE, wall_clock=lambda: NOON.timestamp() + passed)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(watch.run())
             await until(lambda: watch.is_complete)
-            (document,) = watch.documents()
+            (before,) = watch.documents()
+            assert not before.annotations
+            passed = 60.0
+            assert watch.documents()[0] is before
+            passed = 181.0  # and the API has told nothing new
+            assert list(watch.documents()[0].annotations) == ["llmkube.ai/agent-heartbeat"]
             task.cancel()
-        return bool(document.annotations)
 
-    assert virtual.run(story(30.0)) is False
-    assert virtual.run(story(181.0)) is True
+    virtual.run(story())
+
+
+def test_where_it_may_look_and_for_which_labels_the_api_is_told() -> None:
+    async def story() -> None:
+        wide = Kind("GatewayClass", "gateway.networking.k8s.io", ("v1",), Role.THERE, is_wide=True)
+        api = Api(SERVICE, SLICE, wide)
+        watch = watching(api, SERVICE, SLICE, wide, namespaces=("a", "b"))
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(watch.run())
+            await until(lambda: watch.is_complete)
+            await asyncio.sleep(1.0)
+            task.cancel()
+        slices = "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices"
+        wanted = [
+            *(("/api/v1/namespaces/a/services", ""), ("/api/v1/namespaces/b/services", "")),
+            *((slices.format(one), "llmkube.ai/inference-service") for one in "ab"),
+            ("/apis/gateway.networking.k8s.io/v1/gatewayclasss", ""),
+        ]
+        assert sorted(api.asked) == sorted(2 * wanted), "each listed and watched"
+        assert [watch.covers(("Service", one, "x")) for one in "abc"] == [True, True, False]
+
+    virtual.run(story())
 
 
 @pytest.mark.parametrize("target", Target)

@@ -381,9 +381,16 @@ def test_fleet_files_are_read_again_and_a_broken_one_changes_nothing(site: Site,
     with site.controller("--fleet", str(file)) as controller:
         wait_until(lambda: ("InferencePool", "qwen") in site.names(), what="the model's pool")
         before = site.content()
-        file.write_text("apiVersion: [")
-        wait_until(lambda: controller.says("what it said last stays"), what="that the file is broken")
-        assert site.content() == before
+        for slip, told in (
+            ("apiVersion: [", "did not find expected node content"),
+            (_fleet(site, "gemma").replace("kind: Fleet", "kind: fleet"), "there is no kind"),
+            ("", "is empty"),
+        ):
+            file.write_text(slip)
+            wait_until(lambda told=told: controller.says(told), what="that the file is broken")  # type: ignore[misc]
+            (trouble,) = json.loads(controller.page("/readyz"))["details"]["trouble"]
+            assert "what it said last stays" in trouble
+            assert site.content() == before
         file.write_text(_fleet(site, "gemma"))
         wait_until(lambda: ("InferencePool", "gemma") in site.names(), what="the other model's pool")
         wait_until(lambda: ("InferencePool", "qwen") not in site.names(), what="the first one's is gone")

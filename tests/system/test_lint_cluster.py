@@ -135,10 +135,10 @@ def test_what_may_not_be_seen_is_told_and_nothing_is_concluded(plane: ControlPla
     assert "epp lint: CustomResourceDefinition could not be read" in ended.err
 
 
-def test_without_any_right_nothing_is_found(plane: ControlPlane) -> None:
+def test_without_any_right_there_is_no_answer(plane: ControlPlane) -> None:
     ended = lint(plane, TENANT, "--namespace", "other")
-    assert (ended.status, ended.findings) == (0, {})
-    assert "AIGatewayRoute could not be read" in ended.err
+    assert (ended.status, ended.findings) == (2, {})
+    assert "nothing may be read of what was asked for" in ended.err and "403" in ended.err
 
 
 def test_a_cluster_that_does_not_let_us_in_is_no_answer(plane: ControlPlane) -> None:

@@ -37,7 +37,8 @@ def non_http_listener(view: View) -> Iterator[Trap]:
     The AI gateway adds a field to the access log of all listeners (agent-session-id, by default) and fails
     on one that has no HTTP connection manager; the whole translation fails with it, so no proxy gets
     anything new (envoyproxy/ai-gateway#2600, present in v1.1.0). Setting logRequestHeaderAttributes to ""
-    avoids it.
+    avoids it. The API server refuses such a listener only where the Gateway has the annotation
+    aigateway.envoyproxy.io/gateway-config: which others serve AIGatewayRoutes their objects do not say.
     """
     if _has_no_log_attributes(view):
         return

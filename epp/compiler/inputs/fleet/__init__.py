@@ -1,25 +1,26 @@
 """A fleet file, for people without LLMKube: a site's models, their servers, and who may ask for what.
 
-Place:   file.py is its shape, declared.py reads what it declares into a site (site.py), choices.py follows
-         references, rules.py and policies.py make the intent's rules of it.
+Place:   identity.py says which it is, file.py is its shape, declared.py reads what it declares into a site
+         (site.py), choices.py follows references, rules.py and policies.py make the intent's rules of it.
 Ignores: which file it came from: a Fleet that is read from a cluster would be read the same.
 Rule:    a fault in one model leaves the others live.
 Source:  docs/fleet-file.md.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 
 from epp.compiler.documents import Document, Documents
-from epp.compiler.findings import Finding, error
+from epp.compiler.findings import Finding
 from epp.compiler.inputs import Reading
-from epp.compiler.inputs.fleet import policies
+from epp.compiler.inputs.fleet import identity, policies
 from epp.compiler.inputs.fleet.declared import complain, declare
-from epp.compiler.inputs.fleet.file import API_VERSION, KIND, FleetFile, check_name
+from epp.compiler.inputs.fleet.file import CLASS_HEADER, KIND, FleetFile
 from epp.compiler.inputs.fleet.rules import rules
 from epp.compiler.inputs.fleet.site import Site, invalid
-from epp.compiler.intent import GatewayRef, Objective, Router, Rule
+from epp.compiler.intent import Condition, GatewayRef, Objective, Router, Rule
 from epp.compiler.memory import Call, plainly
 from epp.compiler.node import Node
 from epp.compiler.options import Options
@@ -34,10 +35,10 @@ def read(documents: Documents, options: Options, call: Call = plainly) -> Readin
     routers: list[Router] = []
     objectives: list[Objective] = []
     findings: list[Finding] = []
-    group = API_VERSION.partition("/")[0]
-    findings += [_unknown(one) for one in documents if one.group == group and one.kind != KIND]
+    others = (one for one in documents if not identity.is_fleet(one))
+    findings += [fault for one in others for fault in identity.faults(one)]
     faulty: list[Router] = []
-    for document in documents.of(KIND, group):
+    for document in documents.of(KIND, identity.GROUP):
         reading = call(_read, document, options)
         routers += reading.routers
         objectives += reading.objectives
@@ -47,18 +48,11 @@ def read(documents: Documents, options: Options, call: Call = plainly) -> Readin
     return Reading(tuple(routers), tuple(objectives), tuple(findings), tuple(faulty))
 
 
-def _unknown(document: Document) -> Finding:
-    message = f'there is no kind "{document.kind}" of {API_VERSION}'
-    return error("SpecInvalid", document.origin.at("kind"), message, f'write "kind: {KIND}"')
-
-
 def _read(document: Document, options: Options) -> Reading:
     origin = document.origin
-    fault = check_name(document.name)
-    if fault:
-        return Reading(
-            findings=(error("SpecInvalid", origin.at("metadata.name"), fault, "give it another name"),)
-        )
+    unnamed = tuple(identity.faults(document))
+    if unnamed:
+        return Reading(findings=unnamed)
     content = {name: value for name, value in document.content.items() if name != "status"}
     file, faults = _file(decode.section(content, document.place))
     findings = [invalid(origin, one) for one in faults]
@@ -72,7 +66,7 @@ def _read(document: Document, options: Options) -> Reading:
     access, budgets = policies.access(site), policies.budgets(site, made)
     complain(site)
     is_wrong = any(one.is_error and not one.origin.part for one in site.findings)
-    if gateway is None or is_wrong or not any(rule.backends for rule in made):
+    if gateway is None or is_wrong or not made:
         return Reading(findings=tuple(site.findings))
     router = Router(
         document.name,
@@ -89,7 +83,9 @@ def _read(document: Document, options: Options) -> Reading:
 
 
 def _faulty(document: Document, options: Options) -> Iterator[Router]:
-    """Which models a fleet asks for that has an error as a whole, as far as it can be read."""
+    """What a fleet asks for that has an error as a whole, as far as it can be read: its names stay its own,
+    and so do the sensitive requests for them.
+    """
     file = Node(document.content)
     where, _, name = file["gateway"].text.rpartition("/")
     gateway = GatewayRef(name, where or document.namespace) if name else options.gateway
@@ -97,17 +93,32 @@ def _faulty(document: Document, options: Options) -> Iterator[Router]:
     models = tuple(dict.fromkeys(one.text for one in names if one.text))
     if gateway is None or not models:
         return
-    rule = Rule(document.name, (), document.origin, models=models)
+    rule = _guarded(file, Rule(document.name, (), document.origin, models=models))
+    whatever = [replace(rule, models=())] if rule.is_guarded and file["defaultModel"].is_there else []
     yield Router(
         document.name,
         document.namespace,
         replace(gateway, section=file["listener"].text or gateway.section),
-        (rule,),
+        (rule, *whatever),
         document.origin,
         hostnames=tuple(one.text for one in file["hostnames"] if one.text),
     )
 
 
+def _guarded(file: Node, rule: Rule) -> Rule:
+    """The rule as one for sensitive requests, if the file asks for that. A field that there is not may have
+    been meant for it."""
+    said = file["sensitive"]
+    classes = tuple(one.text for one in said["classes"])
+    if not said.is_there:
+        return replace(rule, fail_closed=not _FIELDS.issuperset(name for name, _ in file.entries()))
+    header = said["header"].text.lower() or CLASS_HEADER
+    is_read = all(classes) and set(dict(said.entries())) <= {"classes", "header", "models"}
+    conditions = (Condition(header, classes, ignore_case=True),) if classes and is_read else ()
+    return replace(rule, conditions=conditions, fail_closed=True, sensitive=True)
+
+
+_FIELDS = frozenset({*(decode.camel(one.name) for one in dataclasses.fields(FleetFile)), "status"})
 _ALL_LEAN_ON = {"", "apiVersion", "kind", "metadata", "models", "backends"}
 """Fields without which everything else would be told to be wrong; the empty one: a field is missing."""
 

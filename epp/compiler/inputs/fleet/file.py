@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from epp.compiler.confidential import has_login, is_key, shown
 from epp.compiler.http_routes import MOST_HOSTNAMES, MOST_WEIGHT
 from epp.compiler.intent import MOST_PORTS
 from epp.config.decode import Section
@@ -26,6 +27,8 @@ MODEL = r"[^\s,]{1,253}"
 """A model's name: it stands in headers, and in lists with commas between them."""
 ANY_NAME = "*"
 """``servedAs`` of servers that take every name."""
+CLASS_HEADER = "x-data-class"
+"""Of requests, where ``sensitive`` names no other."""
 HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
 NAMED = rf"({LABEL}/)?{LABEL}"
 """A name, and the namespace where it is another."""
@@ -180,7 +183,8 @@ class Servers:
         _may("service", self.service, rf"{NAMED}:\d{{1,5}}", '"name:port" or "namespace/name:port"')
         if self.service:
             _check_port("service", int(self.service.rpartition(":")[2]))
-        if not re.fullmatch(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?", self.secret, re.ASCII):
+        is_name = re.fullmatch(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?", self.secret, re.ASCII)
+        if not is_name or is_key(self.secret):
             raise ValueError("secret: is not the name of a Secret: put the key into one, and name that here")
         _may("region", self.region, r"[a-z0-9-]{1,40}", "a region such as eu-central-1")
         _may("servedAs", self.served_as, MODEL, _A_MODEL)
@@ -267,7 +271,7 @@ class Sensitive:
 
     classes: tuple[str, ...]
     """Values of the header, in upper or lower case alike."""
-    header: str = "x-data-class"
+    header: str = CLASS_HEADER
     """The header in which clients, or a gateway in front, name a request's class."""
     models: tuple[str, ...] | None = None
     """The models that may serve them; else every model that has a local backend."""
@@ -298,8 +302,16 @@ class Auth:
     count."""
 
     def __post_init__(self) -> None:
-        _must("issuer", self.issuer, r"[!-~]{1,2048}", "one word")
-        _must("jwks", self.jwks, r"https?://[!-~]{1,2048}", "a URL such as https://idp.example.com/jwks.json")
+        for subject, url in (("issuer", self.issuer), ("jwks", self.jwks)):
+            if has_login(url):
+                raise ValueError(
+                    f"{subject}: has a password in it, which everybody can read: write it without"
+                )
+        if not re.fullmatch(r"[!-~]{1,2048}", self.issuer, re.ASCII):
+            raise ValueError(f'issuer: must be one word, got "{shown(self.issuer)[:60]}"')
+        if not re.fullmatch(r"https?://[!-~]{1,2048}", self.jwks, re.ASCII):
+            words = "a URL such as https://idp.example.com/jwks.json"
+            raise ValueError(f'jwks: must be {words}, got "{shown(self.jwks)[:60]}"')
         _not_empty("audiences", self.audiences, "any")
         _must("claim", self.claim, r"[!-~]{1,253}", "one word")
         _must("header", self.header, HEADER, "the name of a header")

@@ -59,8 +59,8 @@ def rules(site: Site) -> tuple[Rule, ...]:
     for one in served:
         made += _name_rules(one, together=one.model.entry.name in together)
     for faulty in lost:
-        made += _in_error(faulty, _exact(faulty.names))
-    of_patterns = [(faulty.place, _in_error(faulty, _patterns(faulty.names))) for faulty in lost]
+        made += _in_error(faulty, _exact(faulty.names), site)
+    of_patterns = [(faulty.place, _in_error(faulty, _patterns(faulty.names), site)) for faulty in lost]
     of_patterns += [
         (one.model.place, [*guards.of(one, one.patterns, "patterns"), _pattern_rule(one)])
         for one in served
@@ -68,7 +68,7 @@ def rules(site: Site) -> tuple[Rule, ...]:
     ]
     for _, several in sorted(of_patterns, key=lambda each: each[0]):
         made += several
-    made += _default(site, served, guards)
+    made += [*_default(site, served, guards), *guards.of_default(lost)]
     of_every_name = _of_every_name(site)
     return tuple(_without_names(rule, of_every_name) for rule in made)
 
@@ -108,9 +108,12 @@ def _lost(site: Site, served: Sequence[Served]) -> list[Lost]:
     return found
 
 
-def _in_error(one: Lost, names: tuple[str, ...]) -> list[Rule]:
+def _in_error(one: Lost, names: tuple[str, ...], site: Site) -> list[Rule]:
     """What refuses them, so that no pattern and no default serves them."""
-    return [Rule(name_of(names[0], "in", "error"), (), one.origin, models=names)] if names else []
+    if not names:
+        return []
+    is_sensitive = site.file.sensitive is not None
+    return [Rule(name_of(names[0], "in", "error"), (), one.origin, models=names, sensitive=is_sensitive)]
 
 
 def _counted_together(site: Site) -> set[str]:
@@ -237,6 +240,14 @@ class _Guards:
         else:
             name = name_of(one.model.entry.name, "sensitive", which, "refused")
             yield self._refusal(models, name)
+
+    def of_default(self, lost: Iterable[Lost]) -> Iterator[Rule]:
+        """What refuses them while the default has an error: somebody else's default would have them."""
+        wanted = self._site.file.default_model
+        for one in lost if wanted and self._sensitive is not None else ():
+            if wanted in one.names:
+                refusal = self._refusal((), name_of("default", "in", "error"))
+                yield replace(refusal, origin=one.origin)
 
     def _is_needed(self, one: Served) -> bool:
         if self._sensitive is None:
