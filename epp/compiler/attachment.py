@@ -96,7 +96,7 @@ def _keys(selector: Node) -> set[str]:
 
 
 def _holds(expression: Node, labels: Mapping[str, str]) -> bool:
-    key, value = expression["key"].text, labels.get(expression["key"].text)
+    value = labels.get(expression["key"].text)
     values = [one.text for one in expression["values"]]
     match expression["operator"].text:
         case "In":
@@ -104,7 +104,7 @@ def _holds(expression: Node, labels: Mapping[str, str]) -> bool:
         case "NotIn":
             return value not in values
         case "Exists":
-            return bool(key) and value is not None
+            return value is not None
         case "DoesNotExist":
             return value is None
         case _:

@@ -4,14 +4,15 @@ Place:   between inputs/ and targets/.
 Rule:    a name belongs to whoever named it first where the same requests come in, whatever else the rules ask
          for: with more headers a younger rule would be tried first. Where that takes a guard away, or mixes
          who may ask, the younger gets nothing new; nor where the older has an error: its routes of before
-         stand, or the younger's do, and whichever it is stays as it is. What else overlaps depends on how a
-         gateway sorts (overlaps.py).
+         stand, or the younger's do, and whichever it is stays as it is. What such a one was to guard,
+         guards.py sees to; what else overlaps depends on how a gateway sorts (overlaps.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from epp.compiler import guards
 from epp.compiler.findings import Finding, error, warning
 from epp.compiler.intent import Router, Rule
 from epp.compiler.overlaps import said, same_requests
@@ -22,7 +23,7 @@ _Place: TypeAlias = tuple[str, str, str]
 
 
 def settle(
-    routers: Iterable[Router], faulty: Iterable[Router] = ()
+    routers: Iterable[Router], faulty: Collection[Router] = ()
 ) -> tuple[tuple[Router, ...], tuple[Finding, ...]]:
     """The routers, the oldest first, each without the names that an older one has.
 
@@ -40,6 +41,7 @@ def settle(
         left = _without(router, taken)
         if left.rules:
             kept.append(left)
+    findings += guards.kept(kept, faulty)
     return tuple(kept), tuple(findings)
 
 

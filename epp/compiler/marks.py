@@ -74,8 +74,13 @@ def lacking(sources: frozenset[str], failed: Collection[str]) -> frozenset[str]:
     """Inputs that would be without something while an object that is for ``sources`` stays as it is: only its
     own where it is for nothing but parts with an error, as a refusal of their names.
     """
-    parts = frozenset(one for one in sources if one.count("/") > 2)
+    parts = parts_in(sources)
     return parts if parts and parts <= set(failed) else sources
+
+
+def parts_in(sources: frozenset[str]) -> frozenset[str]:
+    """Those that are parts of an input, as a model of a fleet is."""
+    return frozenset(one for one in sources if one.count("/") > 2)
 
 
 def _references(emitted: Emitted) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What calls came to, so that a compilation need not do again what the one before it has done.
 
-Place:   handed down from compile.py as ``call``; the controller keeps one from compilation to compilation.
+Place:   handed down from compile.py as ``call``; the controller keeps one from compilation to compilation,
+         and one each for differences, statuses and what it watches.
 Ignores: what is called.
 Rule:    a call is known by its function and by which objects it is given, not by what these are like: it is
          for functions that look at nothing else, of inputs and with results that nobody changes. What the

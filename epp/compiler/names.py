@@ -6,10 +6,13 @@ Rule:    a name of one part is that part; of several, the parts with a hash of t
 
 import hashlib
 import re
+import string
 
 LONGEST = 63
 """Of a label of DNS, which names of Services are and labels' values."""
 _HASH = 6
+_LETTERS = string.ascii_lowercase
+_SIGNS = string.digits + string.ascii_lowercase
 
 
 def name_of(*parts: str, longest: int = LONGEST) -> str:
@@ -28,11 +31,19 @@ def numbered(name: str, number: int) -> str:
 
     The first is ``name`` itself, where there is room for a number behind it.
     """
-    plain = name_of(name)
-    room = LONGEST - _HASH - len("-00-")
+    plain, place = name_of(name), ordinal(number)
+    room = LONGEST - _HASH - len(f"-{place}-")
     if plain == name and len(name) <= room:
-        return name_of(name, f"{number:02}") if number else name
-    return f"{plain[:room].strip('-')}-{number:02}-{_digest((name, str(number)))}"
+        return name_of(name, place) if number else name
+    return f"{plain[:room].strip('-')}-{place}-{_digest((name, str(number)))}"
+
+
+def ordinal(number: int) -> str:
+    """Two signs that stand in the order of the numbers: 00 to 99, a0 to az, to zz, which is the 1,036th."""
+    if number < 100:
+        return f"{number:02}"
+    first, second = divmod(number - 100, len(_SIGNS))
+    return _LETTERS[first] + _SIGNS[second] if first < len(_LETTERS) else str(number)
 
 
 def _digest(parts: tuple[str, ...]) -> str:

@@ -10,11 +10,12 @@ import itertools
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from epp.compiler import order
 from epp.compiler.findings import Finding, Origin, error, warning
 from epp.compiler.intent import Access, Router, Rule
+from epp.compiler.memory import Call, plainly
 from epp.compiler.order import Match, Strength
 from epp.compiler.patterns import EXACT
 
@@ -34,6 +35,13 @@ class _Host(Enum):
     LATER = "later"
 
 
+class Where(NamedTuple):
+    """Where a router's requests come in: the part of its Gateway, and the hostnames."""
+
+    section: str
+    hostnames: tuple[str, ...]
+
+
 def by_age(_one: Router, _other: Router) -> None:
     """By the age of the routes, which is not that of what they are made for: routes come and go."""
     return
@@ -49,23 +57,26 @@ class _Placed:
     is_wide: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Reach:
     """What a router takes. ``said``: who may ask. ``least``: strength of its weakest match. ``names_kept``:
-    see told().
+    see told(). ``is_exposed``: some of what it guards may be lost to one that is at the same hostnames.
     """
 
     router: Router
     placed: list[_Placed]
     names_kept: bool
+    where: Where = field(init=False)
     said: Access | None = field(init=False)
     least: tuple[int, ...] = field(init=False)
     by_model: dict[str, list[_Placed]] = field(default_factory=dict)
     wide: list[_Placed] = field(default_factory=list)
     named: list[_Placed] = field(default_factory=list)
     guarded: list[_Placed] = field(default_factory=list)
+    is_exposed: bool = False
 
     def __post_init__(self) -> None:
+        self.where = where(self.router)
         self.said = said(self.router)
         self.least = min((one.strength for one in self.placed), default=())
 
@@ -76,6 +87,14 @@ class _Reach:
         for one in self.named:
             self.by_model.setdefault(one.match[model].value, []).append(one)
         self.guarded = [one for one in self.placed if one.rule.is_guarded]
+        self.is_exposed = any(one.is_wide or not self.names_kept for one in self.guarded)
+
+    def may_err(self, other: "_Reach") -> bool:
+        """Whether an error may come of what the two take from each other; most need not be looked at."""
+        if self.said != other.said or self.is_exposed or other.is_exposed:
+            return True
+        has_hosts = bool(self.where.hostnames or other.where.hostnames)
+        return has_hosts and bool(self.guarded or other.guarded)
 
     def has(self, met: Match, model: str, strength: tuple[int, ...]) -> bool:
         """Whether it has all requests of ``met`` by a match that is tried before one of ``strength``."""
@@ -96,23 +115,13 @@ class _Gateway:
     strength: Strength
     first: First
 
-    def reach(self, router: Router, rules: Sequence[Sequence[Match]], *, names_kept: bool) -> _Reach:
-        placed = [
-            _Placed(rule, one, self.strength(one), not names(self.model, one))
-            for rule, matches in zip(router.rules, rules, strict=True)
-            for one in matches
-        ]
-        reach = _Reach(router, placed, names_kept)
-        reach.index(self.model)
-        return reach
-
     def taken(
         self, taker: _Reach, takers: Sequence[_Placed], loser: _Reach, losers: Sequence[_Placed]
     ) -> Iterator["_Taken"]:
         """What matches of the one take of matches of the other; of any two one at least names no model."""
         if not takers or not losers:
             return
-        hosts = _by_hosts(taker.router, loser.router)
+        hosts = _by_hosts(taker.where, loser.where)
         is_first = hosts is not _ALIKE and _Host.SOONER in hosts
         if not (hosts is _ALIKE or is_first or _Host.ALIKE in hosts):
             return
@@ -204,6 +213,7 @@ def told(
     strength: Strength = order.by_headers,
     first: First = by_age,
     names_kept: Container[int] = (),
+    call: Call = plainly,
 ) -> Iterator[Finding]:
     """``routers``: the oldest first; ``found``: the matches of each rule of each. ``model``: the header that
     names it. ``names_kept``: places of routers of which what names a model loses nothing but to a longer
@@ -211,9 +221,9 @@ def told(
 
     For each younger router the errors, one for a rule; without any the first that is no error.
     """
-    gateway = _Gateway(model, strength, first)
-    for near, younger in _meeting(gateway, routers, found, names_kept):
-        faults, notes = _between(gateway, near, younger, errors_only=False)
+    gateway = call(_Gateway, model, strength, first)
+    for near, younger in _meeting(gateway, routers, found, names_kept, call):
+        faults, notes = _between(gateway, near, younger, call, errors_only=False)
         yield from faults or notes or itertools.islice(_hidden(near, younger), 1)
 
 
@@ -223,11 +233,12 @@ def errors(
     *,
     model: str,
     strength: Strength = order.by_headers,
+    call: Call = plainly,
 ) -> Iterator[Finding]:
     """Those of told() that there are even if no name loses anything."""
-    gateway = _Gateway(model, strength, by_age)
-    for near, younger in _meeting(gateway, routers, found, range(len(routers))):
-        faults, _ = _between(gateway, near, younger, errors_only=True)
+    gateway = call(_Gateway, model, strength, by_age)
+    for near, younger in _meeting(gateway, routers, found, range(len(routers)), call):
+        faults, _ = _between(gateway, near, younger, call, errors_only=True)
         yield from faults
 
 
@@ -236,14 +247,26 @@ def _meeting(
     routers: Sequence[Router],
     found: Sequence[Sequence[Sequence[Match]]],
     names_kept: Container[int],
+    call: Call,
 ) -> Iterator[tuple[list[_Reach], _Reach]]:
     """Each router, with the older ones that may take of it or lose to it."""
     older = _Older()
     for place, (router, rules) in enumerate(zip(routers, found, strict=True)):
-        younger = gateway.reach(router, rules, names_kept=place in names_kept)
-        yield [one for one in older.that_may_meet(younger) if same_requests(one.router, router)], younger
+        younger = call(_reach, gateway, router, rules, place in names_kept)
+        yield older.that_may_meet(younger), younger
         if younger.placed:
             older.add(younger)
+
+
+def _reach(gateway: _Gateway, router: Router, rules: Sequence[Sequence[Match]], names_kept: bool) -> _Reach:
+    placed = [
+        _Placed(rule, one, gateway.strength(one), not names(gateway.model, one))
+        for rule, matches in zip(router.rules, rules, strict=True)
+        for one in matches
+    ]
+    reach = _Reach(router, placed, names_kept)
+    reach.index(gateway.model)
+    return reach
 
 
 class _Older:
@@ -259,6 +282,7 @@ class _Older:
         self._guards: set[int] = set()
         self._wide: order.Near[int] = order.Near()
         self._count = itertools.count()
+        self._met: dict[tuple[Where, Where], bool] = {}
 
     def add(self, one: _Reach) -> None:
         place = len(self._all)
@@ -276,7 +300,10 @@ class _Older:
 
     def that_may_meet(self, younger: _Reach) -> list[_Reach]:
         """The oldest first."""
-        if younger.router.hostnames:
+        return [one for one in self._asked(younger) if self._meets(one.where, younger.where)]
+
+    def _asked(self, younger: _Reach) -> Sequence[_Reach]:
+        if younger.where.hostnames:
             return self._all
         places = self._hosted | self._guards
         if not younger.names_kept:
@@ -287,27 +314,48 @@ class _Older:
             places.update(self._wide.to(one.match))
         return [self._all[place] for place in sorted(places)]
 
+    def _meets(self, one: Where, other: Where) -> bool:
+        if one == other:
+            return True
+        pair = one, other
+        if pair not in self._met:
+            self._met[pair] = meet(one, other)
+        return self._met[pair]
+
 
 def _between(
-    gateway: _Gateway, near: Sequence[_Reach], younger: _Reach, *, errors_only: bool
+    gateway: _Gateway, near: Sequence[_Reach], younger: _Reach, call: Call, *, errors_only: bool
 ) -> tuple[list[Finding], list[Finding]]:
     """What the younger takes or loses: the errors, one for a rule; and the first that is none."""
     faults: dict[Origin, Finding] = {}
     notes: list[Finding] = []
     for older in near:
-        if notes and not (older.guarded or younger.guarded or older.said != younger.said):
+        is_quick = errors_only or bool(notes)
+        if not (older.wide or younger.wide) or (is_quick and not older.may_err(younger)):
             continue
-        for taken in _pair(gateway, older, younger, is_quick=errors_only or bool(notes)):
-            fault = taken.unsafe(younger)
-            if fault is not None:
-                faults.setdefault(fault.origin, fault)
-            elif not notes and not taken.is_natural:
-                notes.append(taken.told(younger.router))
+        ask = call if older.wide and younger.wide else plainly  # names meet far more routers than rules do
+        unsafe, safe = ask(_pair, gateway, older, younger, is_quick)
+        for fault in unsafe:
+            faults.setdefault(fault.origin, fault)
+        notes = notes or safe
     return list(faults.values()), notes
 
 
-def _pair(gateway: _Gateway, older: _Reach, younger: _Reach, *, is_quick: bool) -> Iterator[_Taken]:
-    """``is_quick``: of what cannot be an error, nothing."""
+def _pair(
+    gateway: _Gateway, older: _Reach, younger: _Reach, is_quick: bool
+) -> tuple[list[Finding], list[Finding]]:
+    """The same of two. ``is_quick``: of what cannot be an error, nothing."""
+    unsafe, safe = list[Finding](), list[Finding]()
+    for taken in _taken(gateway, older, younger, is_quick=is_quick):
+        fault = taken.unsafe(younger)
+        if fault is not None:
+            unsafe.append(fault)
+        elif not safe and not taken.is_natural:
+            safe.append(taken.told(younger.router))
+    return unsafe, safe
+
+
+def _taken(gateway: _Gateway, older: _Reach, younger: _Reach, *, is_quick: bool) -> Iterator[_Taken]:
     if is_quick and older.said == younger.said:
         old, young = older.guarded, younger.guarded
     else:
@@ -321,7 +369,7 @@ def _pair(gateway: _Gateway, older: _Reach, younger: _Reach, *, is_quick: bool) 
 def _hidden(near: Sequence[_Reach], younger: _Reach) -> Iterator[Finding]:
     """Envoy looks for the longest hostname first, and then for routes at that one only."""
     for older in near:
-        hosts = _by_hosts(younger.router, older.router) - {_Host.ALIKE}
+        hosts = _by_hosts(younger.where, older.where) - {_Host.ALIKE}
         for side in sorted(hosts, key=lambda one: one.value):
             pair = (younger, older) if side is _Host.SOONER else (older, younger)
             longer, shorter = (one.router for one in pair)
@@ -340,20 +388,27 @@ def names(model: str, match: Match) -> bool:
     return value is not None and value.kind == EXACT
 
 
+def where(router: Router) -> Where:
+    """Few routers of one Gateway differ in it: what is told apart by it is told once for all of them."""
+    return Where(router.gateway.section, router.hostnames)
+
+
+def meet(one: Where, other: Where) -> bool:
+    """Whether any request may come in at both."""
+    if one.section != other.section and one.section and other.section:
+        return False
+    return not one.hostnames or not other.hostnames or bool(_by_hosts(one, other))
+
+
 def same_requests(one: Router, other: Router) -> bool:
     """Of two routers of one Gateway, whether any request may be for both."""
-    sections = {one.gateway.section, other.gateway.section}
-    if len(sections) == 2 and "" not in sections:
-        return False
-    if not one.hostnames or not other.hostnames:
-        return True
-    return bool(_by_hosts(one, other))
+    return meet(where(one), where(other))
 
 
 _ALIKE = frozenset({_Host.ALIKE})
 
 
-def _by_hosts(one: Router, other: Router) -> frozenset[_Host]:
+def _by_hosts(one: Where, other: Where) -> frozenset[_Host]:
     """Of ``one``, at each hostname that both have."""
     if not one.hostnames and not other.hostnames:
         return _ALIKE

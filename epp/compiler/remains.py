@@ -13,6 +13,8 @@ from epp.compiler.findings import Finding, error, info
 from epp.compiler.intent import Intent, Router, Rule, is_glob
 from epp.compiler.patterns import matches
 
+_REST = "whatever else is sensitive"
+
 
 def spread(failed: frozenset[str], routers: Iterable[Router]) -> frozenset[str]:
     """With the rules' parts that go where a part with an error leads, as models do to backends of a fleet."""
@@ -25,19 +27,20 @@ def spread(failed: frozenset[str], routers: Iterable[Router]) -> frozenset[str]:
 
 
 def left(router: Router, failed: frozenset[str], given_up: frozenset[str]) -> Router:
-    """The router with refusals in the place of parts that have an error of their own; without any rule where
-    nothing is served. ``given_up``: parts that the gateway cannot refuse.
+    """The router with refusals in the place of parts that have an error of their own, also where nothing else
+    is left to serve. ``given_up``: parts that the gateway cannot refuse.
     """
     if not any(one.origin.object in failed for one in router.rules):
         return router
     rules = [
         replace(one, backends=()) if one.origin.object in failed else one
         for one in router.rules
-        if one.origin.object not in failed or (one.models and one.origin.object not in given_up)
+        if one.origin.object not in failed
+        or ((one.models or one.is_guarded) and one.origin.object not in given_up)
     ]
     serving = {one.name for one in rules if one.backends}
     budgets = tuple(one for one in router.budgets if not one.rule or one.rule in serving)
-    return replace(router, rules=tuple(rules) if serving else (), budgets=budgets)
+    return replace(router, rules=tuple(rules), budgets=budgets)
 
 
 def faulty(declared: Iterable[Router], left_over: Iterable[Router]) -> list[Router]:
@@ -90,7 +93,7 @@ def _refusals(intent: Intent, failed: frozenset[str]) -> Iterator[Rule]:
 
 def _meets(one: Rule, other: Rule) -> bool:
     """Whether a request may be both's. Of two patterns nobody knows."""
-    if not one.models:
+    if not one.models or not other.models:
         return True
     pairs = ((mine, its) for mine in one.models for its in other.models)
     return any(
@@ -100,4 +103,4 @@ def _meets(one: Rule, other: Rule) -> bool:
 
 
 def _names(rules: Sequence[Rule]) -> str:
-    return ", ".join(dict.fromkeys(name for rule in rules for name in rule.models))
+    return ", ".join(dict.fromkeys(name for rule in rules for name in rule.models or [_REST]))

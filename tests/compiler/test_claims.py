@@ -62,6 +62,7 @@ def test_at_another_gateway_it_is_another_name() -> None:
         pytest.param((), ("b.example.com",), True, id="one-has-none"),
         pytest.param(("*.example.com",), ("b.example.com",), True, id="one-has-a-star"),
         pytest.param(("*.example.com",), ("b.example.org",), False, id="a-star-elsewhere"),
+        pytest.param(("*.example.com",), ("badexample.com",), False, id="a-star-is-a-label"),
         pytest.param(("a.example.com", "b.example.com"), ("b.example.com",), True, id="one-of-two"),
     ],
 )
@@ -132,6 +133,19 @@ def test_a_name_whose_requests_are_guarded_is_refused_to_others(guarded: dict[st
     assert told.is_error and (told.code, told.origin.name) == ("ModelNameTaken", "b")
 
 
+def test_of_two_that_have_it_the_one_that_guards_it_is_named() -> None:
+    """Though it is not the oldest."""
+    first = asking_for("a", OLD, "qwen", hostnames=("a.example.com",))
+    guarding = router(
+        "c",
+        rule(QWEN, of=origin("c"), models=("qwen",), **PII),
+        created="2026-01-15T00:00:00Z",
+        hostnames=("c.example.com",),
+    )
+    (told,) = claims.settle([first, guarding, asking_for("b", YOUNG, "qwen", "phi")])[1]
+    assert told.is_error and "model qwen is that of ModelRouter/llm/c" in told.message
+
+
 def test_a_guard_is_not_lost_in_silence() -> None:
     guard = rule(QWEN, of=origin("b", YOUNG), models=("qwen",), **PII)
     younger = router("b", guard, rule(QWEN, models=("phi",)), created=YOUNG)
@@ -180,6 +194,20 @@ def test_a_rule_that_is_gone_has_no_budget() -> None:
     )
     kept, _ = claims.settle([asking_for("a", OLD, "qwen"), younger])
     assert kept[1].budgets == budgets[1:]
+
+
+def test_a_budget_for_all_of_a_router_stays_and_so_does_a_rule_for_any_model() -> None:
+    budget = Budget("all", Scope.ROUTER, 10, 60, origin("b"))
+    younger = router(
+        "b",
+        rule(QWEN, name="one", models=("qwen",)),
+        rule(QWEN, name="any", conditions=TEAM),
+        created=YOUNG,
+        budgets=(budget,),
+    )
+    kept, (told,) = claims.settle([asking_for("a", OLD, "qwen"), younger])
+    assert told.code == "ModelNameTaken"
+    assert [one.name for one in kept[1].rules] == ["any"] and kept[1].budgets == (budget,)
 
 
 def test_a_router_may_say_a_name_twice() -> None:

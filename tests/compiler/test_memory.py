@@ -41,6 +41,10 @@ class Calls:
         return list(inputs)
 
 
+def see(_: Thing) -> None:
+    """It keeps nothing."""
+
+
 def test_a_call_is_made_once_for_the_same_objects() -> None:
     calls, memory, one, other = Calls(), Memory(), Thing(), Thing()
     function = calls.name
@@ -62,7 +66,7 @@ def test_what_is_not_asked_for_is_given_free() -> None:
     memory, thing = Memory(), Thing()
     seen = weakref.ref(thing)
     with memory as call:
-        call(Calls().name, thing)
+        call(see, thing)
     del thing
     gc.collect()
     assert seen() is not None, "its id may be another's by now"
@@ -304,10 +308,18 @@ def mac(port: int) -> Document:
     return document("EndpointSlice", "b", "llm", api="discovery.k8s.io/v1", meta=meta, **more)
 
 
-def gateway(*sections: str) -> Document:
-    spec = {
-        "listeners": [{"name": one, "allowedRoutes": {"namespaces": {"from": "All"}}} for one in sections]
-    }
+def far() -> Document:
+    """A router that leads to one place outside."""
+    cloud = {"provider": "openai", "url": "https://far.example.com/v1", "model": "large"}
+    backend = {"name": "cloud", "tier": "cloud", "external": cloud}
+    rule = {"name": "r", "match": {"models": ["far"]}, "route": {"backends": ["cloud"]}}
+    spec = {"dataPlane": "Gateway", "gatewayRef": GATEWAY, "backends": [backend], "rules": [rule]}
+    return document("ModelRouter", "far", "llm", spec=spec)
+
+
+def gateway(*sections: str, **listener: str) -> Document:
+    more = {"allowedRoutes": {"namespaces": {"from": "All"}}, **listener}
+    spec = {"listeners": [{"name": one, **more} for one in sections]}
     return document("Gateway", "ai", "llm", api="gateway.networking.k8s.io/v1", spec=spec)
 
 
@@ -329,11 +341,12 @@ def port_of(number: int) -> Document:
         pytest.param(mac(52002), id="agent"),
         pytest.param(600.0, id="time"),
         pytest.param(gateway(), id="gateway"),
+        pytest.param(gateway("http", hostname="far.example.com"), id="gateway that a router leads to"),
         pytest.param(port_of(12345), id="pool that is there"),
     ],
 )
 def test_whatever_changes_is_seen(change: Document | float, target: Target) -> None:
-    site = [on("cuda", "a"), on("metal", "b"), exposed("a"), exposed("b"), both("chat"), mac(52001)]
+    site = [on("cuda", "a"), on("metal", "b"), exposed("a"), exposed("b"), both("chat"), far(), mac(52001)]
     there = {one.kind + one.name: one for one in (*site, gateway("http"))}
     options, memory, now = Options(target, is_live=True, claim=True), Memory(), NOON
     before = compile_documents(tuple(there.values()), options, memory=memory, now=now)

@@ -2,7 +2,7 @@
 
 import re
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from epp.compiler.names import LONGEST, name_of, numbered
@@ -38,7 +38,9 @@ def test_other_parts_make_another_name(one: list[str], other: list[str]) -> None
     assert (name_of(*one) == name_of(*other)) == (one == other)
 
 
-@given(PART.filter(bool), st.integers(0, 98))
+@given(PART.filter(bool), st.integers(0, 1034))
+@example("site", 99)
+@example("x" * 63, 99)
 def test_names_of_several_stand_in_the_order_of_their_numbers(name: str, number: int) -> None:
     first, second = numbered(name, number), numbered(name, number + 1)
     assert first < second
@@ -47,5 +49,11 @@ def test_names_of_several_stand_in_the_order_of_their_numbers(name: str, number:
 
 def test_a_name_with_room_for_a_number_is_the_first_of_several() -> None:
     assert numbered("site", 0) == "site"
+    assert [numbered("site", one)[:8] for one in (99, 100, 136, 1035)] == [
+        "site-99-",
+        "site-a0-",
+        "site-b0-",
+        "site-zz-",
+    ]
     assert numbered("x" * 63, 0).startswith("x" * 53 + "-00-")
     assert numbered("x" * 63, 1) != numbered("x" * 64, 1)

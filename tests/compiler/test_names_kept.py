@@ -94,7 +94,6 @@ def told(result: Compiled) -> list[str]:
             id="a-service-by-its-own-name",
         ),
         pytest.param(fleet({"name": "qwen", "pods": {"app": "qwen"}}, teams=[{"name": "a"}]), id="a-fleet"),
-        pytest.param(fleet({"name": "x", "aliases": ["qwen"]}), id="a-fleet-without-servers"),
         pytest.param(fleet({"name": "qwen"}, gateway=7), id="a-fleet-at-the-gateway-of-the-flags"),
     ],
 )

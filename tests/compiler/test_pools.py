@@ -145,6 +145,14 @@ def test_there_is_a_port_for_every_pool(monkeypatch: pytest.MonkeyPatch) -> None
     assert told.code == "TooManyPools" and "namespace llm: 2 pools and 1 ports" in told.message
 
 
+def test_many_pools_of_one_namespace_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "MANY", 2)
+    assert pools.objects([CUDA, CUDA], Documents(()), OPTIONS)[1] == []
+    _, (told,) = pools.objects([CUDA, METAL], Documents(()), OPTIONS)
+    assert (told.code, told.severity) == ("ManyPools", "info")
+    assert "namespace llm has 2 pools" in told.message
+
+
 def test_envoy_ai_gateway_streams_bodies() -> None:
     options = Options(Target.ENVOY_AI_GATEWAY_1_1)
     meta = made_of(CUDA, options=options)["InferencePool qwen-cuda"]["metadata"]

@@ -53,8 +53,9 @@ def test_what_was_for_any_model_is_gone() -> None:
     assert served(remains.left(whole, failed("b"), NOBODY)) == [("a", True)]
 
 
-def test_with_nothing_served_nothing_is_left() -> None:
-    assert remains.left(site(model("a")), failed("a"), NOBODY).rules == ()
+def test_with_nothing_served_its_names_are_still_refused() -> None:
+    assert served(remains.left(site(model("a")), failed("a"), NOBODY)) == [("a", False)]
+    assert remains.left(site(model("a")), failed("a"), failed("a")).rules == ()
 
 
 def test_its_budget_goes_and_that_of_all_stays() -> None:
@@ -70,6 +71,12 @@ def test_who_leads_to_it_has_its_error() -> None:
     shared = replace(pool("pods"), origin=part("pods"))
     whole = site(rule(backend(shared), of=part("a"), models=("a",)), model("b"))
     assert remains.spread(failed("pods"), [whole]) == failed("pods", "a")
+
+
+def test_an_object_in_error_that_others_lead_to_is_no_part() -> None:
+    """It has its own word, and its servers are there."""
+    wrong = frozenset({"ModelRouter/llm/phi"})
+    assert remains.spread(wrong, [site(rule(backend(pool("phi")), of=part("a"), models=("a",)))]) == wrong
 
 
 class TestWhatCannotEvenBeRefused:
@@ -99,6 +106,14 @@ class TestWhatCannotEvenBeRefused:
             "requests for a, b-*, which has an error, would go to rule gpt: this gateway cannot refuse them",
             "mend models[a]",
         )
+
+    def test_of_two_patterns_nobody_knows(self) -> None:
+        whole = site(model("a", "a-*"), model("other", "*-x"))
+        assert len(list(remains.exposed(whole, failed("a")))) == 1
+
+    def test_who_refuses_as_well_takes_nothing(self) -> None:
+        whole = site(model("a"), replace(model("b", "*"), backends=()), model("c"))
+        assert list(remains.exposed(whole, failed("a"))) == []
 
     def test_what_comes_before_it_has_taken_its_own_already(self) -> None:
         whole = site(model("early", "a-*"), model("a", "*"))

@@ -230,6 +230,21 @@ def test_a_rule_stands_behind_those_that_it_ties_with() -> None:
     assert served_by(envoy.routed(envoy.table(documents), "cb", {}), made) == "second"
 
 
+def test_of_more_than_a_hundred_routes_the_earlier_rule_still_decides() -> None:
+    """All are made in one second, and then their names decide."""
+    rules = (
+        rule(
+            provider(f"p{n:03}"), name=f"r{n:03}", conditions=(Condition(f"x-{n}", ("y",)),), timeout=10.0 + n
+        )
+        for n in range(102)
+    )
+    made = router("mr", *rules)
+    documents, errors = emitted(TARGETS[1], made)
+    assert not errors and len([one for one in documents if one["kind"] == "AIGatewayRoute"]) == 102
+    found = envoy.routed(envoy.table(documents), "any", {"x-11": "y", "x-100": "y"})
+    assert served_by(found, made) == "r011"
+
+
 EXACT_A, ANY = {matches.MODEL: Matcher("a")}, dict[str, Matcher]()
 TEAM_A = {"x-team": Matcher("a")}
 BOTH = {**EXACT_A, **TEAM_A}

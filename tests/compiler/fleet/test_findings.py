@@ -180,8 +180,18 @@ class TestNamesOfModelsInError:
         models = f"models: [{GOOD}, {{name: a, prot: 1}}]"
         assert self.order(models, "defaultModel: a") == [(("good",), True), (("a",), False)]
 
-    def test_of_nothing_but_errors_nothing_is_made(self) -> None:
-        assert read("models: [{name: a, prot: 1}]").routers == ()
+    def test_of_nothing_but_errors_all_is_refused(self) -> None:
+        """Somebody's younger router for any model would serve them else."""
+        assert self.order("models: [{name: a, prot: 1}]") == [(("a",), False)]
+
+    def test_what_a_default_in_error_keeps_is_refused(self) -> None:
+        (site,) = read(
+            f"models: [{GOOD}, {{name: a, prot: 1}}]", "defaultModel: a", "sensitive: {classes: [pii]}"
+        ).routers
+        of_a, of_others = site.rules[-2:]
+        assert of_a.models == ("a",) and of_a.is_guarded and not of_a.conditions
+        assert of_others.models == () and of_others.is_guarded and not of_others.backends
+        assert [(one.header, one.values) for one in of_others.conditions] == [("x-data-class", ("pii",))]
 
 
 class TestReferences:
@@ -329,7 +339,7 @@ def test_a_remedy_shows_what_to_write() -> None:
     ]
 
 
-@pytest.mark.parametrize("written", ["sk-proj-AAAABBBB", "12345678", "a_B"])
+@pytest.mark.parametrize("written", ["sk-proj-AAAABBBB", "12345678", "a_B", f"sk-proj-{'a1' * 20}"])
 def test_a_key_in_the_place_of_its_secret_is_not_repeated(written: str) -> None:
     (found,) = told(f"models: [{GOOD}, {{name: a, provider: openai, secret: {written}}}]")
     assert found.startswith("models[a].secret SpecInvalid: ")
@@ -394,8 +404,36 @@ def test_a_kind_that_there_is_not_is_told() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["Fleet", "fleet", "Fleets"])
+@pytest.mark.parametrize("version", ["fleet.epp.dev/v1alpha1", "v1alpha1"])
+def test_a_fleet_of_another_group_is_told(version: str, kind: str) -> None:
+    content = {"apiVersion": version, "kind": kind, "metadata": {"name": "a", "namespace": "llm"}}
+    (found,) = fleet.read(Documents([Document(content)]), OPTIONS).findings
+    assert (found.severity, found.origin.object, found.message, found.fix) == (
+        "error",
+        "Fleet/llm/a",  # what was made for it when it was spelt well stays
+        f'there is no kind "{kind}" of {version}',
+        'write "apiVersion: fleet-epp.dev/v1alpha1" and "kind: Fleet"',
+    )
+
+
+@pytest.mark.parametrize(
+    "metadata, expected",
+    [
+        ({"name": "a", "namespace": 5}, "metadata.namespace: expected a string, got 5 -> put it in quotes"),
+        ({"name": True}, "metadata.name: expected a string, got true -> put it in quotes"),
+        ({"name": "a", "namespace": "L M"}, "metadata.namespace: must be lower-case letters, digits and -"),
+        ({"name": "a", "nmespace": "b"}, 'metadata.nmespace: unknown field -> did you mean "namespace"?'),
+    ],
+)
+def test_a_fleet_says_plainly_which_it_is(metadata: dict[str, object], expected: str) -> None:
+    content = {"apiVersion": "fleet-epp.dev/v1alpha1", "kind": "Fleet", "metadata": metadata, "models": []}
+    (found,) = fleet.read(Documents([Document(content)]), OPTIONS).findings
+    assert f"{found.origin.field}: {found.message} -> {found.fix}".startswith(expected)
+
+
 def test_what_others_call_a_fleet_is_none_of_ours() -> None:
-    content = {"apiVersion": "fleet.cattle.io/v1alpha1", "kind": "Fleet", "metadata": {"name": "a"}}
+    content = {"apiVersion": "agones.dev/v1", "kind": "Fleet", "metadata": {"name": "a"}, "spec": {}}
     reading = fleet.read(Documents([Document(content)]), OPTIONS)
     assert (reading.routers, reading.findings) == ((), ())
 

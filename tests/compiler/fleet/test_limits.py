@@ -39,6 +39,25 @@ def test_what_a_gateway_would_refuse_of_tokens_is_told_at_its_place(auth: str, w
 
 
 @pytest.mark.parametrize(
+    "auth",
+    [
+        "{issuer: 'https://u:secretq@idp', jwks: 'https://idp/keys'}",
+        "{issuer: i, jwks: 'https://u:secretq@idp/keys'}",
+        "{issuer: i, jwks: 'ftp://idp/keys?token=secretq'}",
+        "{issuer: 'a b?secretq', jwks: 'https://idp/keys'}",
+    ],
+)
+def test_a_password_or_a_key_of_the_issuer_is_not_repeated(auth: str) -> None:
+    (found,) = told(f"models: [{{name: a, pods: {{a: b}}}}]\nauth: {auth}")
+    assert found.startswith("auth") and "secretq" not in found
+
+
+def test_keys_may_need_a_token_themselves() -> None:
+    auth = "auth: {issuer: i, jwks: 'https://idp/keys?token=abc'}"
+    assert live(f"models: [{{name: a, pods: {{a: b}}}}]\n{auth}") == {"a"}
+
+
+@pytest.mark.parametrize(
     "entry, what",
     [
         ("{name: a, pods: {a: b}, port: [1, 2, 3, 4, 5, 6, 7, 8, 9]}", "port: must be at most 8 different"),

@@ -52,6 +52,14 @@ QWEN = rule(backend(pool("qwen")), name="qwen", models=("qwen",))
 # --- routes ------------------------------------------------------------------------------------------------
 
 
+def test_more_than_a_hundred_routes_stand_in_the_order_of_their_rules() -> None:
+    many = (rule(backend(pool("qwen")), name=f"r{n}", models=(f"m{n}",)) for n in range(102 * 16))
+    found = of_kind(emit(router("site", *many)), "HTTPRoute")
+    found.sort(key=lambda one: str(one["metadata"]["name"]))
+    firsts = [one["spec"]["rules"][0]["matches"][0]["headers"][0]["value"] for one in found]
+    assert firsts == [f"m{n}" for n in range(0, 102 * 16, 16)]
+
+
 def test_a_model_is_a_rule_that_leads_to_its_pool() -> None:
     emission = emit(router("site", QWEN, hostnames=("ai.example.com",)))
     assert the(emission, "HTTPRoute")["spec"] == {

@@ -169,7 +169,7 @@ def test_the_router_that_is_changed_below_is_whole() -> None:
 @pytest.mark.parametrize(
     "specs", [ROUTERS, CHANGED.map(lambda change: changed(WHOLE, *change))], ids=["whole", "in-one-place"]
 )
-def test_a_third_of_the_routers_below_are_right(specs: st.SearchStrategy[dict[str, Any]]) -> None:
+def test_a_quarter_of_the_routers_below_are_right(specs: st.SearchStrategy[dict[str, Any]]) -> None:
     """Else what is said of them is hardly looked at."""
     found: list[int] = []
 
@@ -180,7 +180,7 @@ def test_a_third_of_the_routers_below_are_right(specs: st.SearchStrategy[dict[st
         found.append(sum(len(one.rules) for one in reading.routers))
 
     count()
-    assert sum(map(bool, found)) > len(found) / 3
+    assert sum(map(bool, found)) > len(found) / 4
     assert len(set(found)) > 4
 
 

@@ -94,3 +94,17 @@ def test_keys_are_got_from_a_url(url: str) -> None:
     """A gateway refuses the whole policy otherwise, and with it that of every router there."""
     found = refused(router(policy={"auth": {"jwt": {**JWT, "jwksURI": url}}}))
     assert (found.code, found.origin.field) == ("InvalidAuth", "spec.policy.auth.jwt.jwksURI")
+
+
+@pytest.mark.parametrize(
+    "field, url",
+    [
+        ("issuer", "https://u:secretq@idp"),
+        ("jwksURI", "https://u:secretq@idp/keys"),
+        ("jwksURI", "ftp://idp/keys?token=secretq"),
+    ],
+)
+def test_a_password_or_a_key_of_the_issuer_is_not_repeated(field: str, url: str) -> None:
+    found = refused(router(policy={"auth": {"jwt": {**JWT, field: url}}}))
+    assert (found.code, found.origin.field) == ("InvalidAuth", f"spec.policy.auth.jwt.{field}")
+    assert "secretq" not in found.message + found.fix

@@ -100,6 +100,30 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(url: str) -> None:
     assert "hunter2" not in finding.message + finding.fix
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.openai.com/v1?key=sk-secretq",
+        "ftp://api.openai.com/v1?key=sk-secretq",
+        "https://[::1/?key=sk-secretq",
+        "https://api.openai.com:0/v1#sk-secretq",
+        "https://u:sk-secretq/x@api.openai.com/v1",
+    ],
+)
+def test_nor_is_a_key_in_it(url: str) -> None:
+    finding = refused(router(backends=[outside("there", url=url)], rules=[rule("there")]))
+    assert finding.code == "ReconcileFailed" and "sk-secretq" not in finding.message + finding.fix
+
+
+def test_nor_one_in_the_place_of_its_secrets_name() -> None:
+    ref = {"name": f"sk-proj-{'secretq' * 5}"}
+    finding = refused(
+        router(backends=[outside("there", external={"credentialsSecretRef": ref})], rules=[rule("there")])
+    )
+    assert finding.fix == "put the key into a Secret and name that in credentialsSecretRef"
+    assert "secretq" not in finding.message
+
+
 # --- may sensitive requests go there?
 
 

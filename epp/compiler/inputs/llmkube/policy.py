@@ -6,6 +6,7 @@ Rule:    what would not be enforced as it is written is an error, since whoever 
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from epp.compiler.confidential import has_login, shown
 from epp.compiler.inputs.llmkube import objects
 from epp.compiler.inputs.llmkube.telling import Told
 from epp.compiler.intent import Access, Allowance, Budget, Jwt, Scope
@@ -45,11 +46,16 @@ def _jwt(jwt: objects.Jwt, told: Told) -> Jwt | None:
         told.error("InvalidAuth", f"{field}.{name}", f"{name} is missing", "write it")
     if missing:
         return None
+    for name, url in (("issuer", jwt.issuer or ""), ("jwksURI", jwt.jwks_uri or "")):
+        if has_login(url):
+            what = f"{name} has a password in it, which everybody can read"
+            told.error("InvalidAuth", f"{field}.{name}", what, "write it without")
+            return None
     if not _is_url(jwt.jwks_uri or ""):
         told.error(
             "InvalidAuth",
             f"{field}.jwksURI",
-            f"{jwt.jwks_uri!r} is no URL that a gateway can get keys from",
+            f"{shown(jwt.jwks_uri or '')!r} is no URL that a gateway can get keys from",
             "write, for example, https://keycloak.example.com/realms/site/protocol/openid-connect/certs",
         )
         return None

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from epp.compiler.confidential import has_login, is_key, shown
 from epp.compiler.findings import Origin
 from epp.compiler.inputs.llmkube.objects import External
 from epp.compiler.intent import Schema, Upstream
@@ -56,6 +57,12 @@ def upstream(external: External, origin: Origin) -> Upstream:
             f"write url: {provider.example}",
         )
     parts = _split(url)
+    secret = external.credentials_secret_ref.name if external.credentials_secret_ref else ""
+    if is_key(secret):
+        raise Unusable(
+            "the name in credentialsSecretRef looks like a key, which everybody can read",
+            "put the key into a Secret and name that in credentialsSecretRef",
+        )
     tls = parts.scheme == "https"
     host, port = _host(parts, url), _port(parts, url)
     return Upstream(
@@ -65,7 +72,7 @@ def upstream(external: External, origin: Origin) -> Upstream:
         tls=tls,
         schema=provider.schema,
         prefix=_prefix(parts.path, url),
-        secret=external.credentials_secret_ref.name if external.credentials_secret_ref else "",
+        secret=secret,
         region=_region(provider.schema, host),
     )
 
@@ -81,11 +88,11 @@ def is_private(host: str) -> bool:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-    except ValueError as fault:
-        raise _unusable(url, str(fault)) from None
+    except ValueError:  # which repeats what it cannot read
+        raise _unusable(url, "it is no URL") from None
     if parts.scheme not in {"http", "https"}:
         raise _unusable(url, "it is neither http:// nor https://")
-    if parts.username is not None or parts.password is not None:
+    if has_login(url):
         raise Unusable(
             f"url of {parts.hostname} has a password in it, which everybody can read",
             "put it into a Secret and name that in credentialsSecretRef",
@@ -122,9 +129,7 @@ def _prefix(path: str, url: str) -> str:
 
 
 def _unusable(url: str, why: str) -> Unusable:
-    """``url`` without the password that it may have."""
-    shown = re.sub(r"//[^/]*@", "//…@", url)
-    return Unusable(f"url {shown!r}: {why}", "write it as https://host:port/path")
+    return Unusable(f"url {shown(url)!r}: {why}", "write it as https://host:port/path")
 
 
 def _region(schema: Schema, host: str) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
+from epp.compiler.confidential import shown
 from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, Origin, error, quoted, warning
 from epp.compiler.intent import Access, Allowance, Budget, Jwt, Router, Scope
@@ -268,7 +269,10 @@ def _refused_access(access: Access, router: Router) -> list[Finding]:
     if not _is_address(jwt.jwks):
         found.append(
             error(
-                "InvalidAuth", access.origin, f"{jwt.jwks!r} is no address of keys", "name https://host/path"
+                "InvalidAuth",
+                access.origin,
+                f"{shown(jwt.jwks)!r} is no address of keys",
+                "name https://host/path",
             )
         )
     if not re.fullmatch(r"[^.]+(\.[^.]+)*", jwt.team_claim):

@@ -17,7 +17,6 @@ from epp.compiler.intent import GatewayRef, Intent, Pool, Router
 from epp.compiler.memory import Call, plainly
 from epp.compiler.options import Options
 from epp.compiler.order import Match
-from epp.compiler.patterns import literal
 from epp.compiler.targets.envoy_ai_gateway import (
     access,
     budgets,
@@ -97,8 +96,8 @@ def _matches(
     """Of each router that can be had; about the others, and what is between them, there are ``findings``."""
     found, possible = list[list[list[Match]]](), list[Router]()
     in_order = gateway.keeps_order
-    wide = [] if in_order or len(routers) < 2 else [one for one in routers if not call(_is_narrow, one)]
-    crowded = sorted(separation.crowded(wide))
+    shares = len(routers) > 1 and not in_order
+    crowded = sorted(separation.crowded(routers, call)) if shares else ()
     for router in routers:
         rules = call(_of_rules, router, in_order, *crowded)
         if isinstance(rules, Finding):
@@ -108,16 +107,10 @@ def _matches(
             possible.append(router)
     if in_order:
         findings += separation.cannot_share(possible)
-    elif wide:
+    elif shares:
         found, told = separation.settled(possible, found, call)
         findings += told
     return list(zip(possible, found, strict=True))
-
-
-def _is_narrow(router: Router) -> bool:
-    """It takes requests for models by name only, at whatever hostname: these no other such router takes."""
-    named = all(rule.models and None not in map(literal, rule.models) for rule in router.rules)
-    return named and not router.hostnames
 
 
 def _of_rules(router: Router, in_order: bool, *crowded: str) -> list[list[Match]] | Finding:

@@ -20,6 +20,7 @@ from epp.compiler.http_routes import MOST_HEADERS
 from epp.compiler.intent import Router, Rule
 from epp.compiler.memory import Call, plainly
 from epp.compiler.order import Match
+from epp.compiler.overlaps import Where
 from epp.compiler.patterns import ANYTHING, SPELLED, Matcher, literal
 from epp.compiler.targets.envoy_ai_gateway.matches import MODEL, strength
 
@@ -34,18 +35,22 @@ Rules: TypeAlias = list[list[Match]]
 """The matches of each rule of a router."""
 
 
-def crowded(routers: Sequence[Router]) -> frozenset[str]:
+def crowded(routers: Sequence[Router], call: Call = plainly) -> frozenset[str]:
     """Headers of which rules for more than a model by name ask for many values.
 
     None of those that a rule asks for which keeps its requests: a name with such a header, whatever it says,
     would take them.
     """
-    wide = [rule for router in routers for rule in router.rules if _is_wide(rule)]
+    wide = [rule for router in routers for rule in call(_wide_rules, router)]
     values: dict[str, set[str]] = {}
     for condition in (one for rule in wide for one in rule.conditions):
         values.setdefault(condition.header, set()).update(condition.values)
     guarded = {one.header for rule in wide if rule.is_guarded for one in rule.conditions}
     return frozenset(name for name, found in values.items() if len(found) > MANY) - guarded - {MODEL}
+
+
+def _wide_rules(router: Router) -> list[Rule]:
+    return [rule for rule in router.rules if _is_wide(rule)]
 
 
 def _is_wide(rule: Rule) -> bool:
@@ -56,22 +61,21 @@ def settled(
     routers: Sequence[Router], found: Sequence[Rules], call: Call = plainly
 ) -> tuple[list[Rules], list[Finding]]:
     """``found``, with the matches that keep the models that a router names from the others."""
-    findings = list(overlaps.errors(routers, found, model=MODEL, strength=strength))
+    findings = list(overlaps.errors(routers, found, model=MODEL, strength=strength, call=call))
     refused = {one.origin.whole for one in findings}
     live = [at for at, one in enumerate(routers) if one.origin.whole not in refused]
     wide = _wide(routers, found, live, call)
     strong = [one for one in wide if one.tried.rank > _OF_A_NAME]
     kept, safe, room = list(found), set[int](), LARGEST
     for place, at in enumerate(live):
-        takes_more = any(not overlaps.names(MODEL, match) for rule in found[at] for match in rule)
-        models = _names(routers[at])
+        own, where = call(_Own, routers[at], found[at]), overlaps.where(routers[at])
         near = [
-            (one.tried, others)
-            for one in (wide if takes_more else strong)
-            if one.may_be_of(models) and (others := one.others(at, routers))
+            (one.tried, one.near(where))
+            for one in (wide if own.wide else strong)
+            if one.may_be_of(own.models)
         ]
-        guards = [one for one, others in near if any(other.guards_from(at) for other in others)]
-        foreign = [one for one, others in near if not all(other.guards_from(at) for other in others)]
+        guards = [one for one, others in near if others.guard_from(at)]
+        foreign = [one for one, others in near if others.may_lose_to(at)]
         if len(foreign) > room:
             continue
         made = call(_separated, routers[at], found[at], len(foreign), *foreign, *guards)
@@ -80,7 +84,7 @@ def settled(
             room -= made.added
             safe |= set() if guards else {place}
     left = [routers[at] for at in live], [kept[at] for at in live]
-    findings += overlaps.told(*left, model=MODEL, strength=strength, names_kept=safe)
+    findings += overlaps.told(*left, model=MODEL, strength=strength, names_kept=safe, call=call)
     return kept, findings
 
 
@@ -92,16 +96,37 @@ def _names(router: Router) -> list[str]:
 # --- matches for more than a model by name -----------------------------------------------------------------
 
 
+class _Own:
+    """Of a router: its ``models`` by name; and of each of its other matches the texts, and whether the rule
+    keeps its requests."""
+
+    __slots__ = ("models", "wide")
+
+    def __init__(self, router: Router, found: Rules) -> None:
+        self.models = _names(router)
+        self.wide = [
+            (_whatever_it_says(match), rule.is_guarded)
+            for rule, matches in zip(router.rules, found, strict=True)
+            for match in matches
+            if not overlaps.names(MODEL, match)
+        ]
+
+
 @dataclass(frozen=True, slots=True)
-class _Owner:
-    """The router at ``place``. ``is_guarded``: a rule with the match keeps its requests."""
+class _Owners:
+    """Places of routers, the oldest first. ``guarding``: of those with a rule that keeps its requests."""
 
-    place: int
-    is_guarded: bool
+    guarding: list[int] = field(default_factory=list)
+    others: list[int] = field(default_factory=list)
 
-    def guards_from(self, at: int) -> bool:
-        """Whether it is older than the one at ``at``, and keeps its requests whatever their model."""
-        return self.is_guarded and self.place < at
+    def guard_from(self, at: int) -> bool:
+        """Whether one is older than the one at ``at``, and keeps its requests whatever their model."""
+        return any(place < at for place in self.guarding[:1])
+
+    def may_lose_to(self, at: int) -> bool:
+        """Whether one is another than the one at ``at``, and none of those."""
+        younger = any(place > at for place in (*self.guarding[-1:], *self.others[-1:]))
+        return younger or any(place < at for place in self.others[:1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +142,18 @@ class _Wide:
     """A match of several routers, or several matches that differ in crowded headers."""
 
     tried: _Tried
-    owners: list[_Owner] = field(default_factory=list)
+    owners: dict[Where, _Owners] = field(default_factory=dict)
+    _near: dict[Where, _Owners] = field(default_factory=dict)
 
-    def others(self, at: int, routers: Sequence[Router]) -> list[_Owner]:
-        """Those that meet the router at ``at``."""
-        return [
-            one
-            for one in self.owners
-            if one.place != at and overlaps.same_requests(routers[one.place], routers[at])
-        ]
+    def near(self, where: Where) -> _Owners:
+        """Those that meet routers there."""
+        if where not in self._near:
+            met = [one for there, one in self.owners.items() if overlaps.meet(where, there)]
+            self._near[where] = _Owners(
+                sorted(at for one in met for at in one.guarding),
+                sorted(at for one in met for at in one.others),
+            )
+        return self._near[where]
 
     def may_be_of(self, models: Sequence[str]) -> bool:
         """Whether it fits requests for one of ``models``."""
@@ -137,11 +165,11 @@ def _wide(routers: Sequence[Router], found: Sequence[Rules], live: Sequence[int]
     """Each once, with the routers that have it; the strongest last."""
     wide: dict[tuple[str, ...], _Wide] = {}
     for at in live:
-        for rule, matches in zip(routers[at].rules, found[at], strict=True):
-            for match in (one for one in matches if not overlaps.names(MODEL, one)):
-                said = _whatever_it_says(match)
-                one = wide.get(said) or wide.setdefault(said, _Wide(call(_tried, *said)))
-                one.owners.append(_Owner(at, rule.is_guarded))
+        where = overlaps.where(routers[at])
+        for said, is_guarded in call(_Own, routers[at], found[at]).wide:
+            one = wide.get(said) or wide.setdefault(said, _Wide(call(_tried, *said)))
+            owners = one.owners.get(where) or one.owners.setdefault(where, _Owners())
+            (owners.guarding if is_guarded else owners.others).append(at)
     return sorted(wide.values(), key=lambda one: one.tried.rank, reverse=True)[::-1]
 
 

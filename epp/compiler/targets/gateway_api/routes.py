@@ -15,7 +15,7 @@ from epp.compiler.emission import Emitted, Object, made
 from epp.compiler.findings import Finding, error, quoted, warning
 from epp.compiler.http_routes import MOST_HEADERS, MOST_IN_ROUTE, MOST_MATCHES, MOST_RULES, is_value
 from epp.compiler.intent import DEFAULT_TIMEOUT, Backend, Router, Rule, Strategy
-from epp.compiler.names import LONGEST, name_of
+from epp.compiler.names import LONGEST, name_of, ordinal
 from epp.compiler.patterns import EXACT, Matcher
 
 GATEWAY_API = "gateway.networking.k8s.io"
@@ -78,7 +78,7 @@ def _named(router: Router, shares: Sequence[Sequence[order.Share[order.Match]]])
     routes = []
     only, stem = stems(router.name)
     for number, route in enumerate(shares):
-        whole = only if len(shares) == 1 else name_of(f"{stem}-{number:02}")
+        whole = only if len(shares) == 1 else name_of(f"{stem}-{ordinal(number)}")
         seen: dict[str, int] = {}
         found = []
         for share in route:
