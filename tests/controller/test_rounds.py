@@ -6,7 +6,7 @@ import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from epp.compiler.compile import Compiled
 from epp.compiler.documents import Document
 from epp.compiler.emission import Emitted
+from epp.compiler.findings import Finding
 from epp.compiler.intent import Intent
 from epp.controller.difference import Key
 from epp.controller.events import Events
@@ -365,6 +366,7 @@ def test_with_a_status_that_is_refused_it_is_no_success(world: World) -> None:
     assert world.shown()[LATEST] == before
     (told,) = world.controller.trouble
     assert "no such field" in told
+    assert world.controller._due < 10.0, "it is tried again before anything else happens"
 
 
 def test_with_an_object_that_is_somebody_elses_it_is_no_success(
@@ -401,6 +403,9 @@ def test_what_is_taken_as_we_write_is_told_and_not_tried_in_every_round(
     assert world.api.tried.count("b") == 1
     assert findings(caplog) == [("ObjectTaken", "ModelRouter/models/code")]
     assert world.shown()["conflicts"] == 1
+    world.wants(emitted("Service", "a"), emitted("HTTPRoute", "chat"))
+    world.round()
+    assert world.pace._troubles == {}, "for as long as the process lives"
 
 
 def test_what_is_kept_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -418,6 +423,76 @@ def test_what_is_written_counts_before_the_api_tells_it(world: World) -> None:
     world.wants(emitted("HTTPRoute", "chat", value=1))
     world.round()
     assert world.known.told[2:] == [("HTTPRoute", "models", "chat"), ("Service", "models", "a")]
+
+
+# --- what people are told --------------------------------------------------------------------------------
+
+
+def test_statuses_are_told_what_cannot_be_written_and_which_kinds_there_are_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def wanted(*_: Any, **more: Any) -> dict[Key, Any]:
+        asked.append(more)
+        return {}
+
+    monkeypatch.setattr("epp.controller.loop.wanted_statuses", wanted)
+    world.known.missing = frozenset({"InferencePool"})
+    world.api.put(foreign("Service", "b"))
+    world.wants(
+        *(emitted("Service", "a"), emitted("HTTPRoute", "chat"), emitted("Service", "b", "code")),
+        emitted("HTTPRoute", "code", "code", "more"),
+    )
+    world.round()
+    (told,) = asked
+    assert told["missing"] == {"InferencePool"}
+    assert told["errors"] == {
+        "ModelRouter/models/code": "Service models/b: it was made by kubectl and has no label"
+        " fleet-epp.dev/inventory",
+        "ModelRouter/models/more": "create HTTPRoute models/code: something else of ModelRouter/models/code"
+        " could not be written",
+    }
+
+
+def test_whoever_is_deposed_while_it_writes_says_nothing_of_it(world: World) -> None:
+    world.known.people = [router(ours=True, claimed=False)]
+    world.wants(emitted("Service", "b"))
+    world.api.limit = world.api.writes
+    world.round()
+    assert not world.api.statuses and world.names() == {"Service a", "HTTPRoute chat"}
+    world.api.limit = None
+    world.round()
+    assert len(world.api.statuses) == 1
+
+
+def test_what_is_where_nobody_looks_is_told_and_not_made(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.known, "covers", lambda key: key[2] != "b")
+    world.wants(emitted("Service", "a"), emitted("HTTPRoute", "chat"), emitted("Service", "b", "code"))
+    with caplog.at_level(logging.INFO):
+        world.round()
+    assert world.names() == {"Service a", "HTTPRoute chat"}
+    assert findings(caplog) == [("NamespaceNotWatched", "ModelRouter/models/code")]
+
+
+def test_only_of_errors_there_are_events(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    async def tell(found: Iterable[Finding]) -> None:
+        told.extend(one.code for one in found)
+
+    monkeypatch.setattr(world.parts.events, "tell", tell)
+    world.known.absent = frozenset({"ModelRouter"})
+    world.api.put(foreign("Service", "b"))
+    world.wants(emitted("HTTPRoute", "chat"), emitted("Service", "b", "code"))
+    with caplog.at_level(logging.INFO):
+        world.round()
+    assert sorted(code for code, _ in findings(caplog)) == ["ObjectKept", "ObjectTaken"]
+    assert told == ["ObjectTaken"]
 
 
 def findings(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
