@@ -8,6 +8,7 @@ once for each driver.
 
 import re
 import resource
+import signal
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ DRIVERS = sorted(("fast", "grpcio"), key=lambda one: one != _DEFAULT)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "default_driver: the subject does not depend on the gRPC driver")
     config.addinivalue_line("markers", "driver(name): the subject is this driver")
+    # a shell's `pytest … &` ignores it, and so would every process started here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -439,7 +439,7 @@ def test_a_pool_that_it_makes_is_served_by_the_picker_of_its_release(
 def test_its_account_is_enough_to_tell_what_became_of_an_object(plane: ControlPlane, tmp_path: Path) -> None:
     with ExitStack() as parts:
         site = Site(plane, "other", tmp_path, parts)
-        good, broken = site.router("good", "qwen"), site.router("broken", "qwen", defaultRoute="nobody")
+        good, broken = site.router("good", "qwen"), site.router("broken", "phi", defaultRoute="nobody")
         site.apply(*site.model("qwen"), good, broken)
         for one in (*site.model("qwen"), good, broken):
             parts.callback(plane.delete, one)
