@@ -19,11 +19,38 @@ _CODE = "RequestsOfAnother"
 def kept(live: Sequence[Router], faulty: Iterable[Router]) -> Iterator[Finding]:
     """``faulty``: routers with an error. Those that are among the ``live`` guard themselves."""
     served = {one.origin.whole for one in live}
+    near = _Near(live)
     for broken in faulty:
         guards = [rule for rule in broken.rules if rule.is_guarded]
-        for other in live if guards and broken.origin.whole not in served else ():
+        for other in near.to(guards) if guards and broken.origin.whole not in served else ():
             if _is_beside(other, broken):
                 yield from _told(other, broken, guards)
+
+
+class _Near:
+    """Routers by the models that they name: most have nothing to do with each other."""
+
+    def __init__(self, routers: Sequence[Router]) -> None:
+        self._routers = routers
+        self._wide: set[int] = set()
+        self._named: dict[str, set[int]] = {}
+        for place, one in enumerate(routers):
+            for name in _names(one.rules):
+                there = self._wide if name is None else self._named.setdefault(name, set())
+                there.add(place)
+
+    def to(self, guards: Sequence[Rule]) -> Sequence[Router]:
+        """Those of which a rule may be for a model of ``guards``, in their order."""
+        names = _names(guards)
+        if None in names:
+            return self._routers
+        places = self._wide.union(*(self._named.get(name, ()) for name in names if name is not None))
+        return [self._routers[place] for place in sorted(places)]
+
+
+def _names(rules: Iterable[Rule]) -> set[str | None]:
+    """None: others, too, as those of a pattern are."""
+    return {literal(model) if model else None for rule in rules for model in rule.models or ("",)}
 
 
 def _is_beside(one: Router, other: Router) -> bool:

@@ -4,10 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from epp.compiler import guards
 from epp.compiler.compile import Compiled
 from epp.compiler.documents import Document
+from epp.compiler.intent import Router
 from epp.compiler.options import Target
+from tests.compiler import makers
 from tests.compiler.test_names_kept import OLD, YOUNG, compiled, fleet, router
 
 OLDER, YOUNGER = "ModelRouter/llm/older", "ModelRouter/llm/younger"
@@ -159,3 +164,33 @@ class TestOfAFleet:
         rules = [rule for one in result.intent.routers for rule in one.rules if rule.models == ("a",)]
         assert [rule.backends for rule in rules] == [()]
         assert "RefusedForNow" in {one.code for one in result.findings}
+
+
+MODELS = st.lists(st.sampled_from(["a", "b", "c", "a*", "[ab]", r"\\*", "*"]), max_size=2, unique=True)
+
+
+def of_rules(name: str, *asked: list[str], created: str = YOUNG, sensitive: bool = False) -> Router:
+    rules = [
+        makers.rule(
+            makers.backend(makers.pool("p")),
+            name=f"r{at}",
+            of=makers.origin(name),
+            models=tuple(models),
+            sensitive=sensitive,
+        )
+        for at, models in enumerate(asked)
+    ]
+    return makers.router(name, *rules, created=created)
+
+
+@given(
+    asked=st.lists(st.lists(MODELS, min_size=1, max_size=3), max_size=5), kept=st.lists(MODELS, min_size=1)
+)
+def test_who_is_not_looked_at_has_nothing_to_do_with_it(
+    asked: list[list[list[str]]], kept: list[list[str]]
+) -> None:
+    """Routers are found by the models that they name; the same comes out of looking at each on its own."""
+    live = [of_rules(f"live-{place}", *rules) for place, rules in enumerate(asked)]
+    broken = of_rules("broken", *kept, created=OLD, sensitive=True)
+    each = [found for one in live for found in guards._told(one, broken, broken.rules)]
+    assert list(guards.kept(live, [broken])) == each
