@@ -36,7 +36,7 @@ from epp.runtime.kubernetes.store import ApiFault
 
 logger = logging.getLogger("epp.controller")
 
-QUIET, GATHERED = 0.02, 0.5
+QUIET, GATHERED = 0.01, 0.5
 """[s] A round begins when nothing has changed for so long, or when something has for so long."""
 RESYNC = 60.0
 """[s] A round without a reason: heartbeats have not come, or an event was missed."""
