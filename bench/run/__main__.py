@@ -14,7 +14,7 @@ import secrets
 import signal
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -225,95 +225,73 @@ def _arguments(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace
         prog=prog,
         description="A workload sent to a server that speaks chat completions, at its own pace (open loop).",
     )
-    add = parser.add_argument
+    _add_servers(parser.add_argument_group("servers"))
+    _add_load(parser.add_argument_group("load"))
+    _add_figures(parser.add_argument_group("figures and the report"))
+    given = parser.parse_args(arguments)
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(given, name.replace("-", "_"))
+        if value is not None and not least <= value <= most:
+            parser.error(f"--{name} {value:g}: must be {least:g} to {most:g}")
+    return given
+
+
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "seconds": (0.1, MAX_SECONDS),
+    "requests": (1, MAX_REQUESTS),
+    "rounds": (1, 1_000),
+    "in-flight": (1, MAX_CONCURRENCY),
+    "timeout": (0.1, MAX_SECONDS),
+    "slo-ttft": (1e-6, MAX_SECONDS),
+    "slo-itl": (1e-6, MAX_SECONDS),
+    "warm-up": (0, MAX_SECONDS),
+}
+"""Of options, both ends allowed; times in seconds."""
+
+
+def _add_servers(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--url", required=True, help="http:// or https://, with or without /v1")
     add("--versus", metavar="URL", help="the same sessions there too, in turns")
-    add(
-        "--workload",
-        default="interactive-chat",
-        metavar="NAME|FILE",
-        help="of the catalogue, a YAML file or a .jsonl trace",
-    )
+    add("--model", default="", help="else the first that the server lists")
+    add("--api-key-file", type=Path, metavar="FILE", help="sent as a bearer token")
+    help_text = "with each request; repeatable"
+    add("--header", action="append", default=[], metavar="'NAME: VALUE'", help=help_text)
+    add("--ca-file", type=Path, metavar="FILE", help="who signs the certificates of https")
+    add("--insecure", action="store_true", help="take any certificate")
+    help_text = f"of a response: who answered (else {', '.join(SERVED_BY_HEADERS)})"
+    add("--served-by", default="", metavar="HEADER", help=help_text)
+
+
+def _add_load(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    help_text = "of the catalogue, a YAML file or a .jsonl trace"
+    add("--workload", default="interactive-chat", metavar="NAME|FILE", help=help_text)
     add("--rate", type=_above_0, metavar="N", help="requests a second in the mean; else the workload's")
     add("--seconds", type=_above_0, metavar="S", help="of load for each URL; else the workload's, or 60")
     add("--requests", type=int, default=MAX_REQUESTS, metavar="N", help="at most, for each URL")
     add("--seed", type=int, default=1, help="of lengths and times (1)")
-    add(
-        "--salt",
-        default="",
-        metavar="WORD",
-        help="of the words; else other ones in each run, so that no cache has them",
-    )
-    add(
-        "--rounds",
-        type=int,
-        default=DEFAULT_ROUNDS,
-        metavar="N",
-        help="turns of the two URLs, or parts of the time, for confidence (5)",
-    )
-    add(
-        "--warm-up",
-        type=_duration,
-        default=0.0,
-        metavar="TIME",
-        help="at the begin (of each turn) that is not counted",
-    )
-    add(
-        "--slo-ttft",
-        type=_duration,
-        default=DEFAULT_OBJECTIVE.ttft,
-        metavar="TIME",
-        help="a good first token comes within (2s)",
-    )
-    add(
-        "--slo-itl",
-        type=_duration,
-        default=DEFAULT_OBJECTIVE.inter_token,
-        metavar="TIME",
-        help="and the others so far apart on average (100ms)",
-    )
-    add("--model", default="", help="else the first that the server lists")
-    add("--api-key-file", type=Path, metavar="FILE", help="sent as a bearer token")
-    add(
-        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="with each request; repeatable"
-    )
-    add("--ca-file", type=Path, metavar="FILE", help="who signs the certificates of https")
-    add("--insecure", action="store_true", help="take any certificate")
-    add(
-        "--served-by",
-        default="",
-        metavar="HEADER",
-        help=f"of a response: who answered (else {', '.join(SERVED_BY_HEADERS)})",
-    )
-    add(
-        "--ignore-eos",
-        action="store_true",
-        help="answers of exactly the asked length (vLLM, SGLang, llama.cpp)",
-    )
+    help_text = "of the words; else other ones in each run, so that no cache has them"
+    add("--salt", default="", metavar="WORD", help=help_text)
+    help_text = "answers of exactly the asked length (vLLM, SGLang, llama.cpp)"
+    add("--ignore-eos", action="store_true", help=help_text)
     add("--timeout", type=_duration, default=300.0, metavar="TIME", help="for a whole answer (5m)")
-    add(
-        "--in-flight",
-        type=int,
-        default=1_024,
-        metavar="N",
-        help="beyond so many a request is not sent (1024)",
-    )
+    help_text = "beyond so many a request is not sent (1024)"
+    add("--in-flight", type=int, default=1_024, metavar="N", help=help_text)
+
+
+def _add_figures(group: argparse._ArgumentGroup) -> None:
+    add, good = group.add_argument, DEFAULT_OBJECTIVE
+    help_text = "turns of the two URLs, or parts of the time, for confidence (5)"
+    add("--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help=help_text)
+    help_text = "at the begin (of each turn) that is not counted"
+    add("--warm-up", type=_duration, default=0.0, metavar="TIME", help=help_text)
+    help_text = "a good first token comes within (2s)"
+    add("--slo-ttft", type=_duration, default=good.ttft, metavar="TIME", help=help_text)
+    help_text = "and the others so far apart on average (100ms)"
+    add("--slo-itl", type=_duration, default=good.inter_token, metavar="TIME", help=help_text)
     add("--out", type=Path, metavar="DIR", help="for the report: JSON, Markdown, HTML, pictures")
     add("--force", action="store_true", help="replace a report that is in DIR")
-    given = parser.parse_args(arguments)
-    for name, value, least, most in (
-        ("seconds", given.seconds, 0.1, MAX_SECONDS),
-        ("requests", given.requests, 1, MAX_REQUESTS),
-        ("rounds", given.rounds, 1, 1_000),
-        ("in-flight", given.in_flight, 1, MAX_CONCURRENCY),
-        ("timeout", given.timeout, 0.1, MAX_SECONDS),
-        ("slo-ttft", given.slo_ttft, 1e-6, MAX_SECONDS),
-        ("slo-itl", given.slo_itl, 1e-6, MAX_SECONDS),
-        ("warm-up", given.warm_up, 0, MAX_SECONDS),
-    ):
-        if value is not None and not least <= value <= most:
-            parser.error(f"--{name} {value:g}: must be {least:g} to {most:g}")
-    return given
 
 
 def _above_0(text: str) -> float:
