@@ -51,7 +51,7 @@ def _headers(api_key_file: str) -> dict[str, str]:
     return {"authorization": f"Bearer {Path(api_key_file).read_text(encoding='ascii').strip()}"}
 
 
-class Talker(HttpUser):  # type: ignore[misc] # see above
+class Talker(HttpUser):
     """Has one session after the other."""
 
     def on_start(self) -> None:
@@ -82,7 +82,7 @@ class Talker(HttpUser):  # type: ignore[misc] # see above
         """What sessions have in common all users have; nothing is as it was in an earlier run."""
         return f"{_run} " if piece.name < OWN else f"{_run} {self._number} "
 
-    @task  # type: ignore[untyped-decorator] # see above
+    @task
     def session(self) -> None:
         session = next(self._sessions)
         messages: list[dict[str, str]] = []

@@ -1,21 +1,15 @@
-"""bench/locustfile.py under the real locust, where there is one: on the PATH, or named by LOCUST."""
+"""bench/locustfile.py under the real locust."""
 
 import csv
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from bench.rig.process import Process, answers_ok, free_port
 
 ROOT = Path(__file__).parents[2]
-LOCUST = os.environ.get("LOCUST") or shutil.which("locust")
-pytestmark = pytest.mark.skipif(
-    LOCUST is None, reason="no locust: bench/locustfile.py is tested by a stub only"
-)
+LOCUST = Path(sys.executable).with_name("locust")
 
 
 class Engine(Process):
@@ -30,7 +24,6 @@ class Engine(Process):
 
 
 def test_users_talk_and_the_first_token_is_a_metric_of_its_own(tmp_path: Path) -> None:
-    assert LOCUST is not None
     with Engine(tmp_path) as engine:
         # gevent counts the run's time from before its imports, which take some seconds of it.
         flags = ["--headless", "-u", "4", "-r", "4", "-t", "12s", "--host", engine.url, "--workload", "small"]
